@@ -1,0 +1,183 @@
+"""params.yaml as frozen dataclasses, checked by pydantic: unknown keys are refused and nothing has a default.
+
+The file is read as YAML 1.2, as DVC reads it, so that both see the same values. DVC cannot see a default that changes
+inside a class, hence none here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from tasks.errors import ParamsError
+
+FILE = "params.yaml"
+
+_section = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+
+Count = Annotated[StrictInt, Field(ge=0)]
+Positive = Annotated[StrictInt, Field(ge=1)]
+Share = Annotated[StrictFloat, Field(ge=0, le=1)]
+Seconds = Annotated[StrictFloat, Field(gt=0)]
+
+
+@_section
+class TorchvisionSource:
+    type: Literal["torchvision"]
+    name: StrictStr
+    root: StrictStr | None
+
+
+@_section
+class ParquetSource:
+    type: Literal["parquet"]
+    path: StrictStr
+    label: StrictStr
+    image: StrictStr | None
+    features: tuple[StrictStr, ...] | None
+
+
+Source = Annotated[TorchvisionSource | ParquetSource, Field(discriminator="type")]
+
+
+@_section
+class IngestParams:
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    shard_rows: Positive
+
+
+@_section
+class ValidateParams:
+    max_bad_fraction: Share
+
+
+@_section
+class PrepareParams:
+    size: tuple[Positive, Positive]
+    channels: Literal[1, 3]
+    val_fraction: Annotated[StrictFloat, Field(ge=0, lt=1)]
+    test_fraction: Annotated[StrictFloat, Field(ge=0, lt=1)]
+
+
+@_section
+class Named:
+    """A part of PyTorch by its name, with the keyword arguments that it is built with."""
+
+    name: StrictStr
+    arguments: dict[str, Any]
+
+
+@_section
+class TrainParams:
+    seed: Count
+    epochs: Positive
+    batch_size: Positive
+    criterion: Named
+    optimizer: Named
+    schedule: Named | None
+    flip: StrictBool
+    device: StrictStr
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Positive
+
+
+@_section
+class EvaluateParams:
+    batch_size: Positive
+    worst: Count
+
+
+@_section
+class GateParams:
+    min_accuracy: Share
+    margin: Share
+    confidence: Annotated[StrictFloat, Field(ge=0.5, lt=1)]
+
+
+@_section
+class RegisterParams:
+    push_to: StrictStr
+
+
+@_section
+class RunParams:
+    workers: Positive
+    loader_workers: Count
+    checkpoint_seconds: Seconds
+    retries: Count
+
+
+@_section
+class Params:
+    ingest: IngestParams
+    validate: ValidateParams
+    prepare: PrepareParams
+    model: Named
+    train: TrainParams
+    evaluate: EvaluateParams
+    gate: GateParams
+    register: RegisterParams
+    run: RunParams
+
+
+_adapter = TypeAdapter(Params)
+
+
+def load(tree: Path = Path(".")) -> Params:
+    """Read `params.yaml` in `tree`.
+
+    Raises:
+        ParamsError: the file is missing or no YAML 1.2, or values in it are unknown, missing or wrong (all are named).
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    file = tree / FILE
+    try:
+        raw = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{FILE} is not in {tree.resolve()}; run this in a Ratchet checkout") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{FILE} is no YAML 1.2: {' '.join(str(error).split())}") from None
+    return parse(raw)
+
+
+def parse(raw: object) -> Params:
+    """Check the content of `params.yaml`; raises `ParamsError` with one line per fault."""
+    try:
+        return _adapter.validate_python(raw)
+    except ValidationError as error:
+        faults = [_fault(raw, dict(fault)) for fault in error.errors(include_url=False)]
+        raise ParamsError(f"{FILE}: {len(faults)} to mend\n" + "\n".join(f"  {fault}" for fault in faults)) from None
+
+
+def _fault(raw: object, fault: dict[str, Any]) -> str:
+    """One line for one fault: the key, the value found, what was expected."""
+    path = _path(raw, fault["loc"])
+    key = ".".join(map(str, path)) or "the whole file"
+    if fault["type"] == "unexpected_keyword_argument":
+        near = difflib.get_close_matches(str(path[-1]), _keys(), n=1)
+        return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else "take it out")
+    if fault["type"] == "missing":
+        return f"{key}: missing; every value has to stand in {FILE}"
+    return f"{key}: found {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _path(raw: object, location: tuple[int | str, ...]) -> list[int | str]:
+    """The keys of `location` as they stand in the file: pydantic adds the name of a source's type to them."""
+    path: list[int | str] = []
+    for part in location[:-1]:
+        if isinstance(raw, dict) and part in raw or isinstance(raw, list) and isinstance(part, int):
+            raw = raw[part]  # type: ignore[index]  # raw is whatever YAML held
+            path.append(part)
+    return [*path, *location[-1:]]
+
+
+def _keys() -> list[str]:
+    sections = (value for value in globals().values() if isinstance(value, type) and is_dataclass(value))
+    return sorted({field.name for section in sections for field in fields(section)})

@@ -1,0 +1,277 @@
+"""A stage is one function with three doors. This is the only place where Prefect and DVC meet.
+
+    python -m tasks.train     runs the body; this is what `dvc repro` calls. No Prefect.
+    train(tree)               inside a flow: a Prefect task that asks DVC whether the stage is out of date. If it is not, it
+                              ends at once as *Cached*; if it is, it says why and runs `dvc repro --single-item train`.
+    train.fn(params, tree)    the bare function, for tests and notebooks.
+
+A step (`@step`) is the same for what writes git references instead of files: a Prefect task inside a flow, `.fn` elsewhere.
+DVC's is the only cache (Prefect's is off), and only paths, params and small reports cross a task's boundary.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from tasks import params as parameters
+from tasks import process
+from tasks.errors import Busy, InputsChanged, NotARepository, PassingFault, StageFailed
+from tasks.params import Params
+from tasks.process import stopping
+
+__all__ = ["Outcome", "Stage", "Step", "home", "stage", "step", "stopping", "why"]
+
+GRAPH = "dvc.yaml"
+LOCK = "dvc.lock"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage in a flow."""
+
+    stage: str
+    how: str  # "ran", "cached" (nothing changed) or "restored" (DVC's run cache had the result)
+    why: tuple[str, ...]  # what changed; empty when cached
+    seconds: float  # all of it
+    process_s: float  # of the stage's own process, its start-up included
+    startup_s: float  # of that process: the interpreter and its imports
+
+
+class Stage:
+    """See the module's docstring; made by `@stage`."""
+
+    def __init__(self, fn: Callable[[Params, Path], None], patient: bool) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.name = fn.__name__
+        self._patient = patient
+
+    def main(self) -> None:
+        """Run the body as this process, in the current directory, and exit."""
+        tree = Path()
+        sys.exit(process.main(self.name, lambda: self._guarded(tree), patient=self._patient))
+
+    def _guarded(self, tree: Path) -> None:
+        """The body, alone in this tree, on inputs that stay as they are.
+
+        DVC hashes a stage's inputs after its command ran; an edit made meanwhile would be recorded as what was used.
+        """
+        with process.locked(tree / ".dvc/tmp/ratchet-stage.lock", f"{tree.resolve()}"):
+            params = parameters.load(tree)
+            before = self._inputs(tree, params)
+            self.fn(params, tree)
+            after = self._inputs(tree, parameters.load(tree))
+        edited = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        if edited:
+            raise InputsChanged(f"{', '.join(edited)} changed while {self.name} ran; nothing was recorded, run it again")
+
+    def _inputs(self, tree: Path, params: Params) -> dict[str, object]:
+        """What identifies each input now: of a file its inode, size and time; of a section of the params its value."""
+        stage = _graph(tree)[self.name]
+        found: dict[str, object] = {f"params.yaml: {key}": getattr(params, key) for key in stage.get("params", [])}
+        for dep in stage.get("deps", []):
+            path = tree / dep
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and "__pycache__" not in file.parts:
+                    stat = file.stat()
+                    found[str(file.relative_to(tree))] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return found
+
+    def __call__(self, tree: Path) -> Outcome:
+        """Bring the stage up to date in `tree`, as a task of the running flow.
+
+        Raises:
+            StageFailed: its process ended with an error, which the message quotes.
+            PassingFault: it did, and trying again may help; Prefect does so `run.retries` times.
+        """
+        outcome: Outcome = _task(self._repro, self.name, parameters.load(tree).run.retries)(tree)
+        return outcome
+
+    def _repro(self, tree: Path) -> Any:
+        from prefect import get_run_logger
+        from prefect.states import Completed
+
+        started = time.monotonic()
+        log = get_run_logger()
+        reasons = why(tree, self.name)
+        if not reasons:
+            outcome = Outcome(self.name, "cached", (), time.monotonic() - started, 0, 0)
+            return Completed(name="Cached", message="nothing that it reads has changed", data=outcome)
+        for reason in reasons:
+            log.info("%s: %s", self.name, reason)
+        arguments = ["-m", "dvc", "repro", "--quiet", "--single-item", self.name]
+        lines: list[str] = []
+        console = log.getChild("stage")
+
+        def pass_on(line: str) -> None:
+            lines.append(line)
+            console.info(line)
+
+        code, status = process.run(arguments, tree, pass_on)
+        if code or (status and status.exit):
+            raise _failure(self.name, code, status, lines)
+        seconds = time.monotonic() - started
+        if status is None:
+            return Outcome(self.name, "restored", tuple(reasons), seconds, 0, 0)
+        return Outcome(self.name, "ran", tuple(reasons), seconds, status.total_s, status.startup_s)
+
+
+def stage(fn: Callable[[Params, Path], None] | None = None, *, patient: bool = False) -> Any:
+    """Make a stage of `fn(params, tree)`, which has the name of the stage in dvc.yaml.
+
+    Args:
+        patient: the body asks `stopping()` itself and ends within seconds; else SIGTERM and Ctrl-C end it at once.
+    """
+    if fn is None:
+        return functools.partial(stage, patient=patient)
+    return Stage(fn, patient)
+
+
+class Step(Generic[P, R]):
+    """What a flow does that is no stage, as a Prefect task of the same name; `.fn` is the bare function."""
+
+    def __init__(self, fn: Callable[P, R]) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = _task(self.fn, self.fn.__name__, retries=3)(*args, **kwargs)
+        return result
+
+
+def step(fn: Callable[P, R]) -> Step[P, R]:
+    """Make a step of a flow of `fn`."""
+    return Step(fn)
+
+
+def _task(fn: Callable[..., Any], name: str, retries: int) -> Any:
+    """A Prefect task that tries again after a passing fault (1, 2, 4 ... seconds, with jitter) and after nothing else."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    return task(
+        fn,
+        name=name,
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=retries,
+        retry_delay_seconds=[2.0**n for n in range(retries)] or None,
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_passes,
+    )
+
+
+def _passes(_task: object, _run: object, state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), PassingFault)
+
+
+def _failure(name: str, code: int, status: process.Status | None, lines: list[str]) -> Exception:
+    """The typed error for a stage that failed: its own word where it left one, else DVC's last lines."""
+    if status is None:
+        said = " ".join(lines[-3:]) or "no output"
+        kind: type[Exception] = Busy if "is busy" in said or "acquire lock" in said else StageFailed
+        return kind(f"{name}: dvc repro ended with exit code {code}: {said}")
+    if status.exit == PassingFault.exit_code:
+        return PassingFault(f"{name}: {status.message}")
+    if status.exit == 0:
+        return StageFailed(f"{name}: its process ended well, but DVC did not record it: {' '.join(lines[-3:])}")
+    return StageFailed(f"{name}: {status.message or status.error}")
+
+
+# ── what DVC knows ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def why(tree: Path, name: str) -> list[str]:
+    """Why the stage is out of date in `tree`, one reason a line; empty if it is not (some 0.02 s).
+
+    Raises:
+        Busy: another DVC command holds the repository's lock.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    try:
+        with open_repo(tree) as repo:
+            entries = repo.status([name]).get(name, [])
+    except LockError as error:
+        raise Busy(f"{name}: {error}") from None
+    except DvcException as error:
+        raise StageFailed(f"{name}: DVC cannot read the graph: {error}") from None
+    locked = _yaml(tree / LOCK).get("stages", {}).get(name)
+    if locked is None:
+        return ["it has not run here before"]
+    return [reason for entry in entries for reason in _reasons(entry, tree, locked)]
+
+
+def open_repo(tree: Path) -> Any:
+    """DVC's repository in `tree`, with a site cache of its own: the shared one is world-writable and holds pickles."""
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home(tree) / ".dvc/tmp/site"))
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from dvc.repo import Repo
+
+    return Repo(str(tree))
+
+
+def _reasons(entry: str | Mapping[str, Mapping[str, Any]], tree: Path, locked: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+        return
+    for kind, changes in entry.items():
+        for path, change in changes.items():
+            if isinstance(change, str):
+                yield f"{'input' if kind == 'changed deps' else 'output'} {path}: {change}"
+            else:
+                now, then = _yaml(tree / path), locked.get("params", {}).get(path, {})
+                for section in change:
+                    yield from _differences(section, then.get(section), now.get(section))
+
+
+def _differences(key: str, then: Any, now: Any) -> Iterator[str]:
+    """`train.epochs: 8 → 3` for each value that differs below `key`."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in sorted(then.keys() | now.keys()):
+            yield from _differences(f"{key}.{name}", then.get(name), now.get(name))
+    elif then != now:
+        yield f"param {key}: {then} → {now}"
+
+
+def _graph(tree: Path) -> dict[str, dict[str, Any]]:
+    stages: dict[str, dict[str, Any]] = _yaml(tree / GRAPH)["stages"]
+    return stages
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    if not file.exists():
+        return {}
+    content: dict[str, Any] = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")) or {}
+    return content
+
+
+def home(tree: Path) -> Path:
+    """The main checkout that `tree` belongs to, where what outlives a run lies: checkpoints, downloads, locks.
+
+    In a git worktree `.git` is a file that names the main checkout's folder for it (gitrepository-layout(5)).
+
+    Raises:
+        NotARepository: there is no `.git` in `tree`.
+    """
+    git = tree / ".git"
+    if git.is_dir():
+        return tree.resolve()
+    if git.is_file():
+        folder = Path(git.read_text().removeprefix("gitdir:").strip())
+        return (tree / folder).resolve().parents[2]
+    raise NotARepository(f"{tree.resolve()} is not a git repository; clone Ratchet with git, or run `git init` and commit")
