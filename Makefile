@@ -1,0 +1,44 @@
+# Everything a newcomer types. `make` alone lists it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-long check format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## make .venv and install Ratchet with pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Ratchet needs Python 3.11 or newer; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (torch and its libraries are about 6 GB; some minutes the first time)"
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(STAMP)  ## train on Fashion-MNIST, from the data to a version in service
+	@$(BIN)/ratchet train
+
+test: $(STAMP)  ## run the tests
+	@$(BIN)/python -m pytest
+
+test-long: $(STAMP)  ## run the long tests too: kills, soaks, races
+	@$(BIN)/python -m pytest -m 'long or not long' --timeout 3600
+
+check: $(STAMP)  ## style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## put the code into shape
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean:  ## remove what the pipeline made; versions and the DVC cache stay
+	@rm -rf data/raw data/prepared data/quarantine.parquet models/*.pt models/*.json reports/* .checkpoints .memo
+	@git checkout -q -- reports models data

@@ -1,0 +1,67 @@
+"""What a training run came to: for the table on the terminal, for `--json`, and as the final state in Prefect."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.states import Completed, State
+
+from tasks.stage import Outcome
+from tasks.versions.gate import Decision
+from tasks.versions.registry import Registry, Version
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One training run."""
+
+    name: str  # "Promoted", "Refused", "Undecided" or "Unchanged": the name of its final state in Prefect
+    stages: tuple[Outcome, ...]
+    accuracy: float  # of this run's model on the test rows, 0 to 1
+    loss: float  # mean over the test rows
+    reason: str  # the gate's
+    version: str | None  # that this run made
+    environment: str
+    serves: str | None  # the version in that environment now
+    report: str  # path
+    seconds: float  # from the flow's first line
+
+    @property
+    def process_s(self) -> float:
+        """Seconds in the stages' own processes, their start-up included."""
+        return sum(stage.process_s for stage in self.stages)
+
+    @property
+    def startup_s(self) -> float:
+        """Seconds of those that went to interpreters and imports."""
+        return sum(stage.startup_s for stage in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_NAMES = {"promote": "Promoted", "refuse": "Refused", "undecided": "Undecided", "known": "Unchanged"}
+
+
+def ended(
+    tree: Path, environment: str, stages: tuple[Outcome, ...], decision: Decision, version: Version | None, seconds: float
+) -> State[Summary]:
+    """The final state of a run. A refusal is no failure: the run ends *Completed*, named for what came of it."""
+    metrics = json.loads((tree / "reports/metrics.json").read_text())
+    serving = Registry(tree).serving(environment)
+    summary = Summary(
+        name=_NAMES[decision.verdict],
+        stages=stages,
+        accuracy=metrics["accuracy"],
+        loss=metrics["loss"],
+        reason=decision.reason,
+        version=version.name if version else None,
+        environment=environment,
+        serves=serving.name if serving else None,
+        report="reports/report.html",
+        seconds=seconds,
+    )
+    return Completed(name=summary.name, message=decision.reason, data=summary)

@@ -1,0 +1,43 @@
+"""From the sources to a version in service."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from prefect import flow
+
+from flows.outcome import Summary, ended
+from tasks import params
+from tasks.compare import compare
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.prepare import prepare
+from tasks.promote import promote
+from tasks.refresh import refresh
+from tasks.register import register
+from tasks.train import train
+from tasks.validate import validate
+from tasks.versions.tree import workplace
+
+
+@flow(name="training", persist_result=False)
+def training(environment: str = "prod", settings: dict[str, str] | None = None, checkout: Path = Path()) -> Summary:
+    """Train on what the sources hold now; if the gate lets the model through, give it a version and put it into service.
+
+    Args:
+        environment: where the new version serves, and whose model it has to be no worse than.
+        settings: values that replace those in params.yaml for this run, such as {"train.epochs": "3"}; the run then works
+            in a tree of its own. None: in the checkout itself.
+        checkout: the main checkout.
+    """
+    started = time.monotonic()
+    with workplace(checkout, settings) as place:
+        tree, knobs = place.tree, params.load(place.tree)
+        refresh(knobs, tree)
+        stages = (ingest(tree), validate(tree), prepare(tree), train(tree), evaluate(tree))
+        decision = compare(knobs, tree, environment)
+        version = register(knobs, tree, decision, place.base) if decision.promotes else None
+        if version:
+            promote(tree, version.name, environment, decision.reason)
+        return ended(tree, environment, stages, decision, version, time.monotonic() - started)

@@ -1,0 +1,139 @@
+"""Where a run works: the checkout itself, or a git worktree of its own (the run's tree) that nobody else touches.
+
+A run's tree stands at the commit fixed when the run starts, shares the main checkout's DVC cache, and begins with the newest
+version's locks and outputs, so that what is up to date is found so. The main checkout does not move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks import params
+from tasks.errors import ParamsError
+from tasks.process import locked
+from tasks.versions import remote
+from tasks.versions.git import common_dir, files, git, head
+from tasks.versions.registry import Registry
+
+FOLDER = ".runs"
+KEPT = 5  # trees of failed runs, and reports of ended ones
+LAID_OVER = ("source.lock", "dvc.lock", "reports")  # from the newest version
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run works."""
+
+    tree: Path
+    base: str  # the commit that its version will have as parent
+    reports: Path  # where its reports lie once it has ended
+
+
+@contextlib.contextmanager
+def workplace(checkout: Path, settings: Mapping[str, str] | None) -> Iterator[Place]:
+    """The checkout (`settings` is None), or a run's tree with these values in its params.yaml.
+
+    A run's tree is removed when the run ends well; after a failure the last five are kept.
+
+    Raises:
+        Busy: another run works in this checkout.
+        ParamsError: a key that params.yaml does not have, or a value that it may not have.
+        NotARepository: no git repository, or no commit in it.
+    """
+    if settings is None:
+        base = head(checkout)
+        with locked(checkout / ".dvc/tmp/ratchet-run.lock", f"the checkout {checkout.resolve()}"):
+            yield Place(checkout, base, checkout / "reports")
+        return
+    runs = common_dir(checkout).parent / FOLDER
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    place = Place(runs / name, head(checkout), runs / "reports" / name)
+    git("worktree", "add", "--quiet", "--detach", str(place.tree), place.base, cwd=checkout)
+    with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
+        try:
+            _share_cache(common_dir(checkout).parent, place.tree)
+            _lay_over_newest(place.tree)
+            set_params(place.tree / params.FILE, settings)
+            yield place
+        except BaseException:
+            _drop_all_but(KEPT, runs, checkout)
+            raise
+        place.reports.parent.mkdir(exist_ok=True)
+        shutil.copytree(place.tree / "reports", place.reports)
+        drop(place.tree)
+        for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
+            shutil.rmtree(old)
+
+
+def drop(tree: Path) -> None:
+    """Remove a run's tree."""
+    git("worktree", "remove", "--force", str(tree), cwd=common_dir(tree).parent)
+    tree.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _drop_all_but(kept: int, runs: Path, checkout: Path) -> None:
+    """Remove the oldest trees of runs that ended; one that still runs holds its lock."""
+    trees = sorted(tree for tree in runs.iterdir() if tree.is_dir() and (tree / ".git").is_file())
+    for tree in trees[:-kept]:
+        with contextlib.suppress(Exception), locked(tree.with_suffix(".lock"), str(tree)):
+            drop(tree)
+    git("worktree", "prune", cwd=checkout)
+
+
+def _share_cache(main: Path, tree: Path) -> None:
+    """Point the tree's DVC at the main checkout's cache, with its local settings (credentials are kept there)."""
+    local = main / ".dvc/config.local"
+    target = tree / ".dvc/config.local"
+    if local.exists():
+        shutil.copy2(local, target)
+    remote.use_cache(tree, main / ".dvc/cache")
+
+
+def _lay_over_newest(tree: Path) -> None:
+    versions = Registry(tree).versions()
+    if not versions:
+        return
+    commit = versions[0].commit
+    held = [path for path in LAID_OVER if files(tree, commit, path)]
+    git("restore", "--source", commit, "--worktree", "--", *held, cwd=tree)
+    remote.checkout(tree)
+
+
+def set_params(file: Path, settings: Mapping[str, str]) -> None:
+    """Replace values in a params.yaml, keeping its comments; values are YAML 1.2, as DVC reads the file.
+
+    Raises:
+        ParamsError: a key that the file does not have, or a value that it may not have.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not settings:
+        return
+    document = YAML()
+    document.preserve_quotes, document.width = True, 4096
+    content = document.load(file.read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        *sections, name = key.split(".")
+        place = content
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise ParamsError(f"{key}: {params.FILE} has no such key")
+        try:
+            place[name] = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise ParamsError(f"{key}: {value!r} is no YAML 1.2") from None
+    text = io.StringIO()
+    document.dump(content, text)
+    params.parse(YAML(typ="safe", pure=True).load(text.getvalue()))
+    file.write_text(text.getvalue(), encoding="utf-8")
+
+

@@ -1,0 +1,141 @@
+"""Processes that nothing outlives: real ones, ended in every way (faults 3 and 33)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks import process
+from tasks.errors import Busy
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+from tasks import process
+def body():
+    Path("pid").write_text(str(os.getpid()))
+    print("started", flush=True)
+    for _ in range(600):
+        if {asks} and process.stopping():
+            Path("checkpoint").write_text("saved")
+            raise SystemExit(143)
+        time.sleep(0.1)
+sys.exit(process.main("sleeper", body, patient={asks}))
+"""
+DEAF = """
+import os, signal, time
+from pathlib import Path
+for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
+Path("pid").write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A DVC repository whose one stage sleeps for a minute."""
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text("stages: {sleeper: {cmd: python stage.py}}")
+    (tmp_path / "stage.py").write_text(STAGE.format(asks=True))
+    return tmp_path
+
+
+def wait_for(condition: object, limit_s: float = 15) -> float:
+    started = time.monotonic()
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() - started < limit_s, "it did not happen in time"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def alive(pid: int) -> bool:
+    try:
+        return process._stat(Path(f"/proc/{pid}"))[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def flow_in(repo: Path) -> subprocess.Popen[bytes]:
+    """A process that runs the stage as a flow does."""
+    code = "from pathlib import Path; from tasks import process; "
+    code += "process.run(['-m', 'dvc', 'repro', '--single-item', 'sleeper'], Path(), print)"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_lines_and_the_status_come_back(tmp_path: Path) -> None:
+    body = "lambda: print('one line')"
+    lines: list[str] = []
+    code, status = process.run(
+        ["-c", f"import sys; from tasks import process; sys.exit(process.main('s', {body}, patient=False))"],
+        tmp_path,
+        lines.append,
+    )
+    assert (code, lines) == (0, ["one line"])
+    assert status
+    assert (status.stage, status.exit, status.error) == ("s", 0, "")
+    assert 0 < status.startup_s <= status.total_s < 60
+
+
+def test_a_fault_keeps_its_type_message_and_exit_code(tmp_path: Path) -> None:
+    code = """
+import sys
+from tasks import process
+from tasks.errors import Unreachable
+def body(): raise Unreachable("the hub does not answer")
+sys.exit(process.main("s", body, patient=False))
+"""
+    lines: list[str] = []
+    exit_code, status = process.run(["-c", code], tmp_path, lines.append)
+    assert exit_code == 75
+    assert status
+    assert (status.error, status.message) == ("Unreachable", "the hub does not answer")
+    assert lines == ["s: the hub does not answer"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stage_saves_and_ends_when_its_flow_does(repo: Path, number: int) -> None:
+    with flow_in(repo) as flow:
+        wait_for((repo / "pid").exists)
+        time.sleep(0.2)
+        stage = int((repo / "pid").read_text())
+        flow.send_signal(number)
+        assert wait_for(lambda: not alive(stage)) < 5
+        assert (repo / "checkpoint").read_text() == "saved"
+        flow.wait(15)
+
+
+def test_a_stage_deaf_to_signals_is_killed(repo: Path) -> None:
+    (repo / "stage.py").write_text(DEAF)
+    with flow_in(repo) as flow:
+        wait_for((repo / "pid").exists)
+        stage = int((repo / "pid").read_text())
+        flow.send_signal(signal.SIGINT)
+        assert wait_for(lambda: not alive(stage)) < process.GRACE_S + 4
+        flow.wait(15)
+
+
+def test_an_impatient_stage_ends_at_once(repo: Path) -> None:
+    (repo / "stage.py").write_text(STAGE.format(asks=False))
+    with flow_in(repo) as flow:
+        wait_for((repo / "pid").exists)
+        stage = int((repo / "pid").read_text())
+        flow.terminate()
+        assert wait_for(lambda: not alive(stage)) < 2
+        flow.wait(15)
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "folder/lock"
+    with process.locked(file, "the tree"):
+        with pytest.raises(Busy, match=rf"the tree is busy: process {os.getpid()} works in it; wait"):
+            with process.locked(file, "the tree"):
+                pass
+    with process.locked(file, "the tree"):
+        assert file.read_text() == str(os.getpid())

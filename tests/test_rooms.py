@@ -1,0 +1,179 @@
+"""The rooms of the house: who may import whom, and that dvc.yaml lists for each stage the code that it runs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+GRAPH = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+GROUND = {"tasks.errors", "tasks.params", "tasks.process"}  # under everything
+NO_DEPS = {*GROUND, "tasks.stage"}  # what no stage lists: a new knob of the gate must not ingest everything again
+VERBS = {f"tasks.{file.stem}" for file in (ROOT / "tasks").glob("[a-z]*.py")} - NO_DEPS
+NOUNS = ("tasks.data", "tasks.learning", "tasks.versions")  # each may import those before it
+
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts): file
+    for folder in ("flows", "tasks")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+    if file.name != "__init__.py"
+}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Every module that `module` imports, at its top or inside a function; ours down to the file."""
+    found: set[str] = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{module}: write imports out, so that they can be read"
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in found if not name.startswith(("tasks", "flows")) or name in MODULES)
+
+
+def ours(module: str) -> set[str]:
+    found = {name for name in imports(module) if name in MODULES}
+    # a name that a package's __init__ hands on
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            init = ROOT / Path(*node.module.split(".")) / "__init__.py"
+            if node.module.startswith("tasks") and init.exists():
+                for line in ast.walk(ast.parse(init.read_text())):
+                    if isinstance(line, ast.ImportFrom) and {a.name for a in line.names} & {a.name for a in node.names}:
+                        found.add(str(line.module))
+    return found & set(MODULES)
+
+
+def closure(module: str) -> set[str]:
+    """`module` and all of ours that it imports, however far, less what no stage lists."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in NO_DEPS:
+            found.add(name)
+            waiting.extend(ours(name))
+    return found
+
+
+def room(module: str) -> str:
+    return module.rsplit(".", 1)[0] if not module.startswith("tasks.data.") else "tasks.data"
+
+
+def floor(module: str) -> int:
+    """The floor on which a module lives; an import goes to a lower one, or stays within a noun's room."""
+    if module.startswith("flows."):
+        return 7
+    if module in VERBS:
+        return 6
+    if module == "tasks.stage":
+        return 5
+    for number, noun in enumerate(NOUNS, start=2):
+        if module.startswith(noun + "."):
+            return number
+    assert module in GROUND, f"{module} lives in no room"
+    return 1
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    for name in ours(module):
+        inside = floor(name) == floor(module) and floor(module) not in (6,)
+        assert floor(name) < floor(module) or inside, f"{module} must not import {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_prefect_git_and_dvc_stay_in_their_rooms(module: str) -> None:
+    tops = {name.split(".")[0] for name in imports(module)}
+    if not module.startswith("flows.") and module != "tasks.stage":
+        assert "prefect" not in tops
+    if not module.startswith("tasks.versions.") and module != "tasks.stage":
+        assert not {name for name in tops if name.split("_")[0] in ("dvc", "git", "scmrepo", "pygit2")}
+    if module.startswith(("tasks.data.", "tasks.learning.")):
+        names = {node.value for node in ast.walk(tree(module)) if isinstance(node, ast.Constant)}
+        assert not {"git", "dvc"} & {name for name in names if isinstance(name, str)}, f"{module} names git or dvc"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_circles(module: str) -> None:
+    def reaches(start: str, seen: frozenset[str]) -> bool:
+        return any(name == module or (name not in seen and reaches(name, seen | {name})) for name in ours(start))
+
+    assert not reaches(module, frozenset()), f"{module} imports itself in the end"
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_code_deps_are_the_import_closure(stage: str) -> None:
+    modules = closure(f"tasks.{stage}")
+    expected = {str(MODULES[name].relative_to(ROOT)) for name in modules}
+    for name in modules:  # templates that a module names, and the user's own classes where it loads them
+        strings = {n.value for n in ast.walk(tree(name)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        beside = {file for file in MODULES[name].parent.iterdir() if file.suffix in (".html", ".css", ".js")}
+        expected |= {str(file.relative_to(ROOT)) for file in beside if file.name in strings}
+        if any(text == "custom" or text.startswith("custom.") for text in strings if " " not in text):
+            expected.add("custom")
+    listed = {dep for dep in GRAPH[stage]["deps"] if dep.startswith(("tasks/", "custom", "flows/"))}
+    assert listed == expected, f"{stage}: in dvc.yaml put\n" + "\n".join(f"      - {dep}" for dep in sorted(expected))
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_a_stage_reads_the_params_that_it_lists(stage: str) -> None:
+    read = {
+        node.attr
+        for node in ast.walk(tree(f"tasks.{stage}"))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    }
+    assert read - {"run", "Params"} == set(GRAPH[stage]["params"])
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_a_stage_is_static(stage: str) -> None:
+    assert GRAPH[stage]["cmd"] == f"python -m tasks.{stage}"
+
+
+def test_the_flow_calls_the_stages_in_the_order_of_the_graph() -> None:
+    function = next(n for n in ast.walk(tree("flows.training")) if isinstance(n, ast.FunctionDef) and n.name == "training")
+    calls = [n.func.id for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    order = [name for name in calls if name in GRAPH]
+    assert sorted(order) == sorted(GRAPH)
+    made: set[str] = set()
+    for name in order:
+        outs = {path for other in GRAPH if other != name for path in outputs(other)}
+        needed = {dep for dep in GRAPH[name]["deps"] if any(dep == out or dep.startswith(out + "/") for out in outs)}
+        missing = {dep for dep in needed if not any(dep == out or dep.startswith(out + "/") for out in made)}
+        assert not missing, f"{name} comes before what makes {missing}"
+        made |= outputs(name)
+
+
+def outputs(stage: str) -> set[str]:
+    entries = [entry for key in ("outs", "metrics", "plots") for entry in GRAPH[stage].get(key, [])]
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+
+
+@pytest.mark.parametrize(
+    ("module", "banned"),
+    [
+        ("flows.__main__", {"torch", "torchvision", "prefect", "dvc", "pandera", "polars", "matplotlib"}),
+        ("tasks.versions.registry", {"torch", "prefect", "dvc", "polars"}),
+        ("tasks.promote", {"torch", "prefect", "dvc", "polars"}),
+        ("tasks.train", {"prefect", "dvc", "torchvision"}),
+        ("flows.training", {"torch", "torchvision", "pandera", "matplotlib", "sklearn", "torchmetrics", "datasets"}),
+    ],
+)
+def test_importing_is_light(module: str, banned: set[str]) -> None:
+    code = f"import sys, {module}; print(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not banned & set(loaded.split())
