@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from tasks.errors import ParamsError, RatchetError
+
+if TYPE_CHECKING:
+    from flows.outcome import Summary
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +29,9 @@ Every command takes `--json` for machines and works in the checkout that it is c
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-Environment = Annotated[str, typer.Option("--environment", "-e", help="Where a version serves, such as prod or staging.")]
+Environment = Annotated[
+    str, typer.Option("--environment", "-e", help="Where a version serves, such as prod or staging.")
+]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="Such as v1.2.0.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
 
@@ -38,7 +43,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Replace a value of params.yaml for this run, such as train.epochs=3; the run then works in a tree of its own.",
+            help="Replace a value of params.yaml for this run, such as train.epochs=3; it then works in a tree of its own.",
         ),
     ] = None,
     environment: Environment = "prod",
@@ -61,7 +66,7 @@ def train(
 
         if not as_json:
             show_lines()
-        summary = training(environment, values or None, checkout)
+        summary = cast("Summary", training(environment, values or None))
     _print(summary.as_dict(), summary_table(summary, age_s()), as_json)
 
 
@@ -72,7 +77,11 @@ def refresh(as_json: Json = False) -> None:
     from tasks.refresh import refresh as step
 
     lock = step.fn(params.load(), Path())
-    _print(lock, f"source.lock pins {len(lock['sources'])} source(s); `dvc repro` or `ratchet train` reads what is new", as_json)
+    _print(
+        lock,
+        f"source.lock pins {len(lock['sources'])} source(s); `dvc repro` or `ratchet train` reads what is new",
+        as_json,
+    )
 
 
 @app.command()
@@ -82,11 +91,18 @@ def versions(as_json: Json = False) -> None:
     from tasks.versions.registry import Registry
 
     registry = Registry(Path())
-    _print([version.as_dict() for version in registry.versions()], versions_table(registry), as_json)
+    places = registry.environments()
+    listed = [
+        {**version.as_dict(), "environments": [where for where, name in places.items() if name == version.name]}
+        for version in registry.versions()
+    ]
+    _print(listed, versions_table(registry), as_json)
 
 
 @app.command()
-def promote(version: VersionName, environment: Environment = "prod", reason: Reason = "", as_json: Json = False) -> None:
+def promote(
+    version: VersionName, environment: Environment = "prod", reason: Reason = "", as_json: Json = False
+) -> None:
     """Put a version into service. The one that served stays in the history, for `ratchet rollback`."""
     from tasks.promote import promote as step
 

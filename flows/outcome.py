@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect.states import Completed, State
+from prefect import State
+from prefect.states import Completed
 
 from tasks.stage import Outcome
 from tasks.versions.gate import Decision
@@ -47,7 +48,12 @@ _NAMES = {"promote": "Promoted", "refuse": "Refused", "undecided": "Undecided", 
 
 
 def ended(
-    tree: Path, environment: str, stages: tuple[Outcome, ...], decision: Decision, version: Version | None, seconds: float
+    tree: Path,
+    environment: str,
+    stages: tuple[Outcome, ...],
+    decision: Decision,
+    version: Version | None,
+    seconds: float,
 ) -> State[Summary]:
     """The final state of a run. A refusal is no failure: the run ends *Completed*, named for what came of it."""
     metrics = json.loads((tree / "reports/metrics.json").read_text())

@@ -88,13 +88,20 @@ def _free_port() -> int:
         return port
 
 
+def answers(url: str) -> bool:
+    """Does a Prefect server answer at this API address?"""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
 def _wait(url: str, limit_s: float, child: subprocess.Popen[bytes] | None, hint: str) -> None:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
-            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
+        if answers(url):
+            return
         if child and child.poll() is not None:
             break
         time.sleep(0.05)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from flows.outcome import Summary
+if TYPE_CHECKING:
+    from flows.outcome import Summary
+    from tasks.versions.registry import Registry
 
 
 def summary_table(summary: Summary, total_s: float) -> Table:
@@ -24,7 +31,9 @@ def summary_table(summary: Summary, total_s: float) -> Table:
         ran = stage.how == "ran"
         table.add_row(stage.stage, stage.how, f"{stage.seconds:.1f}", f"{stage.startup_s:.1f}" if ran else "")
     table.add_row("everything", "", f"{total_s:.1f}", f"{summary.startup_s:.1f}")
-    table.add_row("orchestration", "beyond the stage processes", f"{total_s - summary.process_s:.1f}", "", end_section=True)
+    table.add_row(
+        "orchestration", "beyond the stage processes", f"{total_s - summary.process_s:.1f}", "", end_section=True
+    )
     table.add_row("test accuracy", f"{summary.accuracy:.4f}")
     table.add_row("test loss", f"{summary.loss:.4f}")
     table.add_row("gate", f"{summary.name.lower()}: {summary.reason}")
@@ -38,3 +47,34 @@ def console() -> Console:
     """Standard output; plain and unwrapped where it is no terminal."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=160, highlight=False)
+
+
+def versions_table(registry: Registry) -> Table:
+    """The versions, newest first, and where each serves."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("version", "serves in", "accuracy", "rows", "made", "from", "why this number"):
+        table.add_column(column)
+    places: dict[str, list[str]] = {}
+    for environment, name in registry.environments().items():
+        places.setdefault(name, []).append(environment)
+    for version in registry.versions():
+        made = datetime.fromtimestamp(version.date, UTC).strftime("%Y-%m-%d %H:%M")
+        where = "withdrawn" if version.withdrawn else ", ".join(places.get(version.name, []))
+        data, metrics = version.data, version.metrics
+        table.add_row(
+            *(version.name, where, f"{metrics.get('accuracy', float('nan')):.4f}", f"{metrics.get('rows', 0):,}"),
+            *(made, str(data.get("base", ""))[:10], str(data.get("reason", ""))),
+        )
+    return table
+
+
+class _Lines(logging.Handler):
+    """Prints what the stages print, as it comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+def show_lines() -> None:
+    """Pass the stages' own lines on to the terminal; Prefect keeps them in the run's log too."""
+    logging.getLogger("prefect.task_runs.stage").addHandler(_Lines())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from prefect import flow
+from prefect import State, flow
+from tasks.evaluate import evaluate
 
 from flows.outcome import Summary, ended
 from tasks import params
 from tasks.compare import compare
-from tasks.evaluate import evaluate
 from tasks.ingest import ingest
 from tasks.prepare import prepare
 from tasks.promote import promote
@@ -22,17 +22,19 @@ from tasks.versions.tree import workplace
 
 
 @flow(name="training", persist_result=False)
-def training(environment: str = "prod", settings: dict[str, str] | None = None, checkout: Path = Path()) -> Summary:
+def training(
+    environment: str = "prod", settings: dict[str, str] | None = None, revision: str = "HEAD"
+) -> State[Summary]:
     """Train on what the sources hold now; if the gate lets the model through, give it a version and put it into service.
 
     Args:
         environment: where the new version serves, and whose model it has to be no worse than.
         settings: values that replace those in params.yaml for this run, such as {"train.epochs": "3"}; the run then works
-            in a tree of its own. None: in the checkout itself.
-        checkout: the main checkout.
+            in a tree of its own, and {} is one with nothing replaced. None: in the checkout itself.
+        revision: the commit, branch or tag whose code a run in a tree of its own takes.
     """
     started = time.monotonic()
-    with workplace(checkout, settings) as place:
+    with workplace(Path(), settings, revision) as place:
         tree, knobs = place.tree, params.load(place.tree)
         refresh(knobs, tree)
         stages = (ingest(tree), validate(tree), prepare(tree), train(tree), evaluate(tree))

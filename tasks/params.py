@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -18,7 +18,13 @@ from tasks.errors import ParamsError
 
 FILE = "params.yaml"
 
-_section = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+_T = TypeVar("_T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def _section(cls: type[_T]) -> type[_T]:
+    return cast("type[_T]", dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls))
+
 
 Count = Annotated[StrictInt, Field(ge=0)]
 Positive = Annotated[StrictInt, Field(ge=1)]
@@ -31,6 +37,7 @@ class TorchvisionSource:
     type: Literal["torchvision"]
     name: StrictStr
     root: StrictStr | None
+    arguments: dict[str, Any]
 
 
 @_section
@@ -73,16 +80,59 @@ class Named:
 
 
 @_section
+class Pretrained:
+    file: StrictStr
+    sha256: Annotated[StrictStr, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@_section
+class ModelParams:
+    name: StrictStr
+    arguments: dict[str, Any]
+    pretrained: Pretrained | None
+
+
+@_section
+class Schedule:
+    name: StrictStr
+    arguments: dict[str, Any]
+    every: Literal["step", "epoch"]
+
+
+@_section
+class Augment:
+    flip: StrictBool
+    crop: Count
+    erase: Share
+    mixup: Annotated[StrictFloat, Field(ge=0)]
+    cutmix: Annotated[StrictFloat, Field(ge=0)]
+
+
+Switch = Literal["auto"] | StrictBool
+
+
+@_section
 class TrainParams:
     seed: Count
     epochs: Positive
     batch_size: Positive
+    accumulate: Positive
+    lr: Annotated[StrictFloat, Field(gt=0)]
     criterion: Named
     optimizer: Named
-    schedule: Named | None
-    flip: StrictBool
+    schedule: Schedule | None
+    clip: Annotated[StrictFloat, Field(gt=0)] | None
+    ema: Annotated[StrictFloat, Field(gt=0, lt=1)] | None
+    patience: Positive | None
+    augment: Augment
     device: StrictStr
     precision: Literal["auto", "float32", "bfloat16"]
+    channels_last: Switch
+    compile: Switch
+    fused: Switch
+    tf32: Switch
+    resident: Switch
+    processes: Positive
     threads: Positive
 
 
@@ -117,7 +167,7 @@ class Params:
     ingest: IngestParams
     validate: ValidateParams
     prepare: PrepareParams
-    model: Named
+    model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
     gate: GateParams
@@ -128,7 +178,7 @@ class Params:
 _adapter = TypeAdapter(Params)
 
 
-def load(tree: Path = Path(".")) -> Params:
+def load(tree: Path = Path()) -> Params:
     """Read `params.yaml` in `tree`.
 
     Raises:
@@ -172,7 +222,7 @@ def _path(raw: object, location: tuple[int | str, ...]) -> list[int | str]:
     """The keys of `location` as they stand in the file: pydantic adds the name of a source's type to them."""
     path: list[int | str] = []
     for part in location[:-1]:
-        if isinstance(raw, dict) and part in raw or isinstance(raw, list) and isinstance(part, int):
+        if (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int)):
             raw = raw[part]  # type: ignore[index]  # raw is whatever YAML held
             path.append(part)
     return [*path, *location[-1:]]

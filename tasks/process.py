@@ -33,8 +33,8 @@ STATUS_FILE = "RATCHET_STATUS_FILE"
 LEASE = "RATCHET_LEASE"
 _PR_SET_PDEATHSIG = 1
 
-# Runs before DVC in the same process: DVC gets SIGTERM when the flow's thread dies.
-_LAUNCH = (
+# Runs before a program in the same process: the program gets SIGTERM when the process that launched it dies.
+GUARDED_LAUNCH = (
     "import ctypes,os,signal,sys\n"
     "sys.platform=='linux' and ctypes.CDLL(None).prctl(1,signal.SIGTERM)\n"
     "os.getppid()==int(sys.argv[1]) or sys.exit(1)\n"
@@ -66,7 +66,7 @@ def run(arguments: list[str], tree: Path, log: Callable[[str], None]) -> tuple[i
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "status.json")
         child = subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, str(os.getpid()), *arguments],
+            [sys.executable, "-c", GUARDED_LAUNCH, str(os.getpid()), *arguments],
             cwd=tree,
             env=_environment(file),
             stdin=subprocess.PIPE,
@@ -105,9 +105,10 @@ def _environment(status: Path) -> dict[str, str]:
 
 def _pump(child: subprocess.Popen[str], log: Callable[[str], None]) -> None:
     assert child.stdout
-    for line in child.stdout:
-        if line.strip():
-            log(line.rstrip())
+    with child.stdout as lines:
+        for line in lines:
+            if line.strip():
+                log(line.rstrip())
 
 
 def _end(child: subprocess.Popen[str]) -> None:
@@ -274,7 +275,9 @@ def locked(file: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
-            raise Busy(f"{what} is busy: process {holder} works in it; wait for it to end, then run this again") from None
+            raise Busy(
+                f"{what} is busy: process {holder} works in it; wait for it to end, then run this again"
+            ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

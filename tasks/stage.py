@@ -12,13 +12,14 @@ DVC's is the only cache (Prefect's is off), and only paths, params and small rep
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from tasks import params as parameters
 from tasks import process
@@ -73,7 +74,9 @@ class Stage:
             after = self._inputs(tree, parameters.load(tree))
         edited = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if edited:
-            raise InputsChanged(f"{', '.join(edited)} changed while {self.name} ran; nothing was recorded, run it again")
+            raise InputsChanged(
+                f"{', '.join(edited)} changed while {self.name} ran; nothing was recorded, run it again"
+            )
 
     def _inputs(self, tree: Path, params: Params) -> dict[str, object]:
         """What identifies each input now: of a file its inode, size and time; of a section of the params its value."""
@@ -94,15 +97,17 @@ class Stage:
             StageFailed: its process ended with an error, which the message quotes.
             PassingFault: it did, and trying again may help; Prefect does so `run.retries` times.
         """
-        outcome: Outcome = _task(self._repro, self.name, parameters.load(tree).run.retries)(tree)
-        return outcome
+        from prefect import State
+
+        result = _task(self._repro, self.name, parameters.load(tree).run.retries)(tree)
+        return cast("Outcome", result.data if isinstance(result, State) else result)
 
     def _repro(self, tree: Path) -> Any:
         from prefect import get_run_logger
         from prefect.states import Completed
 
         started = time.monotonic()
-        log = get_run_logger()
+        log = cast("logging.LoggerAdapter[logging.Logger]", get_run_logger())
         reasons = why(tree, self.name)
         if not reasons:
             outcome = Outcome(self.name, "cached", (), time.monotonic() - started, 0, 0)
@@ -111,7 +116,7 @@ class Stage:
             log.info("%s: %s", self.name, reason)
         arguments = ["-m", "dvc", "repro", "--quiet", "--single-item", self.name]
         lines: list[str] = []
-        console = log.getChild("stage")
+        console = logging.LoggerAdapter(log.logger.getChild("stage"), log.extra)
 
         def pass_on(line: str) -> None:
             lines.append(line)
@@ -126,15 +131,19 @@ class Stage:
         return Outcome(self.name, "ran", tuple(reasons), seconds, status.total_s, status.startup_s)
 
 
-def stage(fn: Callable[[Params, Path], None] | None = None, *, patient: bool = False) -> Any:
+@overload
+def stage(fn: Callable[[Params, Path], None]) -> Stage: ...
+@overload
+def stage(*, patient: bool) -> Callable[[Callable[[Params, Path], None]], Stage]: ...
+def stage(
+    fn: Callable[[Params, Path], None] | None = None, *, patient: bool = False
+) -> Stage | Callable[[Callable[[Params, Path], None]], Stage]:
     """Make a stage of `fn(params, tree)`, which has the name of the stage in dvc.yaml.
 
     Args:
         patient: the body asks `stopping()` itself and ends within seconds; else SIGTERM and Ctrl-C end it at once.
     """
-    if fn is None:
-        return functools.partial(stage, patient=patient)
-    return Stage(fn, patient)
+    return Stage(fn, patient) if fn else lambda fn: Stage(fn, patient)
 
 
 class Step(Generic[P, R]):
@@ -155,21 +164,20 @@ def step(fn: Callable[P, R]) -> Step[P, R]:
 
 
 def _task(fn: Callable[..., Any], name: str, retries: int) -> Any:
-    """A Prefect task that tries again after a passing fault (1, 2, 4 ... seconds, with jitter) and after nothing else."""
+    """A Prefect task that tries again after a passing fault (1, 2, 4 ... s, with jitter), and after that alone."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
     return task(
-        fn,
         name=name,
         task_run_name=name,
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=retries,
-        retry_delay_seconds=[2.0**n for n in range(retries)] or None,
+        retry_delay_seconds=[2.0**n for n in range(retries)],
         retry_jitter_factor=0.5,
         retry_condition_fn=_passes,
-    )
+    )(fn)
 
 
 def _passes(_task: object, _run: object, state: Any) -> bool:
@@ -274,4 +282,6 @@ def home(tree: Path) -> Path:
     if git.is_file():
         folder = Path(git.read_text().removeprefix("gitdir:").strip())
         return (tree / folder).resolve().parents[2]
-    raise NotARepository(f"{tree.resolve()} is not a git repository; clone Ratchet with git, or run `git init` and commit")
+    raise NotARepository(
+        f"{tree.resolve()} is not a git repository; clone Ratchet with git, or run `git init` and commit"
+    )

@@ -46,7 +46,10 @@ def change(section: str, key: str, value: Any) -> Callable[[dict[str, Any]], Non
         (change("train", "batch_size", 0), "train.batch_size: found 0; input should be greater than or equal to 1"),
         (change("train", "epochs", True), "train.epochs: found True; input should be a valid integer"),
         (change("gate", "min_accuracy", 1.5), "gate.min_accuracy: found 1.5; input should be less than or equal to 1"),
-        (lambda raw: raw["ingest"]["sources"][0].update(nmae=1), "ingest.sources.0.nmae: unknown key; did you mean name?"),
+        (
+            lambda raw: raw["ingest"]["sources"][0].update(nmae=1),
+            "ingest.sources.0.nmae: unknown key; did you mean name?",
+        ),
         (lambda raw: raw["ingest"]["sources"][0].update(type="ftp"), "ingest.sources.0: found"),
         (lambda raw: raw.update(trian={}), "trian: unknown key; did you mean train?"),
     ],

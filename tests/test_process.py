@@ -66,7 +66,9 @@ def flow_in(repo: Path) -> subprocess.Popen[bytes]:
     """A process that runs the stage as a flow does."""
     code = "from pathlib import Path; from tasks import process; "
     code += "process.run(['-m', 'dvc', 'repro', '--single-item', 'sleeper'], Path(), print)"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def test_lines_and_the_status_come_back(tmp_path: Path) -> None:
@@ -134,8 +136,8 @@ def test_an_impatient_stage_ends_at_once(repo: Path) -> None:
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     file = tmp_path / "folder/lock"
     with process.locked(file, "the tree"):
-        with pytest.raises(Busy, match=rf"the tree is busy: process {os.getpid()} works in it; wait"):
-            with process.locked(file, "the tree"):
-                pass
+        busy = pytest.raises(Busy, match=rf"the tree is busy: process {os.getpid()} works in it; wait")
+        with busy, process.locked(file, "the tree"):
+            pass
     with process.locked(file, "the tree"):
         assert file.read_text() == str(os.getpid())

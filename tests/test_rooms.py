@@ -145,7 +145,9 @@ def test_a_stage_is_static(stage: str) -> None:
 
 
 def test_the_flow_calls_the_stages_in_the_order_of_the_graph() -> None:
-    function = next(n for n in ast.walk(tree("flows.training")) if isinstance(n, ast.FunctionDef) and n.name == "training")
+    function = next(
+        n for n in ast.walk(tree("flows.training")) if isinstance(n, ast.FunctionDef) and n.name == "training"
+    )
     calls = [n.func.id for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     order = [name for name in calls if name in GRAPH]
     assert sorted(order) == sorted(GRAPH)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import params
-from tasks.errors import ParamsError
+from tasks.errors import ParamsError, VersionError
 from tasks.process import locked
 from tasks.versions import remote
-from tasks.versions.git import common_dir, files, git, head
+from tasks.versions.git import common_dir, files, git, head, resolve
 from tasks.versions.registry import Registry
 
 FOLDER = ".runs"
@@ -37,8 +37,8 @@ class Place:
 
 
 @contextlib.contextmanager
-def workplace(checkout: Path, settings: Mapping[str, str] | None) -> Iterator[Place]:
-    """The checkout (`settings` is None), or a run's tree with these values in its params.yaml.
+def workplace(checkout: Path, settings: Mapping[str, str] | None, revision: str = "HEAD") -> Iterator[Place]:
+    """The checkout (`settings` is None), or a run's tree of `revision` with these values in its params.yaml.
 
     A run's tree is removed when the run ends well; after a failure the last five are kept.
 
@@ -46,6 +46,7 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None) -> Iterator[Pl
         Busy: another run works in this checkout.
         ParamsError: a key that params.yaml does not have, or a value that it may not have.
         NotARepository: no git repository, or no commit in it.
+        VersionError: there is no such revision.
     """
     if settings is None:
         base = head(checkout)
@@ -54,7 +55,7 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None) -> Iterator[Pl
         return
     runs = common_dir(checkout).parent / FOLDER
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    place = Place(runs / name, head(checkout), runs / "reports" / name)
+    place = Place(runs / name, _commit(checkout, revision), runs / "reports" / name)
     git("worktree", "add", "--quiet", "--detach", str(place.tree), place.base, cwd=checkout)
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
@@ -70,6 +71,14 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None) -> Iterator[Pl
         drop(place.tree)
         for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
             shutil.rmtree(old)
+
+
+def _commit(checkout: Path, revision: str) -> str:
+    head(checkout)
+    commit = resolve(checkout, f"{revision}^{{commit}}")
+    if commit is None:
+        raise VersionError(f"{revision!r} is no commit of {checkout.resolve()}; `git log --all --oneline` lists them")
+    return commit
 
 
 def drop(tree: Path) -> None:

@@ -1,0 +1,261 @@
+"""The standing service: a Prefect server on loopback with a password, a worker, the deployments and their automations.
+
+`make up`, `make down`, `make status` and `make deploy` call this file; docs/deployment.md says how to run the same under
+systemd and on several machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import psutil
+import typer
+
+from flows.server import ANSWER_LIMIT_S, START_LIMIT_S, answers, prepare_prefect
+from tasks.errors import RatchetError, ServerUnreachable
+from tasks.stage import home
+
+POOL = "ratchet"
+PORT = "4200"
+HEARTBEAT_S = 30  # the least that Prefect sends
+DEAD_AFTER_S = 3 * HEARTBEAT_S
+END_LIMIT_S = 40  # for a server or worker that was asked to end; a run of the worker saves a checkpoint meanwhile
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+
+
+@app.command()
+def up() -> None:
+    """Start the server and a worker, if they do not run yet, and register the deployments."""
+    environment = settings(create=True)
+    url = environment["PREFECT_API_URL"]
+    if not running("server"):
+        start("server", "server", "start", "--host", "127.0.0.1", "--port", environment["PREFECT_SERVER_API_PORT"])
+    _wait_for_server(url, START_LIMIT_S)
+    deploy()
+    if not running("worker"):
+        start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", "ratchet")
+    print(f"Prefect is up at {url.removesuffix('/api')}; its password is in {_file().relative_to(home(Path()))}")
+
+
+@app.command()
+def down() -> None:
+    """End the worker (its run saves a checkpoint first) and the server."""
+    for name in ("worker", "server"):
+        process = running(name)
+        if process:
+            _end(process)
+        _pid_file(name).unlink(missing_ok=True)
+        print(f"{name}: {'ended' if process else 'was not running'}")
+
+
+@app.command()
+def status() -> None:
+    """Say what runs; exit code 1 if the server does not answer."""
+    environment = settings()
+    for name in ("server", "worker"):
+        process = running(name)
+        print(f"{name}: {f'runs as process {process.pid}' if process else 'does not run'}")
+    if not answers(environment["PREFECT_API_URL"]):
+        raise ServerUnreachable(
+            f"no Prefect server answers at {environment['PREFECT_API_URL']}; start it with `make up`"
+        )
+    print(f"{environment['PREFECT_API_URL']} answers")
+
+
+@app.command()
+def deploy() -> None:
+    """Register the deployments of prefect.yaml, the work pool and the automations on the server."""
+    environment = settings()
+    _wait_for_server(environment["PREFECT_API_URL"], ANSWER_LIMIT_S)
+    prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+    prefect("--no-prompt", "deploy", "--all")
+    os.environ.update(environment)
+    _automations()
+
+
+@app.command()
+def server() -> None:
+    """Run the server in the foreground (for systemd)."""
+    port = settings(create=True)["PREFECT_SERVER_API_PORT"]
+    os.execvpe(sys.executable, _command("server", "start", "--host", "127.0.0.1", "--port", port), _environment())
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker in the foreground (for systemd)."""
+    os.execvpe(sys.executable, _command("worker", "start", "--pool", POOL, "--type", "process"), _environment())
+
+
+# ── settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def settings(create: Annotated[bool, typer.Option(hidden=True)] = False) -> dict[str, str]:
+    """The service's address and password, kept in `.prefect/service.json` (mode 0600); variables of the shell win.
+
+    Raises:
+        ServerUnreachable: the service was never started here, and the shell names no server.
+    """
+    file = _file()
+    if create and not file.exists():
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        password = f"ratchet:{secrets.token_urlsafe(24)}"
+        port = os.environ.get("PREFECT_SERVER_API_PORT", PORT)
+        content = {
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_API_AUTH_STRING": password,
+            "PREFECT_SERVER_API_AUTH_STRING": password,
+            "PREFECT_SERVER_API_PORT": port,
+        }
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+            json.dump(content, handle, indent=2)
+    if not file.exists() and "PREFECT_API_URL" not in os.environ:
+        raise ServerUnreachable("no server is set up here; start one with `make up`, or set PREFECT_API_URL")
+    kept: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    return {**kept, **{name: os.environ[name] for name in kept.keys() | {"PREFECT_API_URL"} if name in os.environ}}
+
+
+def _environment() -> dict[str, str]:
+    """What the server, the worker and its runs are started with."""
+    folder = home(Path()) / ".prefect"
+    return {
+        **os.environ,
+        **settings(),
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        "PREFECT_CLI_PROMPT": "false",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def _file() -> Path:
+    return home(Path()) / ".prefect/service.json"
+
+
+# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", *arguments]
+
+
+def prefect(*arguments: str) -> None:
+    """Run a command of Prefect's own; what it says is shown only if it fails."""
+    done = subprocess.run(_command(*arguments), env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " ".join((done.stdout + done.stderr).split())[-400:]
+        raise ServerUnreachable(f"`prefect {' '.join(arguments)}` failed: {said}")
+
+
+def start(name: str, *arguments: str) -> None:
+    """Start a server or worker that outlives this command, with its log in `.prefect/`."""
+    log = _file().with_name(f"{name}.log")
+    with log.open("a") as output:
+        child = subprocess.Popen(
+            _command(*arguments),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    started = psutil.Process(child.pid).create_time()
+    _pid_file(name).write_text(json.dumps({"pid": child.pid, "started": started}))
+
+
+def running(name: str) -> psutil.Process | None:
+    """The process that `start` made, if it still runs; another that got its id since is not taken for it."""
+    try:
+        kept = json.loads(_pid_file(name).read_text())
+        process = psutil.Process(kept["pid"])
+        alive = process.create_time() == kept["started"] and process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+    return process if alive else None
+
+
+def _end(process: psutil.Process) -> None:
+    family = [process, *process.children(recursive=True)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=END_LIMIT_S)
+    for survivor in alive:
+        survivor.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _pid_file(name: str) -> Path:
+    return _file().with_name(f"{name}.pid")
+
+
+def _wait_for_server(url: str, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not answers(url):
+        if time.monotonic() > deadline:
+            raise ServerUnreachable(
+                f"no Prefect server answers at {url} after {limit_s:.0f} s; see .prefect/server.log"
+            )
+        time.sleep(0.1)
+
+
+# ── automations ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _automations() -> None:
+    """Have runs marked as *Crashed* whose heartbeats stop: their machine or process died without a word.
+
+    Source of the trigger: Prefect's "Detect zombie flows".
+    """
+    from datetime import timedelta
+
+    from prefect.automations import Automation
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.exceptions import ObjectNotFound
+
+    ends = ("Completed", "Failed", "Cancelled", "Crashed", "Pending", "Scheduled")
+    trigger: Any = EventTrigger(
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ends)},
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=DEAD_AFTER_S),
+    )
+    message = (
+        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone; the next run goes on from its checkpoint"
+    )
+    name = "ratchet: runs that died"
+    with contextlib.suppress(ValueError, ObjectNotFound):
+        cast("Automation", Automation.read(name=name)).delete()
+    Automation(
+        name=name,
+        description="Marks runs whose heartbeats stopped.",
+        trigger=trigger,
+        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)],
+    ).create()
+
+
+def main() -> None:
+    """Run the command line of this file."""
+    prepare_prefect(home(Path()))
+    try:
+        app()
+    except RatchetError as error:
+        print(f"ratchet: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
