@@ -1,0 +1,90 @@
+"""Encoded images to arrays, with one rule for each way that images differ.
+
+many frames    the first one counts
+EXIF rotation  is applied
+palette        its colours, with their alpha if any
+alpha          laid over white
+CMYK, YCbCr…   Pillow's conversion to RGB
+16-bit         divided by 257: 0..65535 becomes 0..255
+float          refused: it has no fixed range
+colour to grey ITU-R 601-2 luma; grey to colour: three equal channels
+size           bilinear with antialiasing, the sides independently of each other
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from tasks.errors import CorruptData
+
+MAX_PIXELS = 50_000_000  # of one image, before anything of it is decoded
+MODES = {1: "L", 3: "RGB"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class BadImage(CorruptData):
+    """An image that cannot be used; `reason` is a code of the quarantine."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def load(encoded: bytes | None) -> Image.Image:
+    """Decode the first frame to its last pixel.
+
+    Raises:
+        BadImage: there is nothing, it is cut or no image, or it would grow beyond `MAX_PIXELS`.
+    """
+    if encoded is None:
+        raise BadImage("image_null", "no image")
+    if not encoded:
+        raise BadImage("image_empty", "0 bytes")
+    file = io.BytesIO(encoded)
+    try:
+        image = PngImagePlugin.PngImageFile(file) if encoded.startswith(PNG) else _open(file)
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImage("image_bomb", f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+        image.load()
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("image_corrupt", f"no known image format; begins with {encoded[:8].hex(' ')}") from None
+    except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
+        raise BadImage("image_corrupt", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+    if image.mode == "F":
+        raise BadImage("image_mode", "floating-point pixels have no fixed range")
+    return image
+
+
+def _open(file: io.BytesIO) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow's own limit: ours is lower and is checked next
+        return Image.open(file)
+
+
+def pixels(image: Image.Image, size: Sequence[int], channels: int) -> np.ndarray:
+    """An image under the rules above: uint8 (C, H, W); `size` is (height, width)."""
+    plain = image.format == "PNG" and "exif" not in image.info and "transparency" not in image.info
+    if not plain or image.mode != MODES[channels] or image.size != (size[1], size[0]):
+        image = _brought(image, size, channels)
+    array = np.asarray(image)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _brought(image: Image.Image, size: Sequence[int], channels: int) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode != MODES[channels]:
+        image = image.convert("RGB").convert(MODES[channels]) if image.mode != "1" else image.convert(MODES[channels])
+    wanted = (size[1], size[0])
+    return image if image.size == wanted else image.resize(wanted, Image.Resampling.BILINEAR)

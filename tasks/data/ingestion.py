@@ -1,0 +1,118 @@
+"""Parts of sources to shards: each part is read by a pure function, and their shards are joined under one schema."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.data import memo, shards
+from tasks.data.files import link, sha256, to_json, write_json
+from tasks.data.sources.base import Entry, Part, Places, whole
+from tasks.data.sources.kinds import parts, read
+from tasks.errors import CorruptData
+from tasks.params import Params
+
+PART = "part.json"
+
+
+def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, pool: Executor) -> dict[str, Any]:
+    """Fill the empty folder `raw` with shards and `dataset.json`; returns what stands in the latter."""
+    jobs, sources = [], []
+    for number, (source, entry) in enumerate(zip(params.ingest.sources, entries, strict=True)):
+        for part in parts(source, entry, places):
+            inputs = [part.identity(), params.ingest.shard_rows]
+            jobs.append(memo.Job(read_part, (part, params.ingest.shard_rows), inputs))
+            sources.append(number)
+    facts: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
+    store = places.home / ".memo" / "ingest"
+    for number, folder in zip(sources, memo.folders(jobs, store, pool), strict=True):
+        fact = json.loads((folder / PART).read_text())
+        facts.append({**fact, "source": number})
+        for shard in fact["shards"]:
+            name = f"shard-{len(listed):05d}.parquet"
+            link(folder / shard["file"], raw / name)
+            listed.append({**shard, "file": name, "source": number})
+    info = {**_joined([fact for fact in facts if fact["shards"]]), "sources": list(entries), "shards": listed}
+    info["rows"] = sum(shard["rows"] for shard in listed)
+    write_json(raw / shards.DATASET, info)
+    return info
+
+
+def read_part(part: Part, shard_rows: int, folder: Path) -> None:
+    """Write the rows of one part as shards of at most `shard_rows` rows, and what they are to `part.json`."""
+    rows = read(part)
+    given: set[str] = set()
+
+    def tables() -> Iterator[pa.Table]:
+        for table in map(whole, rows.batches):
+            if "split" in table.column_names:
+                given.update(table["split"].unique().drop_null().to_pylist())
+            yield table
+
+    listed: list[dict[str, Any]] = []
+    schema: pa.Schema | None = None
+    for number, batches in enumerate(_shards(tables(), shard_rows)):
+        path = folder / f"shard-{number:05d}.parquet"
+        count = shards.write(path, batches)
+        schema = pq.read_schema(path)
+        listed.append({"file": path.name, "rows": count, "sha256": sha256(path)})
+    for entry in listed:
+        entry["splits"] = sorted(given)
+    columns = {} if schema is None else {field.name: str(field.type) for field in schema}
+    fact = {"shards": listed, "columns": columns, "classes": rows.classes, "licence": rows.licence}
+    (folder / PART).write_text(to_json(fact))
+
+
+def _shards(tables: Iterator[pa.Table], rows: int) -> Iterator[Iterator[pa.Table]]:
+    """Cut a stream of tables into streams of `rows` rows; each has to be used up before the next."""
+    queue = list(itertools.islice(tables, 1))
+
+    def one() -> Iterator[pa.Table]:
+        left = rows
+        while queue and left:
+            table = queue.pop()
+            yield table.slice(0, left)
+            if table.num_rows > left:
+                queue.append(table.slice(left))
+            else:
+                queue.extend(itertools.islice(tables, 1))
+            left -= min(left, table.num_rows)
+
+    while queue:
+        yield one()
+
+
+def _joined(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One schema for all; raises `CorruptData` that names the first difference."""
+    if not facts:
+        raise CorruptData("the sources hold no rows; look at ingest.sources in params.yaml")
+    first = facts[0]
+    columns = {name: kind for name, kind in first["columns"].items() if name != "split"}
+    for fact in facts[1:]:
+        other = {name: kind for name, kind in fact["columns"].items() if name != "split"}
+        if other != columns:
+            difference = ", ".join(
+                f"{n}: {columns.get(n, 'missing')} / {other.get(n, 'missing')}"
+                for n in sorted(columns | other)
+                if columns.get(n) != other.get(n)
+            )
+            raise CorruptData(f"source {first['source']} and {fact['source']} have other columns: {difference}")
+    named = [fact["classes"] for fact in facts if fact["classes"]]
+    if any(classes != named[0] for classes in named):
+        raise CorruptData("the sources name other classes: " + "; ".join(", ".join(classes) for classes in named[:2]))
+    return {
+        "kind": "image" if "image" in columns else "features",
+        "label_type": "string" if columns["label"] in ("string", "large_string") else "int",
+        "classes": named[0] if named else None,
+        "features": [name for name in columns if name not in ("row_id", "label", "image")],
+        "columns": columns,
+        "licence": " and ".join(sorted({fact["licence"] for fact in facts if fact["licence"]})) or None,
+    }

@@ -1,0 +1,96 @@
+"""What was made once from the same bytes, params and code is taken from `.memo/`, outside DVC's outputs.
+
+An entry is a folder named by its key. It holds the files and their SHA-256, checked before each use: an entry that does
+not match is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tasks.data.files import sha256, to_json, writing
+
+MANIFEST = "manifest.json"
+LIBRARIES = ("numpy", "pandera", "pillow", "polars", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pure function of its arguments: `work(*arguments, folder)` fills a new folder."""
+
+    work: Callable[..., None]
+    arguments: tuple[Any, ...]
+    inputs: Any  # what names the inputs by their content; must be JSON
+
+    @property
+    def key(self) -> str:
+        content = to_json([self.work.__module__, self.work.__qualname__, self.inputs, _code()])
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _code() -> list[str]:
+    """Hashes of the code in `tasks/data` and `custom`, and the versions of the libraries that make the bytes."""
+    data = Path(__file__).parent
+    files = [*data.rglob("*.py"), *(data.parent.parent / "custom").rglob("*.py")]
+    return [*(sha256(file) for file in sorted(files)), *(importlib.metadata.version(name) for name in LIBRARIES)]
+
+
+def folders(jobs: Sequence[Job], memo: Path, executor: Executor) -> Iterator[Path]:
+    """Make what is not in `memo` yet on `executor`; yield a folder per job, in order.
+
+    Raises:
+        Whatever a job raised; jobs that wait are cancelled then.
+    """
+    running: dict[str, Future[None]] = {}
+    for job in jobs:
+        entry = memo / job.key
+        if job.key not in running and not _whole(entry):
+            running[job.key] = executor.submit(_make, job, entry)
+    try:
+        for done in as_completed(running.values()):
+            done.result()
+    except BaseException:
+        for future in running.values():
+            future.cancel()
+        raise
+    yield from (memo / job.key for job in jobs)
+
+
+def _make(job: Job, entry: Path) -> None:
+    with writing(entry) as folder:
+        folder.mkdir()
+        job.work(*job.arguments, folder)
+        manifest = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+        (folder / MANIFEST).write_text(to_json(manifest))
+
+
+def _whole(entry: Path) -> bool:
+    try:
+        manifest = json.loads((entry / MANIFEST).read_text())
+        whole = all(sha256(entry / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError):
+        return False
+    if whole:
+        os.utime(entry)
+    return whole
+
+
+def prune(memo: Path, limit: int) -> None:
+    """Delete the entries that were not used for longest until the rest take at most `limit` bytes."""
+    entries = sorted((entry for entry in memo.glob("*") if entry.is_dir()), key=lambda entry: -entry.stat().st_mtime)
+    total = 0
+    for entry in entries:
+        total += sum(file.stat().st_size for file in entry.iterdir())
+        if total > limit:
+            shutil.rmtree(entry, ignore_errors=True)

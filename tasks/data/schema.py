@@ -1,0 +1,90 @@
+"""The rules that a row has to keep, as a pandera schema on polars, checked value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandera.polars as pa
+import polars as pl
+from pandera.config import ValidationDepth, config_context
+from pandera.errors import SchemaErrors
+
+from tasks.errors import ValidationFailed
+
+REASONS = {  # code: what it means; a row gets the first that holds
+    "label_null": "no label",
+    "label_unknown": "a label that is no class",
+    "split_unknown": "a split that is not train, val or test",
+    "image_null": "no image",
+    "image_empty": "an image of 0 bytes",
+    "image_bomb": "an image with more pixels than are decoded",
+    "image_mode": "pixels without a fixed range",
+    "image_corrupt": "an image that does not decode to its end",
+    "null": "a value is missing",
+    "not_finite": "a value is infinite or NaN",
+    "out_of_range": "a value outside its range",
+    "not_allowed": "a value that is not allowed",
+    "not_unique": "the same unique key as an earlier row",
+    "duplicate": "the same image as an earlier row",
+    "leak": "the same image as a row of the validation or test split",
+    "conflict": "the same image as a row with another label",
+}
+CODES = {reason: code for code, reason in enumerate(REASONS, start=1)}  # 0 is a good row
+SPLITS = ["train", "val", "test"]
+
+
+def schema(info: dict[str, Any]) -> pa.DataFrameSchema:
+    """The rules for a frame of one shard: its columns without the image, but with `fault`, the code of its decoding."""
+    columns = {"row_id": pa.Column(pl.String), "label": _label(info)}
+    columns["split"] = pa.Column(
+        pl.String, _check("split_unknown", lambda c: c.is_in(SPLITS)), nullable=True, required=False
+    )
+    if info["kind"] == "image":
+        columns["fault"] = pa.Column(pl.String, nullable=True)
+    for name in info["features"]:
+        columns[name] = pa.Column(None, _check("not_finite", lambda c: c.cast(pl.Float64).is_finite()), nullable=True)
+    return pa.DataFrameSchema(columns, strict=True)
+
+
+def _label(info: dict[str, Any]) -> pa.Column:
+    if info["label_type"] == "string":
+        known = info["classes"]
+        return pa.Column(pl.String, _check("label_unknown", lambda c: c.is_in(known)) if known else None)
+    top = len(info["classes"]) - 1 if info["classes"] else 2**62
+    return pa.Column(pl.Int64, _check("label_unknown", lambda c: c.is_between(0, top)))
+
+
+def _check(reason: str, rule: Callable[[pl.Expr], pl.Expr]) -> pa.Check:
+    return pa.Check(lambda data: data.lazyframe.select(rule(pl.col(data.key))), name=reason)
+
+
+def failures(frame: pl.DataFrame, rules: pa.DataFrameSchema) -> pl.DataFrame:
+    """What breaks the rules: row (int64), reason and detail, once per row and rule.
+
+    Raises:
+        ValidationFailed: a column is missing, too many, or of another type.
+    """
+    try:
+        with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
+            rules.validate(frame, lazy=True)
+    except SchemaErrors as error:
+        cases: pl.DataFrame = error.failure_cases
+    else:
+        return pl.DataFrame(schema={"row": pl.Int64, "reason": pl.String, "detail": pl.String})
+    columns = cases.filter(pl.col("index").is_null())
+    if len(columns):
+        raise ValidationFailed(_difference(frame, rules, columns))
+    null = pl.when(pl.col("column") == "label").then(pl.lit("label_null")).otherwise(pl.lit("null"))
+    return cases.select(
+        row=pl.col("index").cast(pl.Int64),
+        reason=pl.when(pl.col("check") == "not_nullable").then(null).otherwise(pl.col("check")),
+        detail=pl.format("{} is {}", "column", pl.col("failure_case").fill_null("null")),
+    )
+
+
+def _difference(frame: pl.DataFrame, rules: pa.DataFrameSchema, cases: pl.DataFrame) -> str:
+    lines = [
+        f"{check}: {case}" for check, case in cases.select("check", pl.col("failure_case").fill_null("?")).iter_rows()
+    ]
+    return f"the columns {', '.join(frame.columns)} are not {', '.join(rules.columns)} ({'; '.join(lines)})"

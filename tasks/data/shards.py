@@ -1,0 +1,111 @@
+"""Shards: parquet files with page checksums, and `dataset.json` beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.data.files import sha256
+from tasks.errors import CorruptData
+
+DATASET = "dataset.json"
+ROWS = 1000  # in one row group and one batch: it bounds the memory
+
+
+def write(path: Path, batches: Iterator[pa.Table]) -> int:
+    """Write one shard from `batches` of one schema; returns its rows."""
+    rows = 0
+    writer = None
+    try:
+        for table in batches:
+            table = table.replace_schema_metadata(None)
+            if writer is None:
+                writer = pq.ParquetWriter(
+                    path,
+                    table.schema,
+                    write_page_checksum=True,
+                    use_dictionary=["label"],
+                    compression={name: "none" if name == "image" else "zstd" for name in table.column_names},
+                )
+            writer.write_table(table, row_group_size=ROWS)
+            rows += table.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+@dataclass(frozen=True)
+class Shard:
+    path: Path
+    rows: int
+    sha256: str
+    source: int  # which of the sources, from 0
+
+    def batches(self, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pa.Table]:
+        """The rows in order, at most `rows` at once.
+
+        Raises:
+            CorruptData: the file is cut, or a page does not match its checksum.
+        """
+        try:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                for batch in file.iter_batches(rows, columns=columns and list(columns)):
+                    yield pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptData(f"{self.path.name} is corrupt: {error}; run `dvc repro --force ingest`") from None
+
+    def verify(self) -> None:
+        """Raises `CorruptData` unless the file is the one that `dataset.json` lists."""
+        if not self.path.is_file() or sha256(self.path) != self.sha256:
+            raise CorruptData(f"{self.path.name} is not what {DATASET} lists; run `dvc repro --force ingest`")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """All of `data/raw/`: what `dataset.json` says, and the shards in order."""
+
+    raw: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def open(cls, raw: Path) -> Shards:
+        """Raises `CorruptData` if `dataset.json` is missing or broken."""
+        try:
+            info = json.loads((raw / DATASET).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CorruptData(f"{raw / DATASET} cannot be read: {error}; run `dvc repro ingest`") from None
+        return cls(raw, info)
+
+    def __iter__(self) -> Iterator[Shard]:
+        for shard in self.info["shards"]:
+            yield Shard(self.raw / shard["file"], shard["rows"], shard["sha256"], shard["source"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.info["kind"])
+
+
+def rows(raw: Path, row_ids: Sequence[str]) -> pa.Table:
+    """The rows named, in the order of `row_ids`; of rows that share an id the first stands for all.
+
+    Raises:
+        CorruptData: some are not there.
+    """
+    wanted = pa.array(row_ids, pa.string())
+    found = []
+    for shard in Shards.open(raw):
+        for table in shard.batches():
+            found.append(table.filter(pc.is_in(table["row_id"], wanted)))
+    table = pa.concat_tables(found, promote_options="default")
+    order = pc.index_in(wanted, table["row_id"].combine_chunks())
+    if order.null_count:
+        raise CorruptData(f"{order.null_count} of {len(row_ids)} rows are not in {raw}")
+    return table.take(order)

@@ -1,0 +1,144 @@
+"""What every type of source has in common.
+
+A type is a module with three functions:
+
+    resolve(source, places) -> entry          what upstream is now, for source.lock; fetches what is not here yet
+    parts(source, entry, places) -> [Part]    what can be read apart, in a fixed order
+    read(part) -> Rows                        its rows; called in a worker, after the part's files were verified
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.data.files import sha256
+from tasks.errors import CorruptData, SourceChanged, SourceMissing
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where sources may lie: `tree` holds what the params name by a relative path, `home` the downloads."""
+
+    tree: Path
+    home: Path
+
+    @property
+    def downloads(self) -> Path:
+        return (self.home / "data" / "downloads").absolute()
+
+    def find(self, path: str) -> Path:
+        """A path of the params: in the tree, else in the main checkout (where `data/incoming` is)."""
+        near = self.tree / path
+        return near if near.exists() else self.home / path
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of one source, read in one go; `files` are what source.lock pins of it."""
+
+    source: Any  # the params of the source
+    root: Path  # the files' names are relative to it
+    files: tuple[dict[str, Any], ...]
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> list[Any]:
+        """What the rows depend on, without the place where they lie."""
+        from dataclasses import asdict
+
+        return [asdict(self.source), list(self.files), self.detail]
+
+    def verify(self) -> None:
+        """Raises `SourceChanged` unless every file is what source.lock pins."""
+        for pinned in self.files:
+            verify(self.root / pinned["name"], pinned)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a part holds: batches with `label`, and `image` (IMAGE) or features, and maybe `row_id` and `split`."""
+
+    batches: Iterator[pa.Table]
+    classes: Sequence[str] | None = None  # names of integer labels
+    licence: str | None = None
+
+
+def pin(path: Path, name: str) -> dict[str, Any]:
+    return {"name": name, "size": path.stat().st_size, "sha256": sha256(path)}
+
+
+def verify(path: Path, pinned: dict[str, Any]) -> None:
+    again = "run `ratchet refresh` to take what is there now, or put the pinned file back"
+    if not path.is_file():
+        raise SourceMissing(f"{pinned['name']} is pinned in source.lock but is not at {path.parent}; {again}")
+    if path.stat().st_size != pinned["size"] or sha256(path) != pinned["sha256"]:
+        raise SourceChanged(
+            f"{pinned['name']} is not what source.lock pins (SHA-256 {pinned['sha256'][:12]}…); {again}"
+        )
+
+
+def array_id(array: np.ndarray) -> str:
+    """Name an array by its dtype, shape and bytes."""
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.blake2b(head + np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
+
+
+def image_table(images: Sequence[bytes | None], labels: pa.Array, **columns: Sequence[str | None]) -> pa.Table:
+    """A batch of images; `columns` are `row_id`, `split` and `path`, each as long as `images`."""
+    paths = pa.array(columns.pop("path", [None] * len(images)), pa.string())
+    image = pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE))
+    return pa.table({"label": labels, "image": image, **{k: pa.array(v, pa.string()) for k, v in columns.items()}})
+
+
+def whole(table: pa.Table) -> pa.Table:
+    """Add the `row_id` that is missing, in the order and types that shards have.
+
+    Raises:
+        CorruptData: a feature that is no number.
+    """
+    if "row_id" not in table.column_names:
+        ids = _image_ids(table) if "image" in table.column_names else _feature_ids(table)
+        table = table.append_column("row_id", pa.array(ids, pa.string()))
+    table = table.set_column(table.column_names.index("label"), "label", _labels(table["label"]))
+    first = [name for name in ("row_id", "label", "split", "image") if name in table.column_names]
+    return table.select([*first, *(name for name in table.column_names if name not in first)])
+
+
+def _labels(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole numbers as int64, words as string."""
+    kind = labels.type.value_type if pa.types.is_dictionary(labels.type) else labels.type
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return labels.cast(pa.int64())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        return labels.cast(pa.string())
+    raise CorruptData(f"labels are {kind}; they have to be whole numbers or strings")
+
+
+def _image_ids(table: pa.Table) -> list[str]:
+    images = table["image"].combine_chunks().field("bytes")
+    return [hashlib.blake2b(image.as_buffer() or b"", digest_size=16).hexdigest() for image in images]
+
+
+def _feature_ids(table: pa.Table) -> list[str]:
+    """Canonical form: float64 in the order of the columns, one zero, one NaN; null is the NaN of another sign."""
+    names = [name for name in table.column_names if name not in ("label", "split")]
+    values = np.empty((table.num_rows, len(names)), np.float64)
+    for i, name in enumerate(names):
+        column = table[name]
+        if not (
+            pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
+        ):
+            raise CorruptData(f"the feature {name} is {column.type}, no number; leave it out of the source's features")
+        numbers = column.cast(pa.float64(), safe=False).to_numpy() + 0.0
+        values[:, i] = np.where(np.isnan(numbers), np.nan, numbers)
+        values[column.is_null().to_numpy(), i] = -np.nan
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in values]

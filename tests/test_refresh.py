@@ -1,0 +1,100 @@
+"""What upstream is, in `source.lock`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.data.files import sha256
+from tasks.data.sources import fashion_mnist
+from tasks.errors import SourceMissing
+from tasks.refresh import refresh
+from tests.data.samples import ASSETS, image_file, pictures
+
+pytest_plugins = ["tests.data.fixtures"]
+
+RAW = ASSETS / "FashionMNIST" / "raw"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """A folder as Debian's package makes it, of our sample, whose hashes then count as the right ones."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    for file in RAW.iterdir():
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    monkeypatch.setattr(fashion_mnist, "FILES", {file.name: sha256(file) for file in RAW.iterdir()})
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", folder)
+    return folder
+
+
+def test_a_named_root_is_pinned_by_the_lock_alone_without_its_place(sample, tree):
+    assert refresh(sample, tree)["changed"]
+    assert not refresh(sample, tree)["changed"]
+    (entry,) = json.loads((tree / "source.lock").read_text())["sources"]
+    assert [file["name"] for file in entry["files"]] == sorted(
+        f"FashionMNIST/raw/{file.name}" for file in RAW.iterdir()
+    )
+    assert entry["files"][0]["sha256"] == sha256(RAW / "t10k-images-idx3-ubyte")
+    assert str(ASSETS) not in (tree / "source.lock").read_text()
+
+
+def test_the_package_of_debian_is_unpacked_and_repaired(configured, package, tree):
+    params = configured()
+    refresh(params, tree)
+    raw = tree / "data/downloads/FashionMNIST/raw"
+    assert {file.name for file in raw.iterdir()} == set(fashion_mnist.FILES)
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"cut")
+    assert not refresh(params, tree)["changed"]
+    assert sha256(raw / "t10k-labels-idx1-ubyte") == fashion_mnist.FILES["t10k-labels-idx1-ubyte"]
+
+
+def test_nowhere_to_be_had_names_the_hosts_and_three_ways_on(configured, package, tree, monkeypatch):
+    import torchvision.datasets
+
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", package / "none")
+    monkeypatch.setenv("PATH", str(package))
+    with pytest.raises(
+        SourceMissing, match=r"http://127.0.0.1:9/.*Three ways on: `apt-get install .*root.*data/incoming"
+    ):
+        refresh(configured(), tree)
+    assert not (tree / "source.lock").exists()
+
+
+def test_8_a_cut_package_is_not_taken(configured, package, tree, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "_download", lambda downloads: (["host"], "no answer"))
+    monkeypatch.setattr(fashion_mnist, "_install", lambda: False)
+    whole = (package / "train-images-idx3-ubyte.gz").read_bytes()
+    (package / "train-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceMissing, match=r"missing or not what it should be"):
+        refresh(configured(), tree)
+    assert not (tree / "data/downloads/FashionMNIST/raw").exists()
+    (package / "train-images-idx3-ubyte.gz").write_bytes(whole)
+    refresh(configured(), tree)
+
+
+def test_a_path_without_parquet_files_is_named(configured, parquet, tree):
+    (tree / "data/incoming").mkdir(parents=True)
+    for path in ("data/incoming", "nowhere/*.parquet", "no.parquet"):
+        with pytest.raises(SourceMissing, match=f"no parquet file at {path.replace('*', '.*')}; put one there"):
+            refresh(configured(parquet(path)), tree)
+
+
+def test_a_file_that_arrives_changes_the_lock(configured, parquet, tree):
+    params = configured(parquet("data/incoming/*.parquet"))
+    image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
+    assert refresh(params, tree)["changed"]
+    image_file(tree / "data/incoming/b.parquet", pictures(2), [0, 1])
+    result = refresh(params, tree)
+    assert result["changed"] and [file["name"] for file in result["sources"][0]["files"]] == ["a.parquet", "b.parquet"]
+
+
+def test_looking_at_files_that_are_here_imports_no_torch(tree):
+    code = "import sys; from pathlib import Path; from tasks.refresh import refresh; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
