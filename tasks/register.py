@@ -1,0 +1,125 @@
+"""Register a run as a version: a commit of its own beside the branch, and an annotated tag.
+
+Reads the checkout as the run left it (`dvc.lock`, `params.yaml`, metrics, card) and the gate's decision. Writes git
+objects, one tag, and the DVC remote if there is one. The tag comes last: a version exists if and only if its tag does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import CorruptModel, DirtyCode, VersionError
+from tasks.params import Params
+from tasks.stage import step
+from tasks.versions import number, pipeline, remote, snapshot, tags
+from tasks.versions.gate import Decision
+from tasks.versions.git import Rejected, locked, read
+from tasks.versions.pipeline import Pipeline
+from tasks.versions.registry import Registry, Version
+
+WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "reports/metrics.json"
+_TRIES = 5
+
+
+@step
+def register(params: Params, tree: Path, decision: Decision, base: str) -> Version:
+    """Make the run in `tree` a version whose parent is `base`, the commit that the run started from.
+
+    Weights that are a version already make no other: that version is returned.
+
+    Raises:
+        DirtyCode: code that the run used is not what `base` holds.
+        VersionError: the gate did not let this run through, or `dvc.lock` is not whole.
+        CorruptModel: the weights are not those that the gate saw.
+        ObjectsMissing, Unreachable: the DVC remote does not hold every object; there is no tag.
+    """
+    if decision.version:
+        return Registry(tree).find(decision.version)
+    if not decision.registers:
+        raise VersionError(f"the gate says {decision.verdict} ({decision.reason}); only what it promotes is registered")
+    run = pipeline.of_tree(tree)
+    check_clean(tree, base, run)
+    card = _card(tree, decision)
+    remote.push(tree, run.outputs)
+    for attempt in range(_TRIES):
+        try:
+            return _publish(params.register.push_to, tree, decision, base, run, card)
+        except Rejected:
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def check_clean(tree: Path, base: str, run: Pipeline) -> None:
+    """Raise `DirtyCode` if a code dep of the run, or `dvc.yaml`, is not what commit `base` holds."""
+    dirty = pipeline.differing(tree, base, run.code)
+    if (tree / pipeline.PIPELINE).read_bytes() != read(tree, base, pipeline.PIPELINE):
+        dirty.append(pipeline.PIPELINE)
+    if dirty:
+        files = " ".join(dirty)
+        raise DirtyCode(
+            f"{', '.join(dirty)}: not as commit {base[:12]} holds it, and a version names the commit it was made from; "
+            f"`git add {files} && git commit`, then run again"
+        )
+
+
+def _publish(push_to: str, tree: Path, decision: Decision, base: str, run: Pipeline, card: dict[str, Any]) -> Version:
+    """Number, commit and tag; raises `Rejected` when another publication took the number meanwhile."""
+    with locked(tree):
+        if push_to:
+            tags.fetch(tree, push_to)
+        registry = Registry(tree)
+        known = registry.known(decision.weights_sha256)
+        if known is not None:
+            return known
+        newest = registry.newest()
+        name, why = _numbered(tree, newest, run, card)
+        metrics = json.loads((tree / METRICS).read_bytes())
+        subject = f"{tags.ARTIFACT} {name}: accuracy {metrics['accuracy']:.4f} on {metrics['rows']:,} rows"
+        lines = [f"{why[0].upper()}{why[1:]}.", f"Gate: {decision.verdict}, {decision.reason}.", f"Code: {base[:12]}."]
+        made = snapshot.commit(tree, base, snapshot.laid_over(tree, run), f"{subject}\n\n" + "\n".join(lines) + "\n")
+        data = _data(tree, decision, base, run, card, metrics, why)
+        text = tags.message(subject, lines, data)
+        tag = tags.version_tag(name)
+        tags.create(tree, tag, made, text, [newest.tag if newest else None, registry.last_assignment()], push_to)
+        tags.pack(tree)
+        return registry.find(tag)
+
+
+def _numbered(tree: Path, newest: Version | None, run: Pipeline, card: dict[str, Any]) -> tuple[tags.Number, str]:
+    if newest is None:
+        return number.FIRST, "first version"
+    before = pipeline.of_commit(tree, newest.commit)
+    was = newest.data.get("contract", {})
+    return number.successor(newest.number, number.change(before, run, was, number.contract(card["spec"])))
+
+
+def _data(
+    tree: Path, decision: Decision, base: str, run: Pipeline, card: dict[str, Any], metrics: dict[str, Any], why: str
+) -> dict[str, Any]:
+    """The tag's JSON block: what only the flow knows."""
+    return {
+        "base": base,
+        "contract": number.contract(card["spec"]),
+        "gate": decision.to_dict(),
+        "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
+        "hashes": {output.path: output.md5 for output in run.outputs},
+        "reason": why,
+        "weights_sha256": decision.weights_sha256,
+        "card_sha256": hashlib.sha256((tree / CARD).read_bytes()).hexdigest(),
+    }
+
+
+def _card(tree: Path, decision: Decision) -> dict[str, Any]:
+    """The card as plain JSON, once the weights beside it are known to be those that the gate saw."""
+    card = json.loads((tree / CARD).read_bytes())
+    found = remote.digest(tree / WEIGHTS, "sha256")
+    if not found == decision.weights_sha256 == card.get("weights_sha256"):
+        raise CorruptModel(
+            f"{tree / WEIGHTS} has SHA-256 {found[:12]}, its card says {str(card.get('weights_sha256'))[:12]} and the "
+            f"gate saw {decision.weights_sha256[:12]}; `dvc checkout`, then `python -m tasks.compare`"
+        )
+    return dict(card)

@@ -1,0 +1,149 @@
+"""What `dvc.yaml` and `dvc.lock` say together: outputs, their hashes, and the code that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks.errors import VersionError
+from tasks.versions.git import blobs, files, read
+
+PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
+SOURCES = "source.lock"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a stage: `md5` ends with ".dir" for a folder; `cached`: DVC keeps it, else git does."""
+
+    path: str
+    md5: str
+    size: int
+    stage: str
+    cached: bool
+    pushed: bool
+
+    @property
+    def is_folder(self) -> bool:
+        return self.md5.endswith(".dir")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The graph with the hashes of one run. `inputs` are the deps that no stage makes: code, and `source.lock`."""
+
+    outputs: tuple[Output, ...]
+    inputs: dict[str, str]
+    params: dict[str, dict[str, Any]]
+
+    def output(self, path: str) -> Output:
+        """Raises `VersionError` where the graph makes no such file."""
+        for output in self.outputs:
+            if output.path == path:
+                return output
+        raise VersionError(f"{PIPELINE} has no output {path}; a version needs it")
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The code deps and their MD5."""
+        return {path: md5 for path, md5 in self.inputs.items() if path != SOURCES}
+
+
+def of_tree(tree: Path) -> Pipeline:
+    """The pipeline as it lies in a checkout; raises `VersionError` where it is not whole."""
+    return parse(_file(tree / PIPELINE), _file(tree / LOCK), str(tree))
+
+
+def of_commit(tree: Path, commit: str) -> Pipeline:
+    """The pipeline that a commit holds; raises `VersionError` where it is not whole."""
+    return parse(read(tree, commit, PIPELINE), read(tree, commit, LOCK), f"commit {commit[:12]}")
+
+
+def parse(pipeline: bytes | None, lock: bytes | None, where: str) -> Pipeline:
+    """Read both files; every stage, dep and output of `dvc.yaml` has to stand in `dvc.lock`.
+
+    A truncated `dvc.lock` often still parses, hence the check.
+    """
+    graph, locked = (_yaml(content, name, where) for content, name in ((pipeline, PIPELINE), (lock, LOCK)))
+    outputs: list[Output] = []
+    deps: dict[str, str] = {}
+    params: dict[str, dict[str, Any]] = {}
+    for stage, wanted in _mapping(graph.get("stages")).items():
+        entry = _mapping(_mapping(locked.get("stages")).get(stage))
+        outputs += _outputs(stage, wanted, entry, where)
+        deps |= _hashes(stage, "deps", [str(dep) for dep in wanted.get("deps", [])], entry, where)
+        params[stage] = _mapping(_mapping(entry.get("params")).get("params.yaml"))
+    made = [output.path for output in outputs]
+    inputs = {path: md5 for path, md5 in deps.items() if not any(_within(path, out) for out in made)}
+    return Pipeline(tuple(outputs), inputs, params)
+
+
+def differing(tree: Path, base: str, inputs: Mapping[str, str]) -> list[str]:
+    """Paths among `inputs` (with the MD5 that a run used) whose content differs from what commit `base` holds."""
+    return sorted(path for path, md5 in inputs.items() if md5 != _md5_at(tree, base, path, md5.endswith(".dir")))
+
+
+def _md5_at(tree: Path, commit: str, path: str, folder: bool) -> str | None:
+    """The MD5 that DVC would give to a file or folder of a commit."""
+    held = files(tree, commit, path)
+    if not folder:
+        return _md5(blobs(tree, [held[path]])[0]) if path in held else None
+    below = {name.removeprefix(f"{path}/"): oid for name, oid in held.items()}
+    contents = dict(zip(below, blobs(tree, list(below.values())), strict=True))
+    listing = [{"md5": _md5(contents[name]), "relpath": name} for name in sorted(contents)]
+    return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _outputs(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> Iterator[Output]:
+    flags = {path: flag for kind in ("outs", "metrics", "plots") for path, flag in _entries(wanted.get(kind, []))}
+    hashes = _hashes(stage, "outs", list(flags), entry, where)
+    sizes = {out["path"]: int(out.get("size", 0)) for out in entry.get("outs", [])}
+    for path, md5 in hashes.items():
+        cached = flags[path].get("cache", True)
+        yield Output(path, md5, sizes[path], stage, cached, cached and flags[path].get("push", True))
+
+
+def _hashes(stage: str, kind: str, paths: list[str], entry: Mapping[str, Any], where: str) -> dict[str, str]:
+    found = {one.get("path"): one.get("md5") for one in entry.get(kind) or []}
+    missing = [path for path in paths if not isinstance(found.get(path), str)]
+    if missing or not entry:
+        what = f"{kind} {', '.join(missing)}" if missing else "the stage"
+        raise VersionError(f"{LOCK} in {where} lacks {what} of stage {stage}; `dvc repro` writes it whole again")
+    return {path: found[path] for path in paths}
+
+
+def _entries(listed: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for one in listed:
+        yield from ((str(path), flags or {}) for path, flags in (one.items() if isinstance(one, dict) else [(one, {})]))
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _yaml(content: bytes | None, name: str, where: str) -> dict[str, Any]:
+    if content is None:
+        raise VersionError(f"{where} has no {name}; `dvc repro` writes {LOCK}, and {PIPELINE} belongs to the code")
+    try:
+        return _mapping(YAML(typ="safe", pure=True).load(content.decode()))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise VersionError(f"{name} in {where} is no YAML 1.2: {' '.join(str(error).split())}") from None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _file(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

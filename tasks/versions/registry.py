@@ -1,0 +1,302 @@
+"""The versions and what serves where, read from git's tags: no server, no index, no file of our own.
+
+What serves in an environment is its assignment with the highest counter, never the latest date. Each assignment also
+names the one *under* it, so that what to roll back to is one step away, however long the history is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.errors import VersionError
+from tasks.versions import tags
+from tasks.versions.git import git
+from tasks.versions.tags import ARTIFACT, Number, Tag
+
+Action = Literal["promote", "rollback", "unassign"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version: its tag, and the tags that withdrew it (and let go of its objects), if any."""
+
+    tag: Tag
+    withdrawn: Tag | None = None
+    expired: bool = False
+
+    @cached_property
+    def number(self) -> Number:
+        number = self.tag.parsed.number
+        assert number is not None
+        return number
+
+    @property
+    def name(self) -> str:
+        """As people write it: "v1.2.0"."""
+        return str(self.number)
+
+    @property
+    def commit(self) -> str:
+        """The commit of its own, beside the branch, that holds its whole state."""
+        return self.tag.commit
+
+    @property
+    def date(self) -> int:
+        """Unix time of the registration, in seconds."""
+        return self.tag.date
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the tag's JSON block holds: metrics, gate, hashes, reason, contract."""
+        return self.tag.data
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        metrics = self.data.get("metrics")
+        return metrics if isinstance(metrics, dict) else {}
+
+    @property
+    def weights_sha256(self) -> str | None:
+        value = self.data.get("weights_sha256")
+        return value if isinstance(value, str) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "version": self.name,
+            "commit": self.commit,
+            "date": self.date,
+            "withdrawn": self.withdrawn is not None,
+            "expired": self.expired,
+            **self.data,
+        }
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A version put into an environment; `under` is the counter of the assignment that a rollback returns to."""
+
+    tag: Tag
+    environment: str
+    counter: int
+    version: str
+    action: Action
+    reason: str
+    under: int | None
+    automatic: bool = False
+
+    @property
+    def date(self) -> int:
+        return self.tag.date
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        fields = ("environment", "counter", "version", "action", "reason", "automatic", "date")
+        return {**{field: getattr(self, field) for field in fields}, "tag": self.tag.name, "by": self.tag.tagger}
+
+
+class Registry:
+    """The registry of the repository that `tree` belongs to (a checkout or one of its worktrees)."""
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+
+    def versions(self) -> list[Version]:
+        """Every version, withdrawn ones too, the highest number first."""
+        return _versions(tags.read(self.tree, f"{ARTIFACT}@*"))
+
+    def newest(self) -> Version | None:
+        """The version with the highest number, withdrawn or not; costs a listing of names and one tag."""
+        numbers = self._numbers()
+        return self._version(max(numbers)) if numbers else None
+
+    def serving(self, environment: str) -> Version | None:
+        """The version in service there, or None."""
+        assignment = self.assignment(environment)
+        if assignment is None:
+            return None
+        version = self._version(_number(assignment.version))
+        if version is None or version.commit != assignment.tag.commit:
+            raise VersionError(
+                f"{assignment.tag.name} put {assignment.version} into {environment}, but the tag of that version is "
+                f"{'gone' if version is None else 'on another commit now'}; `ratchet verify --all` tells more"
+            )
+        return version
+
+    def assignment(self, environment: str) -> Assignment | None:
+        """The assignment that decides what serves there; None if there is none, or the last one was taken back."""
+        tags.checked_environment(environment)
+        patterns = (f"{ARTIFACT}#{environment}#*", f"{ARTIFACT}#{environment}!#*")
+        counters = _counters(tags.names(self.tree, *patterns))
+        if not counters:
+            return None
+        last = max(counters)
+        found = self.entry(environment, last)
+        return None if found is None or found.action == "unassign" else found
+
+    def entry(self, environment: str, counter: int) -> Assignment | None:
+        """One assignment by its counter."""
+        patterns = (f"{ARTIFACT}#{environment}#{counter}", f"{ARTIFACT}#{environment}!#{counter}")
+        found = tags.read(self.tree, *patterns)
+        if not found:
+            return None
+        if _ours(found[-1]):
+            return _assignment(found[-1], {}, None)
+        return next((each for each in self.history(environment) if each.counter == counter), None)
+
+    def history(self, environment: str) -> list[Assignment]:
+        """All assignments of an environment, the oldest first; the last one decides what serves."""
+        tags.checked_environment(environment)
+        found = tags.read(self.tree, f"{ARTIFACT}#{environment}#*", f"{ARTIFACT}#{environment}!#*")
+        found.sort(key=lambda tag: tag.parsed.counter or 0)
+        foreign = not all(map(_ours, found))
+        numbers = {version.commit: version.name for version in self.versions()} if foreign else {}
+        history: list[Assignment] = []
+        for tag in found:
+            below = history[-1].counter if history and history[-1].action != "unassign" else None
+            assignment = _assignment(tag, numbers, below)
+            if assignment is not None:
+                history.append(assignment)
+        return history
+
+    def environments(self) -> dict[str, str]:
+        """What serves where: environment to version name, for every environment that has one in service."""
+        found = {name.environment for name in map(tags.parse, tags.names(self.tree, f"{ARTIFACT}#*")) if name}
+        serving = {environment: self.assignment(environment) for environment in sorted(filter(None, found))}
+        return {environment: at.version for environment, at in serving.items() if at}
+
+    def find(self, name: str) -> Version:
+        """A version by "v1.2.0", "1.2.0", "classifier@v1.2.0", or by the environment that it serves in.
+
+        Raises:
+            VersionError: there is no such version; the nearest one is suggested.
+        """
+        bare = name.removeprefix(f"{ARTIFACT}@")
+        number = tags.number(bare)
+        found = self._version(number) if number else None
+        if found is None and number is None and tags.ENVIRONMENT.fullmatch(bare):
+            found = self.serving(bare)
+        if found is None:
+            raise VersionError(self._unknown(name))
+        return found
+
+    def known(self, weights_sha256: str) -> Version | None:
+        """The version that has these very weights, if there is one."""
+        return next((each for each in self.versions() if each.weights_sha256 == weights_sha256), None)
+
+    def was_rolled_back(self, version: str, environment: str) -> bool:
+        """Has `version` left that environment by a rollback, without being promoted again since?"""
+        return version in rolled_back(self.history(environment))
+
+    def next_counter(self) -> int:
+        """The counter of the next assignment: it runs over the artifact, whatever the environment."""
+        return 1 + max(_counters(tags.names(self.tree, f"{ARTIFACT}#*", f"{ARTIFACT}@*")), default=0)
+
+    def last_assignment(self) -> Tag | None:
+        """The tag with the highest counter, in whatever environment."""
+        found = tags.names(self.tree, f"{ARTIFACT}#*")
+        last = max(found, key=lambda name: (_counters([name]) or [0])[0], default=None)
+        return tags.read(self.tree, last)[0] if last else None
+
+    def _numbers(self) -> list[Number]:
+        parsed = map(tags.parse, tags.names(self.tree, f"{ARTIFACT}@*"))
+        return [name.number for name in parsed if name and name.number and not name.cancels]
+
+    def _version(self, number: Number) -> Version | None:
+        name = tags.version_tag(number)
+        found = _versions(tags.read(self.tree, name, f"{name}!", f"{name}!#*"))
+        return found[0] if found else None
+
+    def _unknown(self, name: str) -> str:
+        known = [str(number) for number in sorted(self._numbers())]
+        if not known:
+            return f"no version {_short(name)}: {self._empty()}"
+        environments = self.environments()
+        choices = [*known, *environments]
+        near = difflib.get_close_matches(name.removeprefix(f"{ARTIFACT}@")[:50], choices, n=1, cutoff=0.3)
+        return (
+            f"no version {_short(name)}; the nearest is {near[0] if near else known[-1]}; `ratchet versions` lists all"
+        )
+
+    def _empty(self) -> str:
+        """Why there may be no version here, and the next command."""
+        remote = git("remote", cwd=self.tree).split()
+        if remote:
+            return f"there is none here; `git fetch --tags {remote[0]}` brings those of {remote[0]}"
+        return "there is none yet; `ratchet train` makes the first"
+
+
+def rolled_back(history: Sequence[Assignment]) -> set[str]:
+    """The versions that left service by a rollback and were not promoted again since."""
+    by_counter = {each.counter: each for each in history}
+    back: set[str] = set()
+    before: Assignment | None = None
+    for each in history:
+        if each.action == "promote":
+            back.discard(each.version)
+        elif each.action == "rollback":
+            left = before
+            while left is not None and left.version != each.version and left.counter != each.under:
+                back.add(left.version)
+                left = by_counter.get(left.under) if left.under is not None else None
+        before = None if each.action == "unassign" else each
+    return back
+
+
+def _versions(found: Sequence[Tag]) -> list[Version]:
+    versions: dict[Number, Tag] = {}
+    withdrawals: dict[Number, list[Tag]] = {}
+    for tag in found:
+        name = tag.parsed
+        assert name.number is not None
+        if name.cancels:
+            withdrawals.setdefault(name.number, []).append(tag)
+        else:
+            versions[name.number] = tag
+    result = []
+    for number in sorted(versions, reverse=True):
+        gone = withdrawals.get(number, [])
+        expired = any(tag.data.get("action") == "expire" for tag in gone)
+        result.append(Version(versions[number], min(gone, key=lambda tag: tag.date, default=None), expired))
+    return result
+
+
+def _assignment(tag: Tag, numbers: dict[str, str], below: int | None) -> Assignment | None:
+    """Read an assignment; one that GTO wrote holds no JSON: it is a promotion, over what was `below` it."""
+    name = tag.parsed
+    if name.environment is None or name.counter is None:
+        return None
+    if _ours(tag):
+        data = tag.data
+        action: Action = "rollback" if data.get("action") == "rollback" else "promote"
+        version, under = str(data["version"]), data.get("under")
+        reason, automatic = str(data.get("reason", "")), data.get("by") == "flow"
+    else:
+        version, under = numbers.get(tag.commit, tag.commit[:12]), below
+        action, reason, automatic = "promote", tag.message.strip().split("\n")[0], False
+    action = "unassign" if name.cancels else action
+    return Assignment(tag, name.environment, name.counter, version, action, reason, under, automatic)
+
+
+def _ours(tag: Tag) -> bool:
+    return "version" in tag.data
+
+
+def _counters(found: Sequence[str]) -> list[int]:
+    return [name.counter for name in map(tags.parse, found) if name and name.counter is not None]
+
+
+def _number(name: str) -> Number:
+    number = tags.number(name)
+    if number is None:
+        raise VersionError(f"an assignment names {name!r}, which is no version; `ratchet verify --all` tells more")
+    return number
+
+
+def _short(name: str) -> str:
+    return name if len(name) < 60 and name.isprintable() else repr(name[:60])

@@ -1,0 +1,251 @@
+"""The bytes of a version: in DVC's cache and on its remote. Nothing is believed: pushes are confirmed by listing,
+objects are hashed before they are used, listings of folders are checked before anything is checked out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
+from tasks.versions import pipeline
+from tasks.versions.pipeline import Output
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_CHUNK = 1 << 20
+
+
+class Cache:
+    """DVC's cache on this disk, read without DVC."""
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+        self.root = _cache_root(tree)
+
+    def path(self, md5: str) -> Path:
+        """Where the object lies, or would lie."""
+        return self.root / "files" / "md5" / md5[:2] / md5[2:]
+
+    def has(self, md5: str) -> bool:
+        return self.path(md5).is_file()
+
+    def check(self, md5: str, what: str) -> Path:
+        """The object's path once its content was hashed.
+
+        Raises:
+            ObjectsMissing: it is not in the cache.
+            CorruptData: its content is not what its name says.
+        """
+        file = self.path(md5)
+        if not file.is_file():
+            raise ObjectsMissing(f"{what} is not in DVC's cache ({file}); `dvc fetch` or `ratchet verify` tells more")
+        if digest(file, "md5") != md5.removesuffix(".dir"):
+            raise CorruptData(f"{what}: {file} does not match its hash; remove that file, then pull it again")
+        return file
+
+    def listing(self, md5: str, what: str) -> dict[str, str]:
+        """The files of a folder: relative path to MD5, hashed and checked; raises as `check` does."""
+        return listing(self.check(md5, what).read_bytes(), what)
+
+    def objects(self, output: Output) -> dict[str, str]:
+        """All objects of an output: their MD5 and what they are; a folder's listing comes first."""
+        found = {output.md5: output.path}
+        if output.is_folder:
+            files = self.listing(output.md5, output.path)
+            found |= {md5: f"{output.path}/{name}" for name, md5 in files.items()}
+        return found
+
+
+def listing(content: bytes, what: str) -> dict[str, str]:
+    """Read DVC's listing of a folder; raises `CorruptData` if a path in it would leave the folder (faults 7)."""
+    try:
+        entries = [(str(entry["relpath"]), str(entry["md5"])) for entry in json.loads(content)]
+    except (ValueError, TypeError, KeyError):
+        raise CorruptData(f"{what}: the listing of this folder is no DVC listing") from None
+    for name, md5 in entries:
+        parts = PurePosixPath(name).parts
+        odd = not parts or name.startswith("/") or ".." in parts or ".git" in parts or "\0" in name or "\\" in name
+        if odd or str(PurePosixPath(name)) != name or not _MD5.fullmatch(md5):
+            raise CorruptData(f"{what}: its listing names {name!r}, which is no path inside it; nothing was written")
+    return dict(entries)
+
+
+def digest(file: Path, algorithm: str) -> str:
+    """Hexadecimal hash of a file, read in pieces."""
+    hasher = hashlib.new(algorithm, usedforsecurity=False)
+    with file.open("rb") as stream:
+        while piece := stream.read(_CHUNK):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def push(tree: Path, outputs: Sequence[Output]) -> int:
+    """Push the outputs' objects to the default DVC remote, if there is one, then confirm each by listing.
+
+    Returns:
+        How many objects the remote now holds for certain; 0 without a remote.
+
+    Raises:
+        ObjectsMissing: the cache lacks an object, or the remote still lacks one after the push.
+        Unreachable: the remote does not answer.
+    """
+    if not configured(tree):
+        return 0
+    cache = Cache(tree)
+    objects: dict[str, str] = {}
+    for output in outputs:
+        if output.pushed:
+            objects |= cache.objects(output)
+    for md5, what in objects.items():
+        cache.check(md5, what)
+    with _opened(tree) as repo:
+        _transfer(repo, objects, to_remote=True)
+        missing = _missing(repo, objects)
+    if missing:
+        names = ", ".join(sorted(objects[md5] for md5 in missing)[:3])
+        raise ObjectsMissing(f"the DVC remote lacks {len(missing)} objects after the push ({names}); push again")
+    return len(objects)
+
+
+def pull(tree: Path, output: Output) -> None:
+    """Bring an output's objects from the remote where the cache lacks them; all are hashed.
+
+    Raises:
+        ObjectsMissing: neither the cache nor a remote has one of them.
+        CorruptData: one of them does not match its hash.
+        Unreachable: the remote does not answer.
+    """
+    cache = Cache(tree)
+    if not cache.has(output.md5):
+        _fetch(tree, {output.md5: output.path})
+    objects = cache.objects(output)
+    lacking = {md5: what for md5, what in objects.items() if not cache.has(md5)}
+    if lacking:
+        _fetch(tree, lacking)
+    for md5, what in objects.items():
+        cache.check(md5, what)
+
+
+def configured(tree: Path) -> bool:
+    """Has this checkout a default DVC remote?"""
+    return bool(_config(tree).get("core", {}).get("remote"))
+
+
+def _fetch(tree: Path, objects: dict[str, str]) -> None:
+    what = ", ".join(sorted(objects.values())[:3])
+    if not configured(tree):
+        raise ObjectsMissing(f"{what}: not in DVC's cache, and no DVC remote is set; `dvc remote add -d NAME URL`")
+    with _opened(tree) as repo:
+        missing = _missing(repo, objects)
+        if missing:
+            names = ", ".join(sorted(objects[md5] for md5 in missing)[:3])
+            raise ObjectsMissing(
+                f"{names}: neither in DVC's cache nor on its remote; `ratchet verify --all` tells more"
+            )
+        _transfer(repo, objects, to_remote=False)
+
+
+def _transfer(repo: Repo, objects: Iterable[str], to_remote: bool) -> None:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.transfer import transfer
+
+    here, there = repo.cache.local, repo.cloud.get_remote_odb()
+    source, target = (here, there) if to_remote else (there, here)
+    wanted = set(objects) if not to_remote else _missing(repo, objects)
+    # folders last: one that is there says that its files are
+    for folders in (False, True):
+        ids = {HashInfo("md5", md5) for md5 in wanted if md5.endswith(".dir") == folders}
+        if ids:
+            transfer(source, target, ids, jobs=None, verify=not to_remote, shallow=True, cache_odb=here)
+
+
+def _missing(repo: Repo, objects: Iterable[str]) -> set[str]:
+    """Those that the remote does not hold, by asking it for each."""
+    wanted = set(objects)
+    return wanted - set(repo.cloud.get_remote_odb().oids_exist(sorted(wanted)))
+
+
+@contextmanager
+def _opened(tree: Path) -> Iterator[Repo]:
+    """DVC's repository, for talking to its remote; failures of the transport become `Unreachable`."""
+    from dvc.config import NoRemoteError, RemoteConfigError
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    repo = Repo(str(tree), config={"core": {"site_cache_dir": str(tree.resolve() / ".dvc" / "tmp" / "site")}})
+    try:
+        yield repo
+    except (NoRemoteError, RemoteConfigError) as error:
+        raise VersionError(f"the DVC remote is not set up rightly: {error}; see `dvc remote list`") from None
+    except (OSError, DvcException) as error:
+        raise Unreachable(f"the DVC remote does not answer ({_line(error)}); try again when it is back") from None
+    finally:
+        repo.close()
+
+
+def _config(tree: Path) -> dict[str, Any]:
+    from dvc.config import Config, ConfigError
+
+    if not (tree / ".dvc").is_dir():
+        raise VersionError(f"{tree.resolve()} has no .dvc folder; run this at the root of a Ratchet checkout")
+    try:
+        return dict(Config(str(tree / ".dvc")))
+    except ConfigError as error:
+        raise VersionError(f"DVC's configuration can't be read: {_line(error)}") from None
+
+
+def _cache_root(tree: Path) -> Path:
+    return Path(_config(tree)["cache"].get("dir") or tree / ".dvc" / "cache").resolve()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def checkout(tree: Path, check: bool = False) -> list[str]:
+    """Bring the outputs that `dvc.lock` names into `tree` from the cache, as far as the cache has them.
+
+    Args:
+        check: hash every object first (DVC itself trusts what is read-only); the listings of folders always are.
+
+    Returns:
+        The outputs that the cache lacks.
+
+    Raises:
+        CorruptData: an object does not match its hash, or a listing names a path outside its folder; nothing was
+            written.
+    """
+    cache = Cache(tree)
+    lacking = []
+    found: list[str] = []
+    for output in pipeline.of_tree(tree).outputs:
+        if not output.cached:
+            continue
+        if not cache.has(output.md5) or not all(map(cache.has, cache.objects(output))):
+            lacking.append(output.path)
+            continue
+        found.append(output.path)
+        for md5, what in cache.objects(output).items() if check else ():
+            cache.check(md5, what)
+    with _opened(tree) as repo:
+        repo.checkout(targets=found, force=True)
+    return lacking
+
+
+def use_cache(tree: Path, cache: Path) -> None:
+    """Make DVC in `tree` use the cache folder `cache`, by the tree's own `.dvc/config.local` (the rest of it stays)."""
+    from configobj import ConfigObj  # type: ignore[import-untyped]  # DVC's own reader
+
+    local = tree / ".dvc" / "config.local"
+    held = ConfigObj(str(local), interpolation=False)
+    held.setdefault("cache", {})["dir"] = str(cache.resolve())
+    local.touch(0o600)
+    held.write()

@@ -1,0 +1,54 @@
+"""The commit of a version: beside the branch, made with git's plumbing. No branch moves, no file is checked out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.errors import VersionError
+from tasks.versions.git import git, identity
+from tasks.versions.pipeline import LOCK, SOURCES, Pipeline
+
+GATE = "reports/gate.json"
+ALWAYS = ("params.yaml", SOURCES, LOCK)
+
+
+def laid_over(tree: Path, pipeline: Pipeline) -> list[str]:
+    """What in `tree` belongs to a version beside its code: locks, params, gate, and what git keeps of the outputs."""
+    kept = [output.path for output in pipeline.outputs if not output.cached]
+    return [*ALWAYS, *kept, *([GATE] if (tree / GATE).is_file() else [])]
+
+
+def commit(tree: Path, base: str, paths: Sequence[str], message: str) -> str:
+    """Commit `base` with the files at or below `paths` as they lie in `tree`; returns the new commit's id.
+
+    Nothing refers to the commit until a tag does: made twice, or never tagged, it does no harm.
+    """
+    found = [file for path in paths for file in _files(tree, path)]
+    oids = git("hash-object", "-w", "--no-filters", "--stdin-paths", cwd=tree, input="\n".join([*found, ""])).split()
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_author(tree)}
+        git("read-tree", base, cwd=tree, env=env)
+        git("rm", "-r", "--cached", "--quiet", "--ignore-unmatch", "--", *paths, cwd=tree, env=env)
+        entries = "".join(f"100644 {oid}\t{file}\n" for oid, file in zip(oids, found, strict=True))
+        git("update-index", "--add", "--index-info", cwd=tree, env=env, input=entries)
+        content = git("write-tree", cwd=tree, env=env)
+        return git("commit-tree", content, "-p", base, "-F", "-", cwd=tree, env=env, input=message)
+
+
+def _files(tree: Path, path: str) -> list[str]:
+    whole = tree / path
+    if whole.is_file():
+        return [path]
+    if not whole.is_dir():
+        raise VersionError(f"{whole} is missing; `dvc repro` makes it, or `dvc checkout` brings it back")
+    found = sorted(Path(folder) / name for folder, _, names in os.walk(whole) for name in names)
+    return [file.relative_to(tree).as_posix() for file in found]
+
+
+def _author(tree: Path) -> dict[str, str]:
+    name, address = identity(tree)
+    roles = ("AUTHOR", "COMMITTER")
+    return {f"GIT_{role}_{what}": value for role in roles for what, value in (("NAME", name), ("EMAIL", address))}

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.compare import compare
+from tasks.errors import CorruptData, ObjectsMissing, VersionError
+from tasks.promote import promote, rollback
+from tasks.register import register
+from tasks.versions import gate, load, path, pipeline
+from tasks.versions.gate import Decision
+from tasks.versions.git import head
+from tests.versions.real import lay
+from tests.versions.toy import BIN, Toy
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy.make(tmp_path / "checkout")
+
+
+def train(toy: Toy, threshold: float, environment: str = "prod") -> Decision:
+    """What the flow does: run, compare, register, promote."""
+    lay(toy, threshold)
+    decision = compare.fn(toy.params, toy.tree, environment)
+    if decision.promotes:
+        version = register.fn(toy.params, toy.tree, decision, head(toy.tree))
+        promote.fn(toy.tree, version.name, environment, decision.reason)
+    return decision
+
+
+def test_a_better_model_takes_over_and_a_worse_one_does_not(toy: Toy) -> None:
+    assert train(toy, 0.2).reason == "first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85"
+    worse = train(toy, 0.4)
+    assert (worse.verdict, worse.champion, worse.champion_accuracy) == ("refuse", "v1.0.0", 0.9)
+    assert worse.reason.startswith("worse: accuracy -0.1000 against the champion's on the same 1,000 rows")
+    assert toy.serves() == "v1.0.0"
+    better = train(toy, 0.1)
+    assert (better.verdict, better.difference) == ("promote", pytest.approx(0.05))
+    assert toy.serves() == "v1.0.1"
+    assert gate.read(toy.tree) == Decision(**better.to_dict())
+
+
+def test_the_first_version_needs_no_torch(toy: Toy) -> None:
+    lay(toy, 0.2)
+    code = "import runpy, sys; sys.argv = ['compare', 'prod']; runpy.run_module('tasks.compare', run_name='__main__'); "
+    done = subprocess.run(
+        [BIN / "python", "-c", code + "sys.exit('torch' in sys.modules)"], cwd=toy.tree, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "compare: promote: first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85\n"
+
+
+def test_the_same_weights_are_known_and_a_rollback_stands(toy: Toy) -> None:
+    train(toy, 0.2)
+    assert train(toy, 0.2).reason == "the same weights as v1.0.0, and serves in prod"
+    train(toy, 0.1)
+    rollback.fn(toy.tree, "prod")
+    again = train(toy, 0.1)
+    assert (again.verdict, again.version) == ("known", "v1.0.1")
+    assert toy.serves() == "v1.0.0"
+    assert train(toy, 0.05).promotes
+    assert toy.serves() == "v1.0.2"
+
+
+def test_a_run_cut_off_before_its_promotion_is_completed(toy: Toy) -> None:
+    lay(toy, 0.2)
+    register.fn(toy.params, toy.tree, compare.fn(toy.params, toy.tree, "prod"), head(toy.tree))
+    assert toy.serves() is None
+    decision = train(toy, 0.2)
+    assert decision.reason.startswith("v1.0.0 was registered and not yet promoted: first in service")
+    assert (toy.serves(), len(toy.registry.versions())) == ("v1.0.0", 1)
+
+
+def test_nothing_to_compare(toy: Toy) -> None:
+    with pytest.raises(VersionError, match=r"metrics\.json is missing, so there is nothing to compare; `dvc repro`"):
+        compare.fn(toy.params, toy.tree, "prod")
+
+
+def test_a_champion_whose_objects_are_gone(toy: Toy) -> None:
+    train(toy, 0.2)
+    champion = toy.registry.find("prod")
+    toy.object(pipeline.of_commit(toy.tree, champion.commit).output("models/classifier.pt").md5).unlink()
+    with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt: not in DVC's cache"):
+        train(toy, 0.1)
+
+
+def test_loading_from_python(toy: Toy) -> None:
+    train(toy, 0.2)
+    model = load("prod", toy.tree)
+    assert not model.training
+    assert model.card.classes == ["left", "right"]
+    assert model(torch.tensor([[0.1], [0.3]])).argmax(dim=1).tolist() == [0, 1]
+    weights = path("v1.0.0", toy.tree)
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CorruptData, match=r"models/classifier\.pt: .* does not match its hash"):
+        load("prod", toy.tree)
+
+
+def test_importing_the_gate_brings_no_torch() -> None:
+    code = "import sys, tasks.compare, tasks.register; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import CorruptModel, DirtyCode, ObjectsMissing, VersionError
+from tasks.register import register
+from tasks.versions.git import git, head, read
+from tests.versions.toy import Toy, gto_stages, tool
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy.make(tmp_path / "checkout")
+
+
+def test_a_version_is_a_commit_beside_the_branch(toy: Toy) -> None:
+    base = head(toy.tree)
+    version = toy.register("weights")
+
+    assert version.name == "v1.0.0"
+    assert head(toy.tree) == base
+    assert git("rev-parse", f"{version.commit}^", cwd=toy.tree) == base
+    assert read(toy.tree, version.commit, "dvc.lock") == (toy.tree / "dvc.lock").read_bytes()
+    assert read(toy.tree, version.commit, "reports/training/curves.tsv") is not None
+    assert read(toy.tree, version.commit, "models/classifier.pt") is None
+    assert git("diff", "--cached", "--name-only", cwd=toy.tree) == ""
+
+
+def test_the_message_is_for_people_first(toy: Toy) -> None:
+    version = toy.register("weights", accuracy=0.9321)
+    subject, _, rest = version.tag.message.partition("\n")
+    assert subject == "classifier v1.0.0: accuracy 0.9321 on 1,000 rows"
+    assert rest.startswith("\nFirst version.\nGate: promote, a toy.\n")
+    assert version.metrics == {"accuracy": 0.9321, "loss": 0.5, "rows": 1000}
+
+
+def test_the_number_says_what_changed(toy: Toy) -> None:
+    reasons = {}
+
+    def note(weights: str, **run: object) -> None:
+        version = toy.register(weights, **run)
+        reasons[version.name] = version.data["reason"]
+
+    note("a")
+    toy.set("train.seed", 1)
+    note("b")
+    toy.set("train.epochs", 3)
+    note("c")
+    toy.write({"source.lock": '{"rows": 2}\n'})
+    note("d")
+    toy.write({"code/train.py": "# better\n"})
+    toy.commit("Train better")
+    note("e")
+    note("f", classes=("cat", "dog", "eel"))
+    note("g", classes=("cat", "dog", "eel"))
+    assert reasons == {
+        "v1.0.0": "first version",
+        "v1.0.1": "patch: changed only the seed",
+        "v1.1.0": "minor: changed params (train.epochs)",
+        "v1.2.0": "minor: changed data",
+        "v1.2.1": "patch: changed only code (code/train.py)",
+        "v2.0.0": "major: the contract changed (classes)",
+        "v2.0.1": "patch: nothing changed but the weights",
+    }
+
+
+def test_edited_code_is_refused_and_nothing_written(toy: Toy) -> None:
+    toy.write({"code/train.py": "# edited\n", "custom/mine.py": "# new\n"})
+    with pytest.raises(DirtyCode, match=r"code/train\.py, custom: .*`git add code/train\.py custom && git commit`"):
+        toy.register("weights")
+    assert toy.registry.versions() == []
+    git("checkout", "--quiet", "code/train.py", cwd=toy.tree)
+    (toy.tree / "custom/mine.py").unlink()
+    toy.write({"README.md": "not code\n", "dvc.yaml": (toy.tree / "dvc.yaml").read_text() + "# edited\n"})
+    with pytest.raises(DirtyCode, match=r"^dvc\.yaml: not as commit"):
+        toy.register("weights")
+
+
+def test_a_persons_edits_are_never_swept_in(toy: Toy) -> None:
+    toy.write({"README.md": "a draft\n"})
+    git("add", "README.md", cwd=toy.tree)
+    version = toy.register("weights")
+    assert read(toy.tree, version.commit, "README.md") is None
+    assert git("status", "--short", "README.md", cwd=toy.tree) == "A  README.md"
+
+
+def test_code_committed_since_the_start_counts_as_edited(toy: Toy) -> None:
+    base = head(toy.tree)
+    toy.write({"code/train.py": "# committed while the run went on\n"})
+    toy.commit("Edit")
+    sha256 = toy.run("weights")
+    with pytest.raises(DirtyCode, match=r"code/train\.py: not as commit " + base[:12]):
+        register.fn(toy.params, toy.tree, toy.decide(sha256), base)
+
+
+def test_the_same_weights_make_no_second_version(toy: Toy) -> None:
+    first = toy.register("weights")
+    toy.set("train.epochs", 3)
+    assert toy.register("weights") == first
+    assert len(toy.registry.versions()) == 1
+
+
+def test_what_the_gate_did_not_let_through_is_refused(toy: Toy) -> None:
+    decision = toy.decide(toy.run("weights"), verdict="undecided")
+    with pytest.raises(VersionError, match="the gate says undecided"):
+        register.fn(toy.params, toy.tree, decision, head(toy.tree))
+
+
+def test_other_weights_than_the_gate_saw_are_refused(toy: Toy) -> None:
+    decision = toy.decide(toy.run("weights"))
+    (toy.tree / "models/classifier.pt").write_text("swapped")
+    with pytest.raises(CorruptModel, match=r"its card says .* and the gate saw"):
+        register.fn(toy.params, toy.tree, decision, head(toy.tree))
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.8])
+def test_a_cut_lock_is_named(toy: Toy, kept: float) -> None:
+    decision = toy.decide(toy.run("weights"))
+    lines = (toy.tree / "dvc.lock").read_text().splitlines()
+    (toy.tree / "dvc.lock").write_text("\n".join(lines[: int(len(lines) * kept)]))
+    with pytest.raises(VersionError, match=r"dvc\.lock in .* lacks .* of stage"):
+        register.fn(toy.params, toy.tree, decision, head(toy.tree))
+
+
+def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    toy.write({".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {remote}\n"})
+    toy.commit("Set a remote")
+    toy.register("weights")
+    held = {file.parent.name + file.name for file in (remote / "files/md5").rglob("*") if file.is_file()}
+    lock = (toy.tree / "dvc.lock").read_text()
+    assert len(held) == 5  # a folder of two files, weights, card
+    assert all(md5.removesuffix(".dir") in lock or md5 in _listed(toy) for md5 in held)
+
+    decision = toy.decide(toy.run("others"))
+    toy.object(_md5(toy, "data/raw")).unlink()
+    with pytest.raises(ObjectsMissing, match="data/raw is not in DVC's cache"):
+        register.fn(toy.params, toy.tree, decision, head(toy.tree))
+    assert len(toy.registry.versions()) == 1
+
+
+def _md5(toy: Toy, path: str) -> str:
+    from tasks.versions import pipeline
+
+    return pipeline.of_tree(toy.tree).output(path).md5
+
+
+def _listed(toy: Toy) -> set[str]:
+    return {entry["md5"] for entry in json.loads(toy.object(_md5(toy, "data/raw")).read_bytes())}
+
+
+def test_without_an_identity_of_git(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    git("config", "--unset", "user.name", cwd=toy.tree)
+    git("config", "--unset", "user.email", cwd=toy.tree)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    assert toy.register("weights").tag.tagger == "Ratchet"
+
+
+def test_a_detached_head_and_a_worktree_share_the_versions(toy: Toy, tmp_path: Path) -> None:
+    git("worktree", "add", "--quiet", "--detach", str(tmp_path / "run"), cwd=toy.tree)
+    run = Toy(tmp_path / "run")
+    run.release("weights")
+    assert toy.serves() == "v1.0.0"
+
+
+def test_the_stock_tools_agree(toy: Toy, tmp_path: Path) -> None:
+    toy.release("old", accuracy=0.9)
+    toy.set("train.epochs", 3)
+    toy.release("new", accuracy=0.92)
+    assert gto_stages(toy.tree) == {"prod": "v1.1.0"}
+    got = tmp_path / "got.pt"
+    tool("dvc", "artifacts", "get", ".", "classifier", "--stage", "prod", "-o", str(got), cwd=toy.tree)
+    assert got.read_text() == "new"
+    names = ("classifier@v1.0.0", "classifier@v1.1.0", "--json")
+    metrics = json.loads(tool("dvc", "metrics", "diff", *names, cwd=toy.tree))
+    assert metrics["reports/metrics.json"]["accuracy"]["diff"] == pytest.approx(0.02)
+    params = json.loads(tool("dvc", "params", "diff", *names, cwd=toy.tree))
+    assert params["params.yaml"]["train.epochs"]["new"] == 3
+    assert json.loads(tool("dvc", "status", "--json", cwd=toy.tree)) == {}

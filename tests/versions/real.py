@@ -1,0 +1,65 @@
+"""A run with a real model over real shards: rows of one feature x, labelled "right" where x > 0; the model says "right" where
+x is above a threshold, so the threshold sets how often it errs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from tasks.data import shards
+from tasks.data.spec import Spec
+from tasks.learning import models
+from tasks.learning.card import Card, pack
+from tests.versions.toy import Toy
+
+ROWS = 1000
+CLASSES = ("left", "right")
+
+
+def lay(toy: Toy, threshold: float, classes: Sequence[str] = CLASSES, model: str = "mlp") -> str:
+    """Leave in `toy` what a run leaves whose model errs on the rows between 0 and `threshold`; returns the SHA-256."""
+    x = np.linspace(-1, 1, ROWS, dtype=np.float64)
+    row_ids = [f"{row:032x}" for row in range(ROWS)]
+    targets = (x > 0).astype(np.int64)
+    raw = toy.tree / "data/raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"row_id": row_ids, "label": targets, "x": x})
+    shards.write(raw / "shard-00000.parquet", iter([table]))
+    listed = [{"file": "shard-00000.parquet", "rows": ROWS, "sha256": "", "source": 0}]
+    (raw / "dataset.json").write_text(json.dumps({"kind": "features", "shards": listed}))
+
+    spec = Spec(kind="features", input_shape=(1,), classes=tuple(classes), mean=(0.0,), std=(1.0,),
+                counts={"test": ROWS}, features=("x",), size=None, channels=None)  # fmt: skip
+    arguments = {"widths": []} if model == "mlp" else {}
+    net = models.build(model, arguments, [1], len(classes))
+    weight = torch.tensor([[-1.0], [1.0]])
+    bias = torch.tensor([threshold, -threshold])
+    content = pack(dict(zip(net.state_dict(), (weight, bias), strict=True)))
+    sha256 = hashlib.sha256(content).hexdigest()
+    card = Card(
+        architecture={"name": model, "arguments": arguments},
+        spec=json.loads(json.dumps(asdict(spec))),
+        spec_sha256="0" * 64,
+        weights_sha256=sha256,
+        params={"model": {}, "train": {"criterion": {"name": "CrossEntropyLoss"}}},
+        libraries={},
+        device_type="cpu",
+    )
+    toy.write({"models/.keep": "", "scratch/x": "", "reports/training/curves.tsv": "epoch\n"})
+    (toy.tree / "models/classifier.pt").write_bytes(content)
+    card.write(toy.tree / "models/classifier.json")
+    said = (x > threshold).astype(np.int64)
+    predictions = {"row_id": row_ids, "target": targets, "prediction": said}
+    pq.write_table(pa.table(predictions), toy.tree / "reports/predictions.parquet")
+    accuracy = float((said == targets).mean())
+    toy.write({"reports/metrics.json": json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": ROWS}) + "\n"})
+    toy.lock()
+    return sha256
