@@ -1,0 +1,74 @@
+"""Score the trained model on the test rows, in float32.
+
+Reads `models/` and `data/prepared/test`; writes `reports/metrics.json`, `reports/predictions.parquet`, `reports/plots/`
+and `reports/report.html`. Params: `evaluate`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.data.files import sha256, write_json, writing
+from tasks.errors import CorruptModel, DataError
+from tasks.learning import metrics, plots, report
+from tasks.learning.card import load_model
+from tasks.learning.predict import probabilities
+from tasks.params import Params
+from tasks.stage import stage
+
+PREPARED = Path("data/prepared")
+
+
+@stage
+def evaluate(params: Params, tree: Path) -> None:
+    """Evaluate in `tree`.
+
+    Raises:
+        CorruptModel: the model's files are not whole, or it was trained on other data than those prepared.
+        DataError: there are no test rows.
+    """
+    test = tree / PREPARED / "test"
+    model, card = load_model(tree / "models/classifier.json", tree / "models/classifier.pt")
+    if card.spec_sha256 != sha256(tree / PREPARED / "spec.json"):
+        raise CorruptModel("models/classifier.json: trained for another data/prepared/spec.json; run `dvc repro train`")
+    inputs, targets = np.load(test / "inputs.npy", mmap_mode="r"), np.load(test / "targets.npy")
+    if not len(targets):
+        raise DataError(f"{PREPARED}/test has no rows; raise prepare.test_fraction")
+    began = time.monotonic()
+    given = probabilities(model, card, inputs, params.evaluate.batch_size)
+    rate = len(targets) / (time.monotonic() - began)
+    found = metrics.summary(targets, given, card.classes)
+    row_ids = pq.read_table(test / "meta.parquet", columns=["row_id"])["row_id"]
+    _write_predictions(tree / "reports/predictions.parquet", row_ids, targets, given)
+    plots.write(tree / "reports/plots", targets, given, card.classes)
+    report.write(tree / "reports/report.html", found, card, inputs, targets, given, params.evaluate.worst)
+    write_json(tree / "reports/metrics.json", found)
+    print(
+        f"evaluate: {len(targets):,} rows, accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, "
+        f"{rate:,.0f} rows/s",
+        flush=True,
+    )
+
+
+def _write_predictions(path: Path, row_ids: pa.ChunkedArray, targets: np.ndarray, given: np.ndarray) -> None:
+    width = given.shape[1]
+    offsets = pa.array(np.arange(0, given.size + 1, width, dtype=np.int32))
+    table = pa.table(
+        {
+            "row_id": row_ids,
+            "target": targets,
+            "prediction": given.argmax(1),
+            "probabilities": pa.ListArray.from_arrays(offsets, pa.array(given.ravel())),
+        }
+    )
+    with writing(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
+
+
+if __name__ == "__main__":
+    evaluate.main()

@@ -1,0 +1,93 @@
+"""The card beside the weights: all that rebuilds a model. Weights are read only through it, never as pickled code."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.data.files import write_json
+from tasks.data.spec import Spec
+from tasks.errors import CorruptModel, TrainingError
+from tasks.learning import models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """`models/classifier.json`."""
+
+    architecture: dict[str, Any]  # name, arguments
+    spec: dict[str, Any]  # what spec.json held
+    spec_sha256: str
+    weights_sha256: str
+    params: dict[str, Any]  # the sections model and train
+    libraries: dict[str, str]  # versions
+    device_type: str
+
+    @classmethod
+    def read(cls, path: Path) -> Card:
+        """Raises `CorruptModel` if it is missing, no JSON, or lacks a field."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise CorruptModel(f"{path}: there is no card; run `dvc checkout models` or train first") from None
+        except (ValueError, TypeError) as error:
+            raise CorruptModel(f"{path}: this is no card of a model: {error}") from None
+
+    def write(self, path: Path) -> None:
+        write_json(path, dataclasses.asdict(self))
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.spec["classes"])
+
+    @property
+    def criterion(self) -> str:
+        return str(self.params["train"]["criterion"]["name"])
+
+    def parsed_spec(self) -> Spec:
+        return Spec.parse(self.spec)
+
+
+def load_model(card: Path, weights: Path) -> tuple[nn.Module, Card]:
+    """The model of a card, in eval mode on the CPU, after its weights were checked against the card's SHA-256.
+
+    Raises:
+        CorruptModel: the weights are missing, are not those of the card, or do not fit its architecture.
+    """
+    read = Card.read(card)
+    try:
+        content = weights.read_bytes()
+    except FileNotFoundError:
+        raise CorruptModel(f"{weights}: there are no weights; run `dvc checkout models` or train first") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != read.weights_sha256:
+        raise CorruptModel(
+            f"{weights}: SHA-256 {found[:12]}…, but {card} names {read.weights_sha256[:12]}…; not loaded"
+        )
+    architecture = read.architecture
+    try:
+        model = models.build(
+            architecture["name"], architecture["arguments"], read.spec["input_shape"], len(read.spec["classes"])
+        )
+        model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
+    except TrainingError as error:
+        raise CorruptModel(f"{card}: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        raise CorruptModel(f"{weights}: they do not fit {architecture}: {error}") from error
+    return model.eval(), read
+
+
+def pack(state: dict[str, torch.Tensor]) -> bytes:
+    """A `state_dict` as bytes that depend on nothing else: contiguous CPU tensors, no file name inside."""
+    buffer = io.BytesIO()
+    torch.save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,138 @@
+"""The training loop, top to bottom: prepare → (batch → augment → loss → gradients → step)* → evaluate, epoch by epoch.
+
+A position in it is two integers, (epoch, step): which rows come next and every random draw follow from them and the seed
+(batches.py), so a run that was killed goes on from its last checkpoint and ends bit-equal to one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tasks.data.dataset import PreparedDataset
+from tasks.data.spec import Spec
+from tasks.errors import TrainingError
+from tasks.learning import batches, models, precision
+from tasks.learning.augment import augment, mixer
+from tasks.learning.checkpoint import Checkpoints
+from tasks.learning.distributed import ALONE, Group
+from tasks.learning.normalise import Normalise
+from tasks.learning.state import Asked, Row, State, Watch
+from tasks.params import Params, TrainParams
+
+STOPPED = 143  # exit code of a process that SIGTERM ended
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run ends with."""
+
+    weights: dict[str, Tensor]
+    curves: list[Row]  # one per epoch
+    device_type: str
+
+
+def fit(
+    params: Params,
+    spec: Spec,
+    train: PreparedDataset,
+    val: PreparedDataset,
+    checkpoints: Checkpoints,
+    *,
+    group: Group = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = print,
+) -> Trained:
+    """Train the model that `params` describe, from the newest checkpoint if there is one.
+
+    Raises:
+        TrainingError: params do not fit each other or the data, the loss is no number, or memory ran out.
+        SystemExit: `stop` said so; a checkpoint was written.
+    """
+    chosen = params.train
+    torch.set_num_threads(chosen.threads)
+
+    # ── what trains, and where ──────────────────────────────────────────────────────────────────────────────────────
+    plan = precision.plan(chosen, len(train) * _row_bytes(train))
+    state = State.start(params, spec, plan, group, train, val)
+    if saved := checkpoints.load():
+        state.restore(saved)
+        say(f"goes on from epoch {state.epoch + 1}, step {state.step}")
+    say(f"{params.model.name}, {models.parameters(state.model):,} parameters, on {plan}")
+    normalise = Normalise(spec, plan.device, plan.channels_last)
+    mix = mixer(chosen.augment, len(spec.classes))
+    copy = batches.resident(train, plan.device) if plan.resident else None
+    due = time.monotonic() + params.run.checkpoint_seconds
+
+    with _memory_hint(chosen):
+        while not state.finished:
+            # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────
+            began, first = time.monotonic(), state.step
+            watch = Watch(state)
+            order = batches.Order(len(train), chosen.batch_size, chosen.seed, state.epoch, state.step, group)
+            for inputs, targets in batches.batches(train, order, plan.device, params.run.loader_workers, copy):
+                batches.seed_step(chosen.seed, state.epoch, state.step, group.rank)
+                if spec.kind == "image":
+                    inputs = augment(inputs, chosen.augment)
+                inputs = normalise(inputs)
+                if mix is not None:
+                    inputs, targets = mix(inputs, targets)
+                loss = state.learn(inputs, targets)
+                watch.step(loss, stop())
+                if watch.asked_to_stop or time.monotonic() >= due:
+                    watch.settle()
+                    _save(state, checkpoints, group)
+                    due = time.monotonic() + params.run.checkpoint_seconds
+                if watch.asked_to_stop:
+                    raise SystemExit(STOPPED)
+            watch.settle()
+            rate = (state.step - first) / state.steps * len(train) / (time.monotonic() - began)
+
+            # ── how good it is now ──────────────────────────────────────────────────────────────────────────────────
+            try:
+                row = state.close_epoch(_rows(val, chosen, group), normalise, stop)
+            except Asked:
+                _save(state, checkpoints, group)
+                raise SystemExit(STOPPED) from None
+            say(
+                f"epoch {state.epoch}/{chosen.epochs}  loss {row['train_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
+                f"  lr {row['learning_rate']:.2g}  {rate:,.0f} images/s"
+            )
+    return Trained(weights=state.weights(), curves=state.curves, device_type=plan.device.type)
+
+
+def _save(state: State, checkpoints: Checkpoints, group: Group) -> None:
+    if group.leads:
+        checkpoints.save(state.saved(), state.epoch, state.step)
+
+
+def _rows(dataset: PreparedDataset, chosen: TrainParams, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of the rows in their order, a batch at a time."""
+    mine = list(range(group.rank, len(dataset), group.world))
+    for start in range(0, len(mine), chosen.batch_size):
+        yield dataset.__getitems__(mine[start : start + chosen.batch_size])
+
+
+def _row_bytes(dataset: PreparedDataset) -> int:
+    inputs, _ = dataset.__getitems__([0])
+    return inputs.numel() * inputs.element_size()
+
+
+@contextlib.contextmanager
+def _memory_hint(chosen: TrainParams) -> Iterator[None]:
+    """Turn running out of memory into advice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        if not short:
+            raise
+        raise TrainingError(
+            f"out of memory with {chosen.batch_size} rows a step in {chosen.accumulate} parts; set train.batch_size to "
+            f"{max(1, chosen.batch_size // 2)}, or train.accumulate to {chosen.accumulate * 2}"
+        ) from error

@@ -1,0 +1,101 @@
+"""How a device computes: what `auto` means for device, precision, layout, compile, fused kernels and residence.
+
+The table is fixed by device type and capability, and never tried out at run time: a trial would make the weights depend
+on noise. docs/training.md shows it, benchmarks/training.py holds the trials behind it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from tasks.errors import TrainingError
+from tasks.params import TrainParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How this run computes; `why` gives a reason for each choice."""
+
+    device: torch.device
+    bfloat16: bool
+    channels_last: bool
+    compile: bool
+    fused: bool
+    tf32: bool
+    resident: bool
+    why: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if not self.bfloat16:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def __str__(self) -> str:
+        named = {"channels-last": self.channels_last, "compiled": self.compile, "fused": self.fused, "tf32": self.tf32}
+        parts = [
+            f"{self.device}",
+            "bfloat16" if self.bfloat16 else "float32",
+            *(key for key, on in named.items() if on),
+        ]
+        return ", ".join([*parts, *(["resident"] if self.resident else [])]) + f" ({self.why})"
+
+
+def plan(params: TrainParams, data_bytes: int) -> Plan:
+    """What `params` ask for, with every `auto` looked up.
+
+    Args:
+        data_bytes: size of the training inputs, for residence.
+
+    Raises:
+        TrainingError: the device is not there, or cannot do what is asked.
+    """
+    place = device(params.device)
+    fast, why = _bfloat16(place)
+    cuda = place.type == "cuda"
+    room = torch.cuda.mem_get_info(place)[0] // 4 if cuda else 0
+    return Plan(
+        device=place,
+        bfloat16=fast if params.precision == "auto" else params.precision == "bfloat16",
+        channels_last=_switch(params.channels_last, place.type in ("cpu", "cuda")),
+        compile=_switch(params.compile, False),
+        fused=_switch(params.fused, place.type in ("cpu", "cuda")),
+        tf32=_switch(params.tf32, cuda),
+        resident=_switch(params.resident, cuda and data_bytes <= room),
+        why=why if params.precision == "auto" else "as params say",
+    )
+
+
+def _switch(asked: bool | str, automatic: bool) -> bool:
+    return automatic if asked == "auto" else bool(asked)
+
+
+def device(name: str) -> torch.device:
+    """The device of a name; raises `TrainingError` if it is not there."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:
+        raise TrainingError(
+            f"train.device: {name!r} is no device; expected auto, cpu, cuda, cuda:1, mps, ..."
+        ) from None
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    known = wanted.type == "cpu" or (there is not None and there.type == wanted.type)
+    if not known or (wanted.index or 0) >= (torch.accelerator.device_count() if wanted.type != "cpu" else 1):
+        raise TrainingError(f"train.device: {name} is not there; this machine has {there or 'cpu alone'}; take auto")
+    return wanted
+
+
+def _bfloat16(device: torch.device) -> tuple[bool, str]:
+    """Whether bfloat16 is faster than float32 there, and why."""
+    if device.type == "cpu":
+        able = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        return able, f"CPU {'with' if able else 'without'} AVX-512 bf16"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return major >= 8, f"CUDA capability {major}.{minor}, bfloat16 from 8.0 on"
+    return False, f"bfloat16 not measured on {device.type}"

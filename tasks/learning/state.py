@@ -1,0 +1,266 @@
+"""Everything that changes while a model trains: made from params, saved to a checkpoint, restored from one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor, nn, optim
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
+
+from tasks.data.dataset import PreparedDataset
+from tasks.data.spec import Spec
+from tasks.errors import DataError, TrainingError
+from tasks.learning import batches, models, outputs, parts, pretrained
+from tasks.learning.distributed import Group
+from tasks.learning.normalise import Normalise
+from tasks.learning.precision import Plan
+from tasks.params import Params, TrainParams
+
+REMEDY = "lower train.lr, set train.clip to 1.0, or look for extreme values in the data"
+POSITION = ("epoch", "step", "loss", "learning_rate", "curves", "best_loss", "best_epoch")
+PARTS = ("model", "optimizer", "schedule", "ema")
+
+
+class Row(TypedDict):
+    """An epoch's line in reports/training/curves.tsv."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+
+
+class Asked(Exception):
+    """The process was asked to stop."""
+
+
+@dataclass(kw_only=True)
+class State:
+    """A model in training and its position: `step` steps of epoch `epoch` are done."""
+
+    chosen: TrainParams
+    plan: Plan
+    group: Group
+    rows: int  # of an epoch
+    steps: int  # of an epoch
+    model: nn.Module
+    runs: nn.Module  # the model as it is called: compiled, distributed
+    criterion: nn.Module
+    optimizer: optim.Optimizer
+    schedule: LRScheduler | None
+    ema: AveragedModel | None
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0  # sum over the rows of this epoch so far
+    learning_rate: float = 0.0  # of the last step
+    curves: list[Row] = field(default_factory=list)
+    best_loss: float = math.inf  # on the validation rows
+    best_epoch: int = 0
+    best: dict[str, Tensor] | None = None
+
+    @classmethod
+    def start(
+        cls, params: Params, spec: Spec, plan: Plan, group: Group, train: PreparedDataset, val: PreparedDataset
+    ) -> State:
+        """Build all parts and try them on two rows; raises `TrainingError` where they do not fit."""
+        chosen, classes = params.train, len(spec.classes)
+        if not len(train) or not len(val):
+            raise DataError(f"data/prepared: {len(train)} training and {len(val)} validation rows; both need some")
+        steps = batches.steps(len(train), chosen.batch_size)
+        if len(train) // steps < group.world:
+            raise TrainingError(
+                f"train.batch_size: {chosen.batch_size} rows a step are too few for {group.world} processes"
+            )
+        batches.seed_step(chosen.seed, 0, 0, 0)
+        model = models.build(params.model.name, params.model.arguments, spec.input_shape, classes)
+        if params.model.pretrained is not None:
+            pretrained.load(model, params.model.pretrained)
+        criterion = parts.criterion(chosen.criterion, class_counts(train, classes))
+        two, _ = train.__getitems__([0, len(train) - 1])
+        outputs.check(model, criterion, Normalise(spec, torch.device("cpu"))(two), classes)
+        model.to(plan.device)
+        if plan.channels_last:
+            model.to(memory_format=torch.channels_last)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = plan.tf32
+        optimizer = parts.optimizer(chosen, model, plan.fused)
+        each_step = chosen.schedule is not None and chosen.schedule.every == "step"
+        schedule = parts.schedule(chosen, optimizer, chosen.epochs * (steps if each_step else 1))
+        ema = None if chosen.ema is None else AveragedModel(model, multi_avg_fn=_warmed(chosen.ema), use_buffers=True)
+        runs = group.wrap(torch.compile(model) if plan.compile else model, plan.device)  # type: ignore[arg-type]
+        return cls(
+            chosen=chosen,
+            plan=plan,
+            group=group,
+            rows=len(train),
+            steps=steps,
+            model=model,
+            runs=runs.train(),
+            criterion=criterion.to(plan.device),
+            optimizer=optimizer,
+            schedule=schedule,
+            ema=ema,
+        )
+
+    # ── moving ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def finished(self) -> bool:
+        patience = self.chosen.patience
+        return self.epoch >= self.chosen.epochs or (patience is not None and self.epoch - self.best_epoch >= patience)
+
+    def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step on this process's rows of a batch; returns (), the sum of their losses, not waited for."""
+        total = torch.zeros((), device=self.plan.device)
+        count = min(self.chosen.accumulate, len(inputs))
+        whole = batches.rows_of(self.step, self.rows, self.chosen.batch_size)
+        self.optimizer.zero_grad()
+        for part, (some, wanted) in enumerate(
+            zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
+        ):
+            with self.group.gradients(self.runs, wanted=part == count - 1), self.plan.autocast():
+                loss = outputs.loss(self.criterion, self.runs(some), wanted)
+                (loss * (len(some) * self.group.world / whole)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() * len(some)
+        if self.chosen.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.chosen.clip)
+        self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.step()
+        self._move_schedule("step")
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.step += 1
+        return total
+
+    def close_epoch(self, val: Iterable[tuple[Tensor, Tensor]], normalise: Normalise, stop: Callable[[], bool]) -> Row:
+        """Score the validation rows and move on to the next epoch; raises `Asked` (and has moved nothing) on `stop`."""
+        self.group.align(self.model)
+        scored = self.ema.module if self.ema is not None else self.model
+        loss, correct, rows = self._score(scored, val, normalise, stop)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the validation loss became {loss} in epoch {self.epoch + 1}; {REMEDY}")
+        row = Row(
+            epoch=self.epoch + 1,
+            train_loss=round(self.loss / self.rows, 6),
+            val_loss=round(loss / rows, 6),
+            val_accuracy=round(correct / rows, 6),
+            learning_rate=float(f"{self.learning_rate:.6g}"),
+        )
+        self._move_schedule("epoch", row["val_loss"])
+        self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
+        self.curves.append(row)
+        if self.chosen.patience is not None and row["val_loss"] < self.best_loss:
+            self.best_loss, self.best_epoch = row["val_loss"], self.epoch
+            self.best = copy.deepcopy(scored.state_dict())
+        return row
+
+    def weights(self) -> dict[str, Tensor]:
+        """What training is for: the best epoch's weights under `patience`, the average under `ema`, else the last."""
+        if self.best is not None:
+            return self.best
+        return (self.ema.module if self.ema is not None else self.model).state_dict()
+
+    def _score(
+        self, model: nn.Module, rows: Iterable[tuple[Tensor, Tensor]], normalise: Normalise, stop: Callable[[], bool]
+    ) -> tuple[float, float, float]:
+        """Loss, correct answers (both summed) and rows, over all processes; float32."""
+        model.eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        with torch.no_grad():
+            for inputs, targets in rows:
+                if self.group.world == 1 and stop():
+                    raise Asked
+                targets = targets.to(self.plan.device)
+                found = model(normalise(inputs.to(self.plan.device)))
+                loss = outputs.loss(self.criterion, found, targets)
+                correct = outputs.probabilities(self.chosen.criterion.name, found).argmax(1) == targets
+                sums += torch.tensor([float(loss) * len(targets), float(correct.sum()), len(targets)])
+        self.model.train()
+        loss_sum, right, count = self.group.sum(sums.to(self.group.exchange(self.plan.device))).tolist()
+        return loss_sum, right, count
+
+    def _move_schedule(self, moment: str, val_loss: float | None = None) -> None:
+        if self.schedule is None or self.chosen.schedule is None or self.chosen.schedule.every != moment:
+            return
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(val_loss)  # type: ignore[arg-type]  # only ever `every: epoch`, which has one
+        else:
+            self.schedule.step()
+
+    # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def saved(self) -> dict[str, Any]:
+        """Tensors, numbers and strings alone. No state of a random generator: every draw follows from the position."""
+        return {
+            **{name: getattr(self, name) for name in POSITION},
+            "best": self.best,
+            **{name: part.state_dict() for name in PARTS if (part := getattr(self, name)) is not None},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up what `saved` gave."""
+        for name in (*POSITION, "best"):
+            setattr(self, name, saved[name])
+        for name in PARTS:
+            if (part := getattr(self, name)) is not None:
+                part.load_state_dict(saved[name])
+
+
+class Watch:
+    """Reads the loss of a step only after the next one was started, so that a device never waits for its reader."""
+
+    def __init__(self, state: State) -> None:
+        self.asked_to_stop = False
+        self._state = state
+        self._unread: tuple[Tensor, torch.Event | None] | None = None
+
+    def step(self, loss: Tensor, stop: bool) -> None:
+        """Take the () loss of a step and whether this process was asked to stop; read those of the step before."""
+        self.settle()
+        values = self._state.group.sum(torch.stack([loss, torch.full_like(loss, float(stop))]))
+        done = None if values.device.type == "cpu" else torch.Event(values.device)
+        here = values.to("cpu", non_blocking=True)
+        if done is not None:
+            done.record()
+        self._unread = here, done
+
+    def settle(self) -> None:
+        """Read what is not read yet; raises `TrainingError` where the loss is no number."""
+        if self._unread is None:
+            return
+        values, done = self._unread
+        if done is not None:
+            done.synchronize()
+        loss, stop = values.tolist()
+        if not math.isfinite(loss):
+            place = f"epoch {self._state.epoch + 1}, step {self._state.step}"
+            raise TrainingError(f"the loss became {loss} in {place}; nothing was saved from there; {REMEDY}")
+        self._state.loss += loss
+        self.asked_to_stop |= stop > 0
+        self._unread = None
+
+
+def class_counts(dataset: PreparedDataset, classes: int) -> Tensor:
+    """(classes,) int64: rows of each class."""
+    targets = np.asarray(dataset.targets)
+    return torch.from_numpy(np.bincount(targets, minlength=classes))
+
+
+def _warmed(decay: float) -> Callable[..., None]:
+    """An exponential average whose decay grows from 0.1 to `decay`, so that the first weights do not linger."""
+
+    def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, share)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return update

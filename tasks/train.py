@@ -1,0 +1,94 @@
+"""Train the model that params.yaml describes.
+
+Reads `data/prepared/{train,val}` and `data/prepared/spec.json`; writes `models/classifier.pt` (weights),
+`models/classifier.json` (the card that rebuilds the model) and `reports/training/curves.tsv`. Params: `model`, `train`.
+A run that is killed goes on from its last checkpoint when it is started again, and ends bit-equal to one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.data.dataset import PreparedDataset
+from tasks.data.files import sha256, writing
+from tasks.data.spec import Spec
+from tasks.learning import checkpoint, precision
+from tasks.learning.card import Card, pack
+from tasks.learning.checkpoint import Checkpoints
+from tasks.learning.loop import Trained, fit
+from tasks.params import Params
+from tasks.stage import home, stage, stopping
+
+PREPARED = Path("data/prepared")
+CURVES = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
+
+
+@stage(patient=True)
+def train(params: Params, tree: Path) -> None:
+    """Train in `tree`; raises what `loop.fit` raises."""
+    prepared = tree / PREPARED
+    spec = Spec.read(prepared / "spec.json")
+    rows, held_out = (PreparedDataset(prepared / split) for split in ("train", "val"))
+    checkpoints = Checkpoints(home(tree) / ".checkpoints" / _key(params, tree))
+    trained = fit(params, spec, rows, held_out, checkpoints, stop=stopping, say=_say)
+    _write(trained, params, tree)
+    checkpoints.remove()
+
+
+def _say(line: str) -> None:
+    print(f"train: {line}", flush=True)
+
+
+def _key(params: Params, tree: Path) -> str:
+    """Everything that decides the outputs: data, code, params, libraries, the kind of device."""
+    code = [Path(__file__), *sorted((Path(__file__).parent / "learning").glob("*.py"))]
+    own = sorted((tree / "custom").rglob("*.py"))
+    data = sorted(file for part in ("spec.json", "train", "val") for file in _files(tree / PREPARED / part))
+    values = {
+        "model": asdict(params.model),
+        "train": asdict(params.train),
+        "libraries": _libraries(),
+        "device_type": precision.device(params.train.device).type,
+    }
+    return checkpoint.key([*code, *own, *data], values)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+
+
+def _write(trained: Trained, params: Params, tree: Path) -> None:
+    weights = pack(trained.weights)
+    spec = tree / PREPARED / "spec.json"
+    card = Card(
+        architecture={"name": params.model.name, "arguments": dict(params.model.arguments)},
+        spec=json.loads(spec.read_text(encoding="utf-8")),
+        spec_sha256=sha256(spec),
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        params={"model": asdict(params.model), "train": asdict(params.train)},
+        libraries=_libraries(),
+        device_type=trained.device_type,
+    )
+    lines = ["\t".join(CURVES), *("\t".join(f"{dict(row)[name]:.6g}" for name in CURVES) for row in trained.curves)]
+    with writing(tree / "reports/training/curves.tsv") as file:
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with writing(tree / "models/classifier.pt") as file:
+        file.write_bytes(weights)
+    card.write(tree / "models/classifier.json")
+    _say(f"wrote models/classifier.pt, {len(weights):,} bytes, SHA-256 {card.weights_sha256[:12]}")
+
+
+def _libraries() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"numpy": np.__version__, "torch": torch.__version__, "torchvision": version("torchvision")}
+
+
+if __name__ == "__main__":
+    train.main()
