@@ -6,19 +6,18 @@ import time
 from pathlib import Path
 
 from prefect import State, flow
-from tasks.evaluate import evaluate
 
 from flows.outcome import Summary, ended
 from tasks import params
 from tasks.compare import compare
-from tasks.ingest import ingest
-from tasks.prepare import prepare
 from tasks.promote import promote
 from tasks.refresh import refresh
 from tasks.register import register
-from tasks.train import train
-from tasks.validate import validate
+from tasks.stage import StageTask
 from tasks.versions.tree import workplace
+
+ingest, validate, prepare = StageTask("ingest"), StageTask("validate"), StageTask("prepare")
+train, evaluate = StageTask("train"), StageTask("evaluate")
 
 
 @flow(name="training", persist_result=False)
@@ -41,5 +40,5 @@ def training(
         decision = compare(knobs, tree, environment)
         version = register(knobs, tree, decision, place.base) if decision.promotes else None
         if version:
-            promote(tree, version.name, environment, decision.reason)
+            promote(tree, version.name, environment, decision.reason, automatic=True)
         return ended(tree, environment, stages, decision, version, time.monotonic() - started)

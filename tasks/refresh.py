@@ -13,9 +13,10 @@ from tasks.data import lock
 from tasks.data.sources.base import Places
 from tasks.data.sources.kinds import resolve
 from tasks.params import Params
-from tasks.stage import home
+from tasks.stage import home, step
 
 
+@step
 def refresh(params: Params, tree: Path) -> dict[str, Any]:
     """Write `source.lock`; returns what stands in it, and whether that is new.
 
@@ -25,21 +26,4 @@ def refresh(params: Params, tree: Path) -> dict[str, Any]:
     places = Places(tree, home(tree))
     entries = [resolve(source, places) for source in params.ingest.sources]
     changed = lock.write(tree, entries)
-    files = sum(len(entry.get("files", ())) for entry in entries)
-    print(
-        f"refresh: {len(entries)} source{'s'[: len(entries) > 1]}, {files} files, {'new' if changed else 'unchanged'}"
-    )
     return {"changed": changed, "sources": entries}
-
-
-if __name__ == "__main__":
-    import sys
-
-    from tasks import params
-    from tasks.errors import RatchetError
-
-    try:
-        refresh(params.load(), Path())
-    except RatchetError as error:
-        print(f"refresh: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

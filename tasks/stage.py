@@ -3,6 +3,7 @@
     python -m tasks.train     runs the body; this is what `dvc repro` calls. No Prefect.
     train(tree)               inside a flow: a Prefect task that asks DVC whether the stage is out of date. If it is not, it
                               ends at once as *Cached*; if it is, it says why and runs `dvc repro --single-item train`.
+                              A flow writes `train = StageTask("train")` and so needs not import what the stage imports.
     train.fn(params, tree)    the bare function, for tests and notebooks.
 
 A step (`@step`) is the same for what writes git references instead of files: a Prefect task inside a flow, `.fn` elsewhere.
@@ -27,7 +28,7 @@ from tasks.errors import Busy, InputsChanged, NotARepository, PassingFault, Stag
 from tasks.params import Params
 from tasks.process import stopping
 
-__all__ = ["Outcome", "Stage", "Step", "home", "stage", "step", "stopping", "why"]
+__all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "stage", "step", "stopping", "why"]
 
 GRAPH = "dvc.yaml"
 LOCK = "dvc.lock"
@@ -48,47 +49,11 @@ class Outcome:
     startup_s: float  # of that process: the interpreter and its imports
 
 
-class Stage:
-    """See the module's docstring; made by `@stage`."""
+class StageTask:
+    """A stage as a flow calls it. It goes by the name alone, so that no flow's process imports torch."""
 
-    def __init__(self, fn: Callable[[Params, Path], None], patient: bool) -> None:
-        functools.update_wrapper(self, fn)
-        self.fn = fn
-        self.name = fn.__name__
-        self._patient = patient
-
-    def main(self) -> None:
-        """Run the body as this process, in the current directory, and exit."""
-        tree = Path()
-        sys.exit(process.main(self.name, lambda: self._guarded(tree), patient=self._patient))
-
-    def _guarded(self, tree: Path) -> None:
-        """The body, alone in this tree, on inputs that stay as they are.
-
-        DVC hashes a stage's inputs after its command ran; an edit made meanwhile would be recorded as what was used.
-        """
-        with process.locked(tree / ".dvc/tmp/ratchet-stage.lock", f"{tree.resolve()}"):
-            params = parameters.load(tree)
-            before = self._inputs(tree, params)
-            self.fn(params, tree)
-            after = self._inputs(tree, parameters.load(tree))
-        edited = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        if edited:
-            raise InputsChanged(
-                f"{', '.join(edited)} changed while {self.name} ran; nothing was recorded, run it again"
-            )
-
-    def _inputs(self, tree: Path, params: Params) -> dict[str, object]:
-        """What identifies each input now: of a file its inode, size and time; of a section of the params its value."""
-        stage = _graph(tree)[self.name]
-        found: dict[str, object] = {f"params.yaml: {key}": getattr(params, key) for key in stage.get("params", [])}
-        for dep in stage.get("deps", []):
-            path = tree / dep
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file() and "__pycache__" not in file.parts:
-                    stat = file.stat()
-                    found[str(file.relative_to(tree))] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        return found
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def __call__(self, tree: Path) -> Outcome:
         """Bring the stage up to date in `tree`, as a task of the running flow.
@@ -129,6 +94,49 @@ class Stage:
         if status is None:
             return Outcome(self.name, "restored", tuple(reasons), seconds, 0, 0)
         return Outcome(self.name, "ran", tuple(reasons), seconds, status.total_s, status.startup_s)
+
+
+class Stage(StageTask):
+    """A stage with its function; made by `@stage`."""
+
+    def __init__(self, fn: Callable[[Params, Path], None], patient: bool) -> None:
+        super().__init__(fn.__name__)
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self._patient = patient
+
+    def main(self) -> None:
+        """Run the body as this process, in the current directory, and exit."""
+        tree = Path()
+        sys.exit(process.main(self.name, lambda: self._guarded(tree), patient=self._patient))
+
+    def _guarded(self, tree: Path) -> None:
+        """The body, alone in this tree, on inputs that stay as they are.
+
+        DVC hashes a stage's inputs after its command ran; an edit made meanwhile would be recorded as what was used.
+        """
+        with process.locked(tree / ".dvc/tmp/ratchet-stage.lock", f"{tree.resolve()}"):
+            params = parameters.load(tree)
+            before = self._inputs(tree, params)
+            self.fn(params, tree)
+            after = self._inputs(tree, parameters.load(tree))
+        edited = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        if edited:
+            raise InputsChanged(
+                f"{', '.join(edited)} changed while {self.name} ran; nothing was recorded, run it again"
+            )
+
+    def _inputs(self, tree: Path, params: Params) -> dict[str, object]:
+        """What identifies each input now: of a file its inode, size and time; of a section of the params its value."""
+        stage = _graph(tree)[self.name]
+        found: dict[str, object] = {f"params.yaml: {key}": getattr(params, key) for key in stage.get("params", [])}
+        for dep in stage.get("deps", []):
+            path = tree / dep
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and "__pycache__" not in file.parts:
+                    stat = file.stat()
+                    found[str(file.relative_to(tree))] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return found
 
 
 @overload

@@ -27,19 +27,29 @@ class Checkout:
 
     def run(self, *command: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the virtual environment in here; `code` is the exit code that it must have (None: any)."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RATCHET_", "DVC_"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RATCHET_", "DVC_"))
+        }
         path = os.pathsep.join([str(BIN), os.environ["PATH"]])
         done = subprocess.run(
             command,
             cwd=self.path,
-            env={**kept, "PATH": path, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(self.path / ".site"), **environment},
+            env={
+                **kept,
+                "PATH": path,
+                "DVC_NO_ANALYTICS": "1",
+                "DVC_SITE_CACHE_DIR": str(self.path / ".site"),
+                **environment,
+            },
             capture_output=True,
             text=True,
             check=False,
             timeout=240,
             stdin=subprocess.DEVNULL,
         )
-        assert code is None or done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert code is None or done.returncode == code, (
+            f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def ratchet(self, *arguments: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +79,10 @@ class Checkout:
 def clone(path: Path) -> Checkout:
     """This repository as it stands (uncommitted edits too), with params for the sample: one epoch, seconds in all."""
     tracked = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     )
     for name in filter(None, tracked.stdout.decode().split("\0")):
         if (ROOT / name).is_file():

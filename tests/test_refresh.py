@@ -34,8 +34,8 @@ def package(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_named_root_is_pinned_by_the_lock_alone_without_its_place(sample, tree):
-    assert refresh(sample, tree)["changed"]
-    assert not refresh(sample, tree)["changed"]
+    assert refresh.fn(sample, tree)["changed"]
+    assert not refresh.fn(sample, tree)["changed"]
     (entry,) = json.loads((tree / "source.lock").read_text())["sources"]
     assert [file["name"] for file in entry["files"]] == sorted(
         f"FashionMNIST/raw/{file.name}" for file in RAW.iterdir()
@@ -46,11 +46,11 @@ def test_a_named_root_is_pinned_by_the_lock_alone_without_its_place(sample, tree
 
 def test_the_package_of_debian_is_unpacked_and_repaired(configured, package, tree):
     params = configured()
-    refresh(params, tree)
+    refresh.fn(params, tree)
     raw = tree / "data/downloads/FashionMNIST/raw"
     assert {file.name for file in raw.iterdir()} == set(fashion_mnist.FILES)
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"cut")
-    assert not refresh(params, tree)["changed"]
+    assert not refresh.fn(params, tree)["changed"]
     assert sha256(raw / "t10k-labels-idx1-ubyte") == fashion_mnist.FILES["t10k-labels-idx1-ubyte"]
 
 
@@ -63,7 +63,7 @@ def test_nowhere_to_be_had_names_the_hosts_and_three_ways_on(configured, package
     with pytest.raises(
         SourceMissing, match=r"http://127.0.0.1:9/.*Three ways on: `apt-get install .*root.*data/incoming"
     ):
-        refresh(configured(), tree)
+        refresh.fn(configured(), tree)
     assert not (tree / "source.lock").exists()
 
 
@@ -73,25 +73,25 @@ def test_8_a_cut_package_is_not_taken(configured, package, tree, monkeypatch):
     whole = (package / "train-images-idx3-ubyte.gz").read_bytes()
     (package / "train-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceMissing, match=r"missing or not what it should be"):
-        refresh(configured(), tree)
+        refresh.fn(configured(), tree)
     assert not (tree / "data/downloads/FashionMNIST/raw").exists()
     (package / "train-images-idx3-ubyte.gz").write_bytes(whole)
-    refresh(configured(), tree)
+    refresh.fn(configured(), tree)
 
 
 def test_a_path_without_parquet_files_is_named(configured, parquet, tree):
     (tree / "data/incoming").mkdir(parents=True)
     for path in ("data/incoming", "nowhere/*.parquet", "no.parquet"):
         with pytest.raises(SourceMissing, match=f"no parquet file at {path.replace('*', '.*')}; put one there"):
-            refresh(configured(parquet(path)), tree)
+            refresh.fn(configured(parquet(path)), tree)
 
 
 def test_a_file_that_arrives_changes_the_lock(configured, parquet, tree):
     params = configured(parquet("data/incoming/*.parquet"))
     image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
-    assert refresh(params, tree)["changed"]
+    assert refresh.fn(params, tree)["changed"]
     image_file(tree / "data/incoming/b.parquet", pictures(2), [0, 1])
-    result = refresh(params, tree)
+    result = refresh.fn(params, tree)
     assert result["changed"] and [file["name"] for file in result["sources"][0]["files"]] == ["a.parquet", "b.parquet"]
 
 

@@ -1,0 +1,73 @@
+"""The stage decorator: why a stage is out of date, and inputs that change while it runs (fault 32)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks import stage
+from tasks.errors import InputsChanged, NotARepository
+from tasks.params import Params
+from tasks.stage import Stage
+from tests.conftest import ROOT, Checkout
+
+
+def test_nothing_is_out_of_date_after_a_run(released: Checkout) -> None:
+    for name in ("ingest", "validate", "prepare", "train", "evaluate"):
+        assert stage.why(released.path, name) == []
+
+
+def test_it_names_the_param_the_code_and_the_output(copy: Checkout) -> None:
+    copy.set(epochs="3")
+    (copy.path / "models/classifier.json").unlink()
+    code = copy.path / "tasks/train.py"
+    code.write_text(code.read_text() + "\n")
+    assert sorted(stage.why(copy.path, "train")) == [
+        "input tasks/train.py: modified",
+        "output models/classifier.json: deleted",
+        "param train.epochs: 1 → 3",
+    ]
+
+
+def test_a_stage_that_never_ran_says_so(copy: Checkout) -> None:
+    (copy.path / "dvc.lock").unlink()
+    assert stage.why(copy.path, "ingest") == ["it has not run here before"]
+
+
+@pytest.mark.parametrize(
+    ("edited", "named"),
+    [("source.lock", "source.lock"), ("params.yaml", "params.yaml: ingest"), ("tasks/ingest.py", "tasks/ingest.py")],
+)
+def test_an_input_edited_while_its_stage_runs_is_refused(copy: Checkout, edited: str, named: str) -> None:
+    def ingest(params: Params, tree: Path) -> None:
+        file = tree / edited
+        file.write_text(file.read_text().replace("shard_rows: ", "shard_rows: 1") + "\n")
+
+    with pytest.raises(InputsChanged, match=rf"{named} changed while ingest ran; nothing was recorded, run it again"):
+        Stage(ingest, patient=False)._guarded(copy.path)
+
+
+def test_dvc_records_nothing_of_such_a_run(copy: Checkout) -> None:
+    lock = (copy.path / "dvc.lock").read_bytes()
+    verb = copy.path / "tasks/ingest.py"
+    meddling = "    (tree / 'source.lock').write_text((tree / 'source.lock').read_text() + ' ')\n"
+    text = verb.read_text()
+    place = text.index("\n\n\nif __name__")
+    verb.write_text(text[: place + 1] + meddling + text[place + 1 :])
+    done = copy.run("dvc", "repro", "--single-item", "ingest", code=255)
+    assert "source.lock changed while ingest ran" in done.stderr
+    assert (copy.path / "dvc.lock").read_bytes() == lock
+
+
+def test_home_is_the_main_checkout(copy: Checkout, tmp_path: Path) -> None:
+    copy.git("worktree", "add", "--quiet", "--detach", str(tmp_path / "tree"))
+    assert stage.home(tmp_path / "tree") == stage.home(copy.path) == copy.path.resolve()
+    with pytest.raises(NotARepository, match="is not a git repository"):
+        stage.home(tmp_path)
+
+
+def test_every_stage_of_the_graph_has_its_three_doors() -> None:
+    for name in stage._graph(ROOT):
+        text = (ROOT / f"tasks/{name}.py").read_text()
+        assert f"{name}.main()" in text
