@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tasks import params as parameters
 from tasks.data.dataset import PreparedDataset
 from tasks.data.files import sha256, writing
 from tasks.data.spec import Spec
-from tasks.learning import checkpoint, precision
+from tasks.learning import checkpoint, distributed, precision
 from tasks.learning.card import Card, pack
 from tasks.learning.checkpoint import Checkpoints
 from tasks.learning.loop import Trained, fit
@@ -32,13 +34,33 @@ CURVES = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
 @stage(patient=True)
 def train(params: Params, tree: Path) -> None:
     """Train in `tree`; raises what `loop.fit` raises."""
+    Spec.read(tree / PREPARED / "spec.json")
+    folder = home(tree) / ".checkpoints" / _key(params, tree)
+    if params.train.processes > 1 and not distributed.under_torchrun():
+        distributed.launch(params.train.processes, _together, params, tree, folder, stop=stopping)
+    else:
+        _train(params, tree, folder, stopping)
+    Checkpoints(folder).remove()
+
+
+def _train(params: Params, tree: Path, folder: Path, stop: Callable[[], bool]) -> None:
+    """Train in this process, alone or as one of a group, whose leader writes."""
     prepared = tree / PREPARED
     spec = Spec.read(prepared / "spec.json")
     rows, held_out = (PreparedDataset(prepared / split) for split in ("train", "val"))
-    checkpoints = Checkpoints(home(tree) / ".checkpoints" / _key(params, tree))
-    trained = fit(params, spec, rows, held_out, checkpoints, stop=stopping, say=_say)
-    _write(trained, params, tree)
-    checkpoints.remove()
+    with distributed.group(precision.device(params.train.device)) as group:
+        say = _say if group.leads else _silent
+        trained = fit(params, spec, rows, held_out, Checkpoints(folder), group=group, stop=stop, say=say)
+        if group.leads:
+            _write(trained, params, tree)
+
+
+def _together(params: Params, tree: Path, folder: Path) -> None:
+    _train(params, tree, folder, distributed.heed())
+
+
+def _silent(_line: str) -> None:
+    """Followers say nothing."""
 
 
 def _say(line: str) -> None:
@@ -91,4 +113,7 @@ def _libraries() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    train.main()
+    if distributed.follows():
+        _together(parameters.load(), Path(), Path(".checkpoints/none"))
+    else:
+        train.main()

@@ -20,12 +20,10 @@ from tasks.errors import TrainingError
 from tasks.learning import batches, models, precision
 from tasks.learning.augment import augment, mixer
 from tasks.learning.checkpoint import Checkpoints
-from tasks.learning.distributed import ALONE, Group
+from tasks.learning.distributed import ALONE, STOPPED, Group
 from tasks.learning.normalise import Normalise
 from tasks.learning.state import Asked, Row, State, Watch
 from tasks.params import Params, TrainParams
-
-STOPPED = 143  # exit code of a process that SIGTERM ended
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ def fit(
     torch.set_num_threads(chosen.threads)
 
     # ── what trains, and where ──────────────────────────────────────────────────────────────────────────────────────
-    plan = precision.plan(chosen, len(train) * _row_bytes(train))
+    plan = precision.plan(chosen, len(train) * _row_bytes(train), group.local if group.world > 1 else None)
     state = State.start(params, spec, plan, group, train, val)
-    if saved := checkpoints.load():
+    if saved := group.share(checkpoints.load() if group.leads else None):
         state.restore(saved)
         say(f"goes on from epoch {state.epoch + 1}, step {state.step}")
     say(f"{params.model.name}, {models.parameters(state.model):,} parameters, on {plan}")

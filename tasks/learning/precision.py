@@ -43,16 +43,19 @@ class Plan:
         return ", ".join([*parts, *(["resident"] if self.resident else [])]) + f" ({self.why})"
 
 
-def plan(params: TrainParams, data_bytes: int) -> Plan:
+def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan:
     """What `params` ask for, with every `auto` looked up.
 
     Args:
         data_bytes: size of the training inputs, for residence.
+        local: number of this process among those on this machine, each of which has a device of its own.
 
     Raises:
         TrainingError: the device is not there, or cannot do what is asked.
     """
     place = device(params.device)
+    if local is not None and place.type != "cpu":
+        place = device(f"{place.type}:{local}")
     fast, why = _bfloat16(place)
     cuda = place.type == "cuda"
     room = torch.cuda.mem_get_info(place)[0] // 4 if cuda else 0

@@ -183,7 +183,7 @@ class State:
                 correct = outputs.probabilities(self.chosen.criterion.name, found).argmax(1) == targets
                 sums += torch.tensor([float(loss) * len(targets), float(correct.sum()), len(targets)])
         self.model.train()
-        loss_sum, right, count = self.group.sum(sums.to(self.group.exchange(self.plan.device))).tolist()
+        loss_sum, right, count = self.group.sum(sums).tolist()
         return loss_sum, right, count
 
     def _move_schedule(self, moment: str, val_loss: float | None = None) -> None:
