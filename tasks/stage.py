@@ -65,7 +65,7 @@ class StageTask:
         from prefect import State
 
         result = _task(self._repro, self.name, parameters.load(tree).run.retries)(tree)
-        return cast("Outcome", result.data if isinstance(result, State) else result)
+        return cast("Outcome", result.result() if isinstance(result, State) else result)
 
     def _repro(self, tree: Path) -> Any:
         from prefect import get_run_logger
@@ -224,6 +224,8 @@ def why(tree: Path, name: str) -> list[str]:
         raise Busy(f"{name}: {error}") from None
     except DvcException as error:
         raise StageFailed(f"{name}: DVC cannot read the graph: {error}") from None
+    if not entries:
+        return []
     locked = _yaml(tree / LOCK).get("stages", {}).get(name)
     if locked is None:
         return ["it has not run here before"]
