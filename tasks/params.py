@@ -30,26 +30,64 @@ Count = Annotated[StrictInt, Field(ge=0)]
 Positive = Annotated[StrictInt, Field(ge=1)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1)]
 Seconds = Annotated[StrictFloat, Field(gt=0)]
+PathText = Annotated[StrictStr, Field(pattern=r"^[^\x00-\x1f]+$", max_length=1000)]
+Split = Literal["train", "val", "test"]
 
 
 @_section
 class TorchvisionSource:
     type: Literal["torchvision"]
-    name: StrictStr
-    root: StrictStr | None
+    name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z]\w*$", max_length=100)]
+    root: PathText | None
     arguments: dict[str, Any]
 
 
 @_section
 class ParquetSource:
     type: Literal["parquet"]
-    path: StrictStr
+    path: PathText
     label: StrictStr
     image: StrictStr | None
     features: tuple[StrictStr, ...] | None
 
 
-Source = Annotated[TorchvisionSource | ParquetSource, Field(discriminator="type")]
+@_section
+class HuggingFaceSource:
+    type: Literal["huggingface"]
+    repository: Annotated[StrictStr, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$", max_length=200)]
+    config: StrictStr | None
+    revision: Annotated[StrictStr, Field(pattern=r"^\w[\w./-]*$", max_length=200)] | None
+    splits: dict[Split, StrictStr]
+    label: StrictStr
+    image: StrictStr | None
+    features: tuple[StrictStr, ...] | None
+
+
+@_section
+class ImageFolderSource:
+    type: Literal["imagefolder"]
+    path: PathText
+
+
+@_section
+class CsvSource:
+    type: Literal["csv"]
+    path: PathText
+    label: StrictStr
+    features: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+
+
+@_section
+class CustomSource:
+    type: Literal["custom"]
+    source: Annotated[StrictStr, Field(pattern=r"^custom(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*$", max_length=200)]
+    arguments: dict[str, Any]
+
+
+Source = Annotated[
+    TorchvisionSource | ParquetSource | HuggingFaceSource | ImageFolderSource | CsvSource | CustomSource,
+    Field(discriminator="type"),
+]
 
 
 @_section

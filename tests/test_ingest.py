@@ -22,7 +22,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_real_images_become_shards_and_the_same_source_gives_the_same_bytes(sample, tree, tmp_path):
-    refresh(sample, tree)
+    refresh.fn(sample, tree)
     ingest.fn(sample, tree)
     shards = Shards.open(tree / "data" / "raw")
     assert shards.kind == "image" and shards.info["rows"] == 600 and shards.info["classes"][9] == "Ankle boot"
@@ -40,7 +40,7 @@ def test_real_images_become_shards_and_the_same_source_gives_the_same_bytes(samp
 def test_shards_hold_no_more_rows_than_asked(configured, parquet, tree):
     params = configured(parquet(), ingest={"shard_rows": 7})
     image_file(tree / "data/incoming/a.parquet", pictures(20), list(range(20)))
-    refresh(params, tree)
+    refresh.fn(params, tree)
     ingest.fn(params, tree)
     assert [shard.rows for shard in Shards.open(tree / "data" / "raw")] == [7, 7, 6]
 
@@ -48,7 +48,7 @@ def test_shards_hold_no_more_rows_than_asked(configured, parquet, tree):
 def test_a_file_that_is_not_what_the_lock_pins_is_refused(configured, parquet, tree):
     params = configured(parquet())
     file = image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
-    refresh(params, tree)
+    refresh.fn(params, tree)
     image_file(file, pictures(3, seed=1), [0, 1, 2])
     with pytest.raises(SourceChanged, match=r"a.parquet is not what source.lock pins.*ratchet refresh"):
         ingest.fn(params, tree)
@@ -62,7 +62,7 @@ def test_without_a_lock_or_with_that_of_other_sources_nothing_is_read(configured
     with pytest.raises(SourceChanged, match=r"source.lock is not there yet; run `ratchet refresh`"):
         ingest.fn(sample, tree)
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
-    refresh(configured(parquet()), tree)
+    refresh.fn(configured(parquet()), tree)
     with pytest.raises(SourceChanged, match=r"pins other sources than ingest.sources"):
         ingest.fn(sample, tree)
 
@@ -71,7 +71,7 @@ def test_15_sources_without_a_common_schema_are_refused_with_their_difference(co
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
     image_file(tree / "data/incoming/b.parquet", pictures(3, seed=1), ["x", "y", "z"])
     params = configured(parquet("data/incoming/a.parquet"), parquet("data/incoming/b.parquet"))
-    refresh(params, tree)
+    refresh.fn(params, tree)
     with pytest.raises(CorruptData, match=r"source 0 and 1 have other columns: label: int64 / string"):
         ingest.fn(params, tree)
 
@@ -79,7 +79,7 @@ def test_15_sources_without_a_common_schema_are_refused_with_their_difference(co
 def test_15_a_missing_column_is_named_with_those_there(configured, parquet, tree):
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
     params = configured(parquet(label="class"))
-    refresh(params, tree)
+    refresh.fn(params, tree)
     with pytest.raises(CorruptData, match=r"a.parquet has no column class; it has image, label"):
         ingest.fn(params, tree)
 
@@ -87,12 +87,12 @@ def test_15_a_missing_column_is_named_with_those_there(configured, parquet, tree
 def test_one_new_file_leaves_the_others_unread(configured, parquet, tree):
     params = configured(parquet())
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
-    refresh(params, tree)
+    refresh.fn(params, tree)
     ingest.fn(params, tree)
     (entry,) = (tree / ".memo" / "ingest").iterdir()
     before = entry.stat().st_ino
     image_file(tree / "data/incoming/b.parquet", pictures(3, seed=1), [0, 1, 2])
-    assert refresh(params, tree)["changed"]
+    assert refresh.fn(params, tree)["changed"]
     ingest.fn(params, tree)
     assert entry.stat().st_ino == before
     assert len(list((tree / ".memo" / "ingest").iterdir())) == 2

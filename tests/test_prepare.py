@@ -19,7 +19,7 @@ pytest_plugins = ["tests.data.fixtures"]
 
 
 def run(params, tree):
-    refresh(params, tree)
+    refresh.fn(params, tree)
     for stage in (ingest, validate, prepare):
         stage.fn(params, tree)
     return tree / "data" / "prepared"

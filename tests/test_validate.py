@@ -23,7 +23,7 @@ def ingested(configured, parquet, tree):
     def make(images, labels, **columns):
         params = configured(parquet(), validate={"max_bad_fraction": 1.0})
         image_file(tree / "data/incoming/a.parquet", images, labels, **columns)
-        refresh(params, tree)
+        refresh.fn(params, tree)
         ingest.fn(params, tree)
         return params
 
@@ -36,7 +36,7 @@ def bad(tree):
 
 
 def test_real_images_pass(sample, tree):
-    refresh(sample, tree)
+    refresh.fn(sample, tree)
     ingest.fn(sample, tree)
     validate.fn(sample, tree)
     report = json.loads((tree / "reports/validation.json").read_text())

@@ -66,7 +66,7 @@ def read_part(part: Part, shard_rows: int, folder: Path) -> None:
         listed.append({"file": path.name, "rows": count, "sha256": sha256(path)})
     for entry in listed:
         entry["splits"] = sorted(given)
-    columns = {} if schema is None else {field.name: str(field.type) for field in schema}
+    columns = [] if schema is None else [(field.name, str(field.type)) for field in schema]
     fact = {"shards": listed, "columns": columns, "classes": rows.classes, "licence": rows.licence}
     (folder / PART).write_text(to_json(fact))
 
@@ -90,14 +90,18 @@ def _shards(tables: Iterator[pa.Table], rows: int) -> Iterator[Iterator[pa.Table
         yield one()
 
 
+def _columns(fact: dict[str, Any]) -> dict[str, str]:
+    return {name: kind for name, kind in fact["columns"] if name != "split"}
+
+
 def _joined(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One schema for all; raises `CorruptData` that names the first difference."""
     if not facts:
         raise CorruptData("the sources hold no rows; look at ingest.sources in params.yaml")
     first = facts[0]
-    columns = {name: kind for name, kind in first["columns"].items() if name != "split"}
+    columns = _columns(first)
     for fact in facts[1:]:
-        other = {name: kind for name, kind in fact["columns"].items() if name != "split"}
+        other = _columns(fact)
         if other != columns:
             difference = ", ".join(
                 f"{n}: {columns.get(n, 'missing')} / {other.get(n, 'missing')}"
@@ -113,6 +117,6 @@ def _joined(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "label_type": "string" if columns["label"] in ("string", "large_string") else "int",
         "classes": named[0] if named else None,
         "features": [name for name in columns if name not in ("row_id", "label", "image")],
-        "columns": columns,
+        "columns": list(columns.items()),
         "licence": " and ".join(sorted({fact["licence"] for fact in facts if fact["licence"]})) or None,
     }

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.data import parquet
 from tasks.data.files import sha256
 from tasks.errors import CorruptData
 
 DATASET = "dataset.json"
-ROWS = 1000  # in one row group and one batch: it bounds the memory
 
 
 def write(path: Path, batches: Iterator[pa.Table]) -> int:
@@ -34,7 +34,7 @@ def write(path: Path, batches: Iterator[pa.Table]) -> int:
                     use_dictionary=["label"],
                     compression={name: "none" if name == "image" else "zstd" for name in table.column_names},
                 )
-            writer.write_table(table, row_group_size=ROWS)
+            writer.write_table(table, row_group_size=len(table) or None)
             rows += table.num_rows
     finally:
         if writer is not None:
@@ -49,18 +49,13 @@ class Shard:
     sha256: str
     source: int  # which of the sources, from 0
 
-    def batches(self, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pa.Table]:
+    def batches(self, columns: Sequence[str] | None = None, rows: int = parquet.ROWS) -> Iterator[pa.Table]:
         """The rows in order, at most `rows` at once.
 
         Raises:
             CorruptData: the file is cut, or a page does not match its checksum.
         """
-        try:
-            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                for batch in file.iter_batches(rows, columns=columns and list(columns)):
-                    yield pa.Table.from_batches([batch])
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptData(f"{self.path.name} is corrupt: {error}; run `dvc repro --force ingest`") from None
+        return parquet.batches(self.path, columns, rows)
 
     def verify(self) -> None:
         """Raises `CorruptData` unless the file is the one that `dataset.json` lists."""

@@ -9,7 +9,10 @@ A type is a module with three functions:
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import io
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from tasks.data.files import sha256
 from tasks.errors import CorruptData, SourceChanged, SourceMissing
@@ -84,6 +88,25 @@ def verify(path: Path, pinned: dict[str, Any]) -> None:
         raise SourceChanged(
             f"{pinned['name']} is not what source.lock pins (SHA-256 {pinned['sha256'][:12]}…); {again}"
         )
+
+
+def matching(places: Places, path: str, within: str) -> tuple[Path, list[str]]:
+    """The folder, and the names in it, that a path means: a file, a folder (then all `within` it) or a pattern."""
+    found = places.find(path)
+    if found.is_dir():
+        return found, sorted(file.relative_to(found).as_posix() for file in found.glob(within) if file.is_file())
+    if found.is_file():
+        return found.parent, [found.name]
+    plain = list(itertools.takewhile(lambda part: not glob.has_magic(part), found.parts))
+    root, pattern = Path(*plain), "/".join(found.parts[len(plain) :])
+    return root, sorted(file.relative_to(root).as_posix() for file in root.glob(pattern)) if pattern else []
+
+
+def encoded(array: np.ndarray) -> bytes:
+    """A uint8 array (H, W) or (H, W, 3) as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
 
 
 def array_id(array: np.ndarray) -> str:

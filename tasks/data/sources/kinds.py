@@ -31,6 +31,22 @@ def _module(source: Source) -> ModuleType:
 
             return vision
         case "parquet":
-            from tasks.data.sources import parquet
+            from tasks.data.sources import parquet_files
 
-            return parquet
+            return parquet_files
+        case "huggingface":
+            from tasks.data.sources import hub
+
+            return hub
+        case "imagefolder":
+            from tasks.data.sources import folders
+
+            return folders
+        case "csv":
+            from tasks.data.sources import csv_files
+
+            return csv_files
+        case "custom":
+            from tasks.data.sources import customs
+
+            return customs

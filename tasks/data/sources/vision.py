@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tasks.data.sources import fashion_mnist
-from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, image_table, pin
+from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table, pin
 from tasks.errors import CorruptData, ParamsError, SourceMissing, Unreachable
 from tasks.params import TorchvisionSource
 
@@ -130,12 +131,7 @@ def _encoded(path: Any) -> bytes:
 
 def _bytes(image: Any) -> tuple[bytes, str]:
     """The encoded image and its row_id: a file's own bytes, or an array as a PNG that is named by its pixels."""
-    import hashlib
-
-    import numpy as np
-
     if isinstance(image, bytes):
         return image, hashlib.blake2b(image, digest_size=16).hexdigest()
-    encoded = io.BytesIO()
-    image.save(encoded, "PNG")
-    return encoded.getvalue(), array_id(np.asarray(image))
+    array = np.asarray(image)
+    return encoded(array), array_id(array)

@@ -1,0 +1,26 @@
+"""An example of a source: two clouds of points in the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+class Blobs:
+    classes = ("left", "right")
+    licence = "CC0-1.0"
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self._rows, self._seed = rows, seed
+
+    def revision(self) -> str:
+        return f"{self._rows} rows of seed {self._seed}"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        random = np.random.default_rng(self._seed)
+        for row in range(self._rows):
+            label = row % 2
+            x, y = random.normal([4 * label - 2, 0], 1)
+            yield {"label": label, "x": float(x), "y": float(y)}

@@ -1,0 +1,70 @@
+"""A class in `custom/` that yields rows; see custom/README.md."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table
+from tasks.errors import CorruptData, ParamsError
+from tasks.params import CustomSource
+
+ROWS = 100  # in one batch
+
+
+class RowSource(Protocol):
+    """What the class has to offer; it is called with the source's `arguments`."""
+
+    def revision(self) -> str:
+        """Anything that differs once the rows do: a date upstream, a hash, a counter."""
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """`label`, and `image` (encoded bytes, or a uint8 array (H, W) or (H, W, 3)) or numeric features; maybe `split`."""
+
+
+def resolve(source: CustomSource, _: Places) -> Entry:
+    return {"class": source.source, "resolved": str(_made(source).revision())}
+
+
+def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
+    return [Part(source, places.tree, (), {"resolved": entry["resolved"]})]
+
+
+def read(part: Part) -> Rows:
+    made = _made(part.source)
+    return Rows(_batches(made, part.source.source), getattr(made, "classes", None), getattr(made, "licence", None))
+
+
+def _made(source: CustomSource) -> RowSource:
+    module, _, name = source.source.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ParamsError(f"ingest.sources: no class {source.source}: {error}") from None
+    made: RowSource = found(**source.arguments)
+    return made
+
+
+def _batches(made: RowSource, name: str) -> Iterator[pa.Table]:
+    rows = iter(made.rows())
+    while batch := list(itertools.islice(rows, ROWS)):
+        if any(row.keys() != batch[0].keys() or "label" not in row for row in batch):
+            raise CorruptData(
+                f"{name}: every row needs the same keys, one of them label; they begin with {list(batch[0])}"
+            )
+        columns = {key: [row[key] for row in batch] for key in batch[0]}
+        labels = pa.array(columns.pop("label"))
+        if "image" not in columns:
+            yield pa.table({"label": labels, **columns})
+            continue
+        images = columns.pop("image")
+        arrays = [isinstance(image, np.ndarray) for image in images]
+        if all(arrays):
+            columns["row_id"] = [array_id(image) for image in images]
+            images = [encoded(image) for image in images]
+        yield image_table(images, labels, **columns)

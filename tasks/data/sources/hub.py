@@ -1,0 +1,104 @@
+"""A data set of the Hugging Face Hub, at the commit that source.lock pins. A token comes from the environment only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows
+from tasks.errors import CorruptData, SourceMissing, Unreachable
+from tasks.params import HuggingFaceSource
+
+ROWS = 100  # in one batch
+
+
+def resolve(source: HuggingFaceSource, _: Places) -> Entry:
+    from huggingface_hub import HfApi
+
+    with _answering(source):
+        info = HfApi().dataset_info(source.repository, revision=source.revision)
+        card = info.card_data
+        licence = card.get("license") if card is not None else None
+        return {"repository": source.repository, "resolved": info.sha, "licence": licence}
+
+
+def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]:
+    detail = {"resolved": entry["resolved"], "licence": entry["licence"]}
+    root = places.downloads / "huggingface"
+    return [Part(source, root, (), {**detail, "split": split}) for split in source.splits]
+
+
+def read(part: Part) -> Rows:
+    import datasets
+
+    source: HuggingFaceSource = part.source
+    datasets.disable_progress_bars()
+    with _answering(source):
+        data = datasets.load_dataset(
+            source.repository,
+            source.config,
+            split=source.splits[part.detail["split"]],
+            revision=part.detail["resolved"],
+            cache_dir=str(part.root),
+        )
+    wanted = [source.label, *([source.image] if source.image else source.features or [])]
+    if missing := [name for name in wanted if name not in data.column_names]:
+        has = ", ".join(data.column_names)
+        raise CorruptData(
+            f"{source.repository} has no column {', '.join(missing)}; it has {has}; correct ingest.sources"
+        )
+    if source.image:
+        data = data.cast_column(source.image, datasets.Image(decode=False))
+    label = data.features[source.label]
+    classes = list(label.names) if isinstance(label, datasets.ClassLabel) else None
+    return Rows(_batches(data.select_columns(wanted), part), classes, part.detail["licence"])
+
+
+def _batches(data: Any, part: Part) -> Iterator[pa.Table]:
+    source = part.source
+    for table in data.with_format("arrow").iter(ROWS):
+        if source.image:
+            images = pa.array([_bytes(image) for image in table[source.image].to_pylist()], IMAGE)
+            table = table.set_column(table.column_names.index(source.image), "image", images)
+        split = pa.array([part.detail["split"]] * len(table), pa.string())
+        yield table.rename_columns(["label", *table.column_names[1:]]).append_column("split", split)
+
+
+def _bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An image that the Hub keeps as a file of its own comes as a path into the cache."""
+    if image is None or image["bytes"] is not None:
+        return image
+    path = Path(image["path"])
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+@contextmanager
+def _answering(source: HuggingFaceSource) -> Iterator[None]:
+    import datasets.exceptions
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"{source.repository} at {source.revision or 'its newest commit'}"
+    try:
+        yield
+    except (RepositoryNotFoundError, RevisionNotFoundError, DatasetNotFoundError, HFValidationError) as error:
+        cause = str(error).splitlines()[0]
+        raise SourceMissing(f"ingest.sources: the Hub has no {where} ({cause}); correct it, or set HF_TOKEN") from None
+    except (OfflineModeIsEnabled, OSError) as error:
+        raise Unreachable(f"the Hub does not answer for {where}: {str(error).splitlines()[0]}; try again") from None
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        cause = " ".join(str(error).split())
+        raise CorruptData(f"{where} cannot be read: {cause}; correct ingest.sources") from None
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "huggingface_hub"):
+            raise Unreachable(f"the Hub does not answer for {where}: {type(error).__name__}; try again") from None
+        raise

@@ -1,0 +1,114 @@
+"""A Hub on loopback with one data set, for the real client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+REPOSITORY = "friends/toys"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@contextmanager
+def hub(files: dict[str, bytes], cut: set[str] | None = None) -> Iterator[str]:
+    """Serve `files` (by their name in the repository); yields the endpoint. What is in `cut` breaks off half way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            route, _, _ = self.path.partition("?")
+            info = f"/api/datasets/{REPOSITORY}"
+            if route == info or route.startswith(f"{info}/revision/"):
+                self.answer(about(files))
+            elif route.startswith(f"{info}/tree/"):
+                below = "/".join(route[len(f"{info}/tree/") :].split("/")[1:])
+                self.answer(listing(files, below))
+            elif route.startswith(f"/datasets/{REPOSITORY}/resolve/"):
+                self.file(route.split("/", 6)[6] if COMMIT in route or "/main/" in route else "")
+            else:
+                self.missing()
+
+        do_HEAD = do_GET
+
+        def do_POST(self) -> None:
+            asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            self.answer(
+                [
+                    entry(name, body)
+                    for name, body in files.items()
+                    if name in asked or name.replace("/", "%2F") in asked
+                ]
+            )
+
+        def file(self, name: str) -> None:
+            if name not in files:
+                self.missing("EntryNotFound")
+                return
+            self.respond(files[name], {"ETag": f'"{etag(files[name])}"', "X-Repo-Commit": COMMIT})
+
+        def answer(self, content: Any) -> None:
+            self.respond(json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+        def missing(self, code: str = "RepoNotFound") -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def respond(self, body: bytes, headers: dict[str, str]) -> None:
+            self.send_response(200)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                broken = any(self.path.endswith(name) for name in cut or ())
+                self.wfile.write(body[: len(body) // 2] if broken else body)
+                self.close_connection = True
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def etag(body: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+def entry(name: str, body: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": name, "size": len(body), "oid": etag(body)}
+
+
+def listing(files: dict[str, bytes], below: str) -> list[dict[str, Any]]:
+    """What lies directly in a folder."""
+    start = f"{below}/" if below else ""
+    inside = [name for name in files if name.startswith(start)]
+    folders = {start + name[len(start) :].split("/")[0] for name in inside if "/" in name[len(start) :]}
+    made = [{"type": "directory", "path": name, "size": 0, "oid": etag(name.encode())} for name in sorted(folders)]
+    return made + [entry(name, files[name]) for name in inside if "/" not in name[len(start) :]]
+
+
+def about(files: dict[str, bytes]) -> dict[str, Any]:
+    return {
+        "id": REPOSITORY,
+        "sha": COMMIT,
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "tags": [],
+        "downloads": 0,
+        "likes": 0,
+        "cardData": {"license": "mit"},
+        "siblings": [{"rfilename": name} for name in files],
+    }
