@@ -106,6 +106,8 @@ def _data(
         "contract": number.contract(card["spec"]),
         "gate": decision.to_dict(),
         "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
+        "libraries": card.get("libraries", {}),
+        "device_type": card.get("device_type"),
         "hashes": {output.path: output.md5 for output in run.outputs},
         "reason": why,
         "weights_sha256": decision.weights_sha256,

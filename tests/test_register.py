@@ -136,8 +136,8 @@ def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Pat
     assert all(md5.removesuffix(".dir") in lock or md5 in _listed(toy) for md5 in held)
 
     decision = toy.decide(toy.run("others"))
-    toy.object(_md5(toy, "data/raw")).unlink()
-    with pytest.raises(ObjectsMissing, match="data/raw is not in DVC's cache"):
+    toy.object(_md5(toy, "models/classifier.pt")).unlink()
+    with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt is not in DVC's cache"):
         register.fn(toy.params, toy.tree, decision, head(toy.tree))
     assert len(toy.registry.versions()) == 1
 

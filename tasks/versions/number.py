@@ -59,15 +59,16 @@ def successor(newest: Number, what: Change) -> tuple[Number, str]:
 
 def changed_params(old: Pipeline, new: Pipeline) -> list[str]:
     """Dotted names of the params, among those that stages list, whose values differ."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
-def _flat(pipeline: Pipeline) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(pipeline: Pipeline) -> dict[str, Any]:
+    """The params that stages list, by dotted name."""
+    found: dict[str, Any] = {}
     for sections in pipeline.params.values():
-        _flatten(sections, "", flat)
-    return flat
+        _flatten(sections, "", found)
+    return found
 
 
 def _flatten(value: Mapping[str, Any], prefix: str, into: dict[str, Any]) -> None:

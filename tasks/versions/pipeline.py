@@ -56,18 +56,22 @@ class Pipeline:
         return {path: md5 for path, md5 in self.inputs.items() if path != SOURCES}
 
 
-def of_tree(tree: Path) -> Pipeline:
-    """The pipeline as it lies in a checkout; raises `VersionError` where it is not whole."""
-    return parse(_file(tree / PIPELINE), _file(tree / LOCK), str(tree))
+def of_tree(tree: Path, whole: bool = True) -> Pipeline:
+    """The pipeline as it lies in a checkout; raises `VersionError` where it is not whole.
+
+    Args:
+        whole: False takes what `dvc.lock` holds, as where new code has stages that never ran.
+    """
+    return parse(_file(tree / PIPELINE), _file(tree / LOCK), str(tree), whole)
 
 
-def of_commit(tree: Path, commit: str) -> Pipeline:
+def of_commit(tree: Path, commit: str, whole: bool = True) -> Pipeline:
     """The pipeline that a commit holds; raises `VersionError` where it is not whole."""
-    return parse(read(tree, commit, PIPELINE), read(tree, commit, LOCK), f"commit {commit[:12]}")
+    return parse(read(tree, commit, PIPELINE), read(tree, commit, LOCK), f"commit {commit[:12]}", whole)
 
 
-def parse(pipeline: bytes | None, lock: bytes | None, where: str) -> Pipeline:
-    """Read both files; every stage, dep and output of `dvc.yaml` has to stand in `dvc.lock`.
+def parse(pipeline: bytes | None, lock: bytes | None, where: str, whole: bool = True) -> Pipeline:
+    """Read both files; if `whole`, every stage, dep and output of `dvc.yaml` has to stand in `dvc.lock`.
 
     A truncated `dvc.lock` often still parses, hence the check.
     """
@@ -77,8 +81,11 @@ def parse(pipeline: bytes | None, lock: bytes | None, where: str) -> Pipeline:
     params: dict[str, dict[str, Any]] = {}
     for stage, wanted in _mapping(graph.get("stages")).items():
         entry = _mapping(_mapping(locked.get("stages")).get(stage))
-        outputs += _outputs(stage, wanted, entry, where)
-        deps |= _hashes(stage, "deps", [str(dep) for dep in wanted.get("deps", [])], entry, where)
+        wanted = _mapping(wanted)
+        if whole:
+            _check_whole(stage, wanted, entry, where)
+        outputs += _outputs(stage, wanted, entry)
+        deps |= _hashes("deps", [str(dep) for dep in wanted.get("deps", [])], entry)
         params[stage] = _mapping(_mapping(entry.get("params")).get("params.yaml"))
     made = [output.path for output in outputs]
     inputs = {path: md5 for path, md5 in deps.items() if not any(_within(path, out) for out in made)}
@@ -105,22 +112,33 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _outputs(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> Iterator[Output]:
-    flags = {path: flag for kind in ("outs", "metrics", "plots") for path, flag in _entries(wanted.get(kind, []))}
-    hashes = _hashes(stage, "outs", list(flags), entry, where)
-    sizes = {out["path"]: int(out.get("size", 0)) for out in entry.get("outs", [])}
-    for path, md5 in hashes.items():
+def _outputs(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[Output]:
+    flags = _flags(wanted)
+    sizes = {out["path"]: int(out.get("size", 0)) for out in entry.get("outs") or []}
+    for path, md5 in _hashes("outs", list(flags), entry).items():
         cached = flags[path].get("cache", True)
         yield Output(path, md5, sizes[path], stage, cached, cached and flags[path].get("push", True))
 
 
-def _hashes(stage: str, kind: str, paths: list[str], entry: Mapping[str, Any], where: str) -> dict[str, str]:
+def _flags(wanted: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {path: flag for kind in ("outs", "metrics", "plots") for path, flag in _entries(wanted.get(kind, []))}
+
+
+def _hashes(kind: str, paths: list[str], entry: Mapping[str, Any]) -> dict[str, str]:
     found = {one.get("path"): one.get("md5") for one in entry.get(kind) or []}
-    missing = [path for path in paths if not isinstance(found.get(path), str)]
-    if missing or not entry:
-        what = f"{kind} {', '.join(missing)}" if missing else "the stage"
+    return {path: found[path] for path in paths if isinstance(found.get(path), str)}
+
+
+def _check_whole(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> None:
+    lacking = [] if entry else ["everything"]
+    for kind, paths in (("deps", [str(dep) for dep in wanted.get("deps", [])]), ("outs", list(_flags(wanted)))):
+        held = _hashes(kind, paths, entry)
+        lacking += [path for path in paths if path not in held and entry]
+    if wanted.get("params") and entry and not entry.get("params"):
+        lacking.append("the params")
+    if lacking:
+        what = ", ".join(lacking)
         raise VersionError(f"{LOCK} in {where} lacks {what} of stage {stage}; `dvc repro` writes it whole again")
-    return {path: found[path] for path in paths}
 
 
 def _entries(listed: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

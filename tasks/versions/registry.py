@@ -166,9 +166,13 @@ class Registry:
 
     def environments(self) -> dict[str, str]:
         """What serves where: environment to version name, for every environment that has one in service."""
-        found = {name.environment for name in map(tags.parse, tags.names(self.tree, f"{ARTIFACT}#*")) if name}
-        serving = {environment: self.assignment(environment) for environment in sorted(filter(None, found))}
+        serving = {environment: self.assignment(environment) for environment in sorted(self.all_environments())}
         return {environment: at.version for environment, at in serving.items() if at}
+
+    def all_environments(self) -> set[str]:
+        """Every environment that something was ever put into."""
+        found = map(tags.parse, tags.names(self.tree, f"{ARTIFACT}#*"))
+        return {name.environment for name in found if name and name.environment}
 
     def find(self, name: str) -> Version:
         """A version by "v1.2.0", "1.2.0", "classifier@v1.2.0", or by the environment that it serves in.

@@ -88,30 +88,34 @@ def digest(file: Path, algorithm: str) -> str:
 
 
 def push(tree: Path, outputs: Sequence[Output]) -> int:
-    """Push the outputs' objects to the default DVC remote, if there is one, then confirm each by listing.
+    """Push what the default DVC remote (if there is one) lacks of the outputs, then confirm each object by listing.
 
     Returns:
         How many objects the remote now holds for certain; 0 without a remote.
 
     Raises:
-        ObjectsMissing: the cache lacks an object, or the remote still lacks one after the push.
+        ObjectsMissing: neither the cache nor the remote has an object, or the remote still lacks one after the push.
+        CorruptData: an object to be pushed does not match its hash.
         Unreachable: the remote does not answer.
     """
     if not configured(tree):
         return 0
     cache = Cache(tree)
-    objects: dict[str, str] = {}
-    for output in outputs:
-        if output.pushed:
-            objects |= cache.objects(output)
-    for md5, what in objects.items():
-        cache.check(md5, what)
-    with _opened(tree) as repo:
-        _transfer(repo, objects, to_remote=True)
-        missing = _missing(repo, objects)
-    if missing:
-        names = ", ".join(sorted(objects[md5] for md5 in missing)[:3])
-        raise ObjectsMissing(f"the DVC remote lacks {len(missing)} objects after the push ({names}); push again")
+    with opened(tree) as repo:
+        objects: dict[str, str] = {}
+        for output in outputs:
+            if output.pushed:
+                if output.is_folder and not cache.has(output.md5):
+                    _transfer(repo, [output.md5], to_remote=False)
+                objects |= cache.objects(output)
+        lacking = missing(repo, objects)
+        for md5 in sorted(lacking):
+            cache.check(md5, objects[md5])
+        _transfer(repo, lacking, to_remote=True)
+        still = missing(repo, objects) if lacking else set()
+    if still:
+        names = ", ".join(sorted(objects[md5] for md5 in still)[:3])
+        raise ObjectsMissing(f"the DVC remote lacks {len(still)} objects after the push ({names}); push again")
     return len(objects)
 
 
@@ -143,10 +147,11 @@ def _fetch(tree: Path, objects: dict[str, str]) -> None:
     what = ", ".join(sorted(objects.values())[:3])
     if not configured(tree):
         raise ObjectsMissing(f"{what}: not in DVC's cache, and no DVC remote is set; `dvc remote add -d NAME URL`")
-    with _opened(tree) as repo:
-        missing = _missing(repo, objects)
-        if missing:
-            names = ", ".join(sorted(objects[md5] for md5 in missing)[:3])
+    with opened(tree) as repo:
+        lacking = missing(repo, objects)
+        if lacking:
+            names = ", ".join(sorted(objects[md5] for md5 in lacking)[:3])
+            _check_answers(repo, min(lacking))
             raise ObjectsMissing(
                 f"{names}: neither in DVC's cache nor on its remote; `ratchet verify --all` tells more"
             )
@@ -159,28 +164,58 @@ def _transfer(repo: Repo, objects: Iterable[str], to_remote: bool) -> None:
 
     here, there = repo.cache.local, repo.cloud.get_remote_odb()
     source, target = (here, there) if to_remote else (there, here)
-    wanted = set(objects) if not to_remote else _missing(repo, objects)
     # folders last: one that is there says that its files are
     for folders in (False, True):
-        ids = {HashInfo("md5", md5) for md5 in wanted if md5.endswith(".dir") == folders}
+        ids = {HashInfo("md5", md5) for md5 in objects if md5.endswith(".dir") == folders}
         if ids:
-            transfer(source, target, ids, jobs=None, verify=not to_remote, shallow=True, cache_odb=here)
+            transfer(source, target, ids, verify=not to_remote, shallow=True, cache_odb=here)
 
 
-def _missing(repo: Repo, objects: Iterable[str]) -> set[str]:
+def missing(repo: Repo, objects: Iterable[str]) -> set[str]:
     """Those that the remote does not hold, by asking it for each."""
     wanted = set(objects)
     return wanted - set(repo.cloud.get_remote_odb().oids_exist(sorted(wanted)))
 
 
+def _check_answers(repo: Repo, md5: str) -> None:
+    """Tell a remote that lacks an object from one that is gone: DVC reports both as "not there"."""
+    odb = repo.cloud.get_remote_odb()
+    if odb.fs.protocol == "local" and not Path(odb.path).exists():
+        raise Unreachable(f"the DVC remote {odb.path} is not there; mount it, or see `dvc remote list`")
+    try:
+        with odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
+            stream.read(1)
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError):  # fsspec's HTTP says "not found" of a host that refuses
+            raise Unreachable(f"the DVC remote does not answer ({_line(error.__cause__)}); try again later") from None
+    except Exception as error:  # each transport has its own tree of exceptions
+        raise Unreachable(f"the DVC remote does not answer ({_line(error)}); try again when it is back") from None
+
+
+def delete(repo: Repo, objects: Iterable[str]) -> None:
+    """Delete objects from the remote, the listings of folders first."""
+    odb = repo.cloud.get_remote_odb()
+    for md5 in sorted(objects, key=lambda md5: not md5.endswith(".dir")):
+        odb.delete(md5)
+
+
+def remote_digest(repo: Repo, md5: str) -> str:
+    """MD5 of the content that the remote gives for an object."""
+    odb = repo.cloud.get_remote_odb()
+    hasher = hashlib.md5(usedforsecurity=False)
+    with odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
+        while piece := stream.read(_CHUNK):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
 @contextmanager
-def _opened(tree: Path) -> Iterator[Repo]:
+def opened(tree: Path) -> Iterator[Repo]:
     """DVC's repository, for talking to its remote; failures of the transport become `Unreachable`."""
     from dvc.config import NoRemoteError, RemoteConfigError
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
-    repo = Repo(str(tree), config={"core": {"site_cache_dir": str(tree.resolve() / ".dvc" / "tmp" / "site")}})
+    repo = _repo(tree)
     try:
         yield repo
     except (NoRemoteError, RemoteConfigError) as error:
@@ -189,6 +224,13 @@ def _opened(tree: Path) -> Iterator[Repo]:
         raise Unreachable(f"the DVC remote does not answer ({_line(error)}); try again when it is back") from None
     finally:
         repo.close()
+
+
+def _repo(tree: Path) -> Repo:
+    """DVC's repository with a site cache of its own: the shared one is world-writable and holds pickles."""
+    from dvc.repo import Repo
+
+    return Repo(str(tree), config={"core": {"site_cache_dir": str(tree.resolve() / ".dvc" / "tmp" / "site")}})
 
 
 def _config(tree: Path) -> dict[str, Any]:
@@ -226,7 +268,7 @@ def checkout(tree: Path, check: bool = False) -> list[str]:
     cache = Cache(tree)
     lacking = []
     found: list[str] = []
-    for output in pipeline.of_tree(tree).outputs:
+    for output in pipeline.of_tree(tree, whole=False).outputs:
         if not output.cached:
             continue
         if not cache.has(output.md5) or not all(map(cache.has, cache.objects(output))):
@@ -235,9 +277,21 @@ def checkout(tree: Path, check: bool = False) -> list[str]:
         found.append(output.path)
         for md5, what in cache.objects(output).items() if check else ():
             cache.check(md5, what)
-    with _opened(tree) as repo:
-        repo.checkout(targets=found, force=True)
+    if found:
+        _lay_out(tree, found)
     return lacking
+
+
+def _lay_out(tree: Path, outputs: Sequence[str]) -> None:
+    from dvc.exceptions import DvcException
+
+    repo = _repo(tree)
+    try:
+        repo.checkout(targets=[str(tree.resolve() / path) for path in outputs], force=True)
+    except DvcException as error:
+        raise ObjectsMissing(f"DVC could not lay out {', '.join(outputs)} in {tree}: {_line(error)}") from None
+    finally:
+        repo.close()
 
 
 def use_cache(tree: Path, cache: Path) -> None:

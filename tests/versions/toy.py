@@ -90,6 +90,19 @@ class Toy:
         with (self.tree / "params.yaml").open("w") as file:
             yaml.dump(content, file)
 
+    def remote(self, folder: Path) -> None:
+        """Make a folder the DVC remote, and commit that."""
+        config = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {folder}\n    verify = true\n"
+        self.write({".dvc/config": config})
+        self.commit("Set a remote")
+
+    def clone(self, tree: Path) -> Toy:
+        """A clone with the versions and an empty cache."""
+        git("clone", "--quiet", str(self.tree), str(tree), cwd=self.tree)
+        git("config", "user.name", "Bob", cwd=tree)
+        git("config", "user.email", "bob@localhost", cwd=tree)
+        return Toy(tree)
+
     @property
     def params(self) -> params.Params:
         return params.load(self.tree)
@@ -121,29 +134,39 @@ class Toy:
             yaml.dump({"schema": "2.0", "stages": stages}, file)
 
     def _locked(self, stage: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        outs = [next(iter(out)) if isinstance(out, dict) else out
-                for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]  # fmt: skip
-        entry: dict[str, Any] = {"cmd": stage["cmd"], "deps": [self._hashed(dep) for dep in sorted(stage["deps"])]}
+        listed = [out if isinstance(out, dict) else {out: {}}
+                  for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]  # fmt: skip
+        outs = {path: flags.get("cache", True) for out in listed for path, flags in out.items()}
+        entry: dict[str, Any] = {
+            "cmd": stage["cmd"],
+            "deps": [self._hashed(dep, False) for dep in sorted(stage["deps"])],
+        }
         if "params" in stage:
             entry["params"] = {"params.yaml": {name: values[name] for name in stage["params"]}}
-        return entry | {"outs": [self._hashed(out) for out in sorted(outs)]}
+        return entry | {"outs": [self._hashed(out, outs[out]) for out in sorted(outs)]}
 
-    def _hashed(self, path: str) -> dict[str, Any]:
+    def _hashed(self, path: str, keep: bool) -> dict[str, Any]:
         whole = self.tree / path
         if whole.is_file():
-            return {"path": path, "hash": "md5", "md5": self.cache(whole.read_bytes()), "size": whole.stat().st_size}
+            return {
+                "path": path,
+                "hash": "md5",
+                "md5": self.cache(whole.read_bytes(), keep=keep),
+                "size": whole.stat().st_size,
+            }
         files = sorted(file for file in whole.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
         listing = [
-            {"md5": self.cache(file.read_bytes()), "relpath": file.relative_to(whole).as_posix()} for file in files
+            {"md5": self.cache(file.read_bytes(), keep=keep), "relpath": file.relative_to(whole).as_posix()}
+            for file in files
         ]
-        md5 = self.cache(json.dumps(listing, sort_keys=True).encode(), ".dir")
+        md5 = self.cache(json.dumps(listing, sort_keys=True).encode(), ".dir", keep)
         size = sum(file.stat().st_size for file in files)
         return {"path": path, "hash": "md5", "md5": md5, "size": size, "nfiles": len(files)}
 
-    def cache(self, content: bytes, suffix: str = "") -> str:
+    def cache(self, content: bytes, suffix: str = "", keep: bool = True) -> str:
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest() + suffix
         file = self.object(md5)
-        if not file.exists():
+        if keep and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
             file.chmod(0o444)

@@ -1,0 +1,120 @@
+"""Drop what nobody needs: objects of DVC's cache that no version, no branch and no run in progress names.
+
+A version keeps its objects until `ratchet expire` lets go of them. On the remote only objects of expired versions go: other
+clones may have put others there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.errors import CorruptData, ObjectsMissing
+from tasks.versions import pipeline, remote
+from tasks.versions.git import git, locked
+from tasks.versions.pipeline import Output, Pipeline
+from tasks.versions.registry import Registry
+
+GRACE_S = 3600.0  # an object younger than this may belong to a stage that has not written dvc.lock yet
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What can go (or went): paths of objects in the cache, their bytes, and objects on the remote."""
+
+    objects: list[str]
+    bytes: int
+    on_remote: list[str]
+    kept: int  # objects in the cache that stay
+
+
+def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: float = GRACE_S) -> Garbage:
+    """Find the garbage; with `apply`, drop it.
+
+    Raises:
+        CorruptData, ObjectsMissing, VersionError: what a version or a branch needs can't be read, so nothing was dropped.
+        Unreachable: the remote does not answer; nothing was dropped.
+    """
+    with locked(tree):
+        cache = remote.Cache(tree)
+        needed = _needed(tree, cache)
+        youngest = time.time() - grace_s
+        found = [file for file in _objects(cache) if _md5(file) not in needed and file.stat().st_mtime < youngest]
+        size = sum(file.stat().st_size for file in found)
+        there = sorted(_expired(tree, cache) - needed) if on_remote and remote.configured(tree) else []
+        if there:
+            with remote.opened(tree) as repo:
+                there = sorted(set(there) - remote.missing(repo, there))
+                if apply:
+                    remote.delete(repo, there)
+        kept = sum(1 for _ in _objects(cache)) - len(found)
+        if apply:
+            # a folder's listing goes first: what is left of a cut-off collection is found again by the next one
+            for file in sorted(found, key=lambda file: not file.name.endswith(".dir")):
+                file.unlink(missing_ok=True)
+        return Garbage([str(file) for file in found], size, there, kept)
+
+
+def _needed(tree: Path, cache: remote.Cache) -> set[str]:
+    """Every object that a version, a branch, a worktree's commit or its `dvc.lock` as it lies there names."""
+    needed: set[str] = set()
+    for held in _pipelines(tree):
+        for output in held.outputs:
+            if output.cached:
+                needed |= _of(cache, output)
+                if output.is_folder and output.pushed and not cache.has(output.md5) and not remote.configured(tree):
+                    raise ObjectsMissing(
+                        f"the listing of {output.path} ({output.md5}) is gone, so its files can't be told from garbage; "
+                        f"`ratchet verify --all` tells which version it belongs to; nothing was dropped"
+                    )
+    return needed
+
+
+def _pipelines(tree: Path) -> Iterator[Pipeline]:
+    seen: set[str | None] = set()
+    commits = [version.commit for version in Registry(tree).versions() if not version.expired]
+    refs = git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes", "refs/stash", cwd=tree).split()
+    for commit in dict.fromkeys([*commits, *refs]):
+        lock = git("ls-tree", commit, "--", pipeline.LOCK, pipeline.PIPELINE, cwd=tree)
+        if pipeline.LOCK in lock and lock not in seen:
+            seen.add(lock)
+            yield pipeline.of_commit(tree, commit, whole=commit in commits)
+    for line in git("worktree", "list", "--porcelain", cwd=tree).splitlines():
+        place = Path(line.removeprefix("worktree "))
+        if line.startswith("worktree ") and (place / pipeline.LOCK).is_file():
+            yield pipeline.of_tree(place, whole=False)
+
+
+def _expired(tree: Path, cache: remote.Cache) -> set[str]:
+    found: set[str] = set()
+    for version in Registry(tree).versions():
+        if version.expired:
+            for output in pipeline.of_commit(tree, version.commit).outputs:
+                if output.pushed:
+                    found |= _of(cache, output)
+    return found
+
+
+def _of(cache: remote.Cache, output: Output) -> set[str]:
+    """The objects of an output, as far as its listing is here; read without trust, for deleting only what is not named."""
+    found = {output.md5}
+    if output.is_folder and cache.has(output.md5):
+        try:
+            found |= {str(entry["md5"]) for entry in json.loads(cache.path(output.md5).read_bytes())}
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptData(
+                f"{cache.path(output.md5)} is no listing of {output.path}; `ratchet verify --all`"
+            ) from error
+    return found
+
+
+def _objects(cache: remote.Cache) -> Iterable[Path]:
+    root = cache.root / "files" / "md5"
+    return (file for folder in sorted(root.glob("??")) for file in sorted(folder.iterdir()) if len(_md5(file)) >= 32)
+
+
+def _md5(file: Path) -> str:
+    return file.parent.name + file.name

@@ -1,0 +1,147 @@
+"""Check that versions are what they promise: tags, commits, objects in the cache and on the remote, and safe loading.
+
+Reads all and changes nothing. Every fault is one finding with the next command; none stops the others from being found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.errors import RatchetError
+from tasks.versions import loading, pipeline, remote
+from tasks.versions.git import git, resolve
+from tasks.versions.pipeline import Pipeline
+from tasks.versions.registry import Registry, Version
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of one version (or of an environment): `what` is the tag, file or object; `message` says the rest."""
+
+    version: str
+    what: str
+    message: str
+
+
+def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> list[Finding]:
+    """All faults of a version, or of every version and environment; none: an empty list.
+
+    Args:
+        name: a version or an environment; None: everything. Of expired versions only the tag is checked.
+        read_remote: read every object on the remote, not only ask for it.
+
+    Raises:
+        VersionError: there is no such version.
+        Unreachable: the remote does not answer.
+    """
+    registry = Registry(tree)
+    versions = [registry.find(name)] if name else registry.versions()
+    findings: list[Finding] = [] if name else list(_environments(registry))
+    with remote.opened(tree) if remote.configured(tree) else nullcontext() as repo:
+        for version in versions:
+            found = list(_tag(tree, version))
+            if not found and not version.expired:
+                found = list(_objects(tree, version, repo, read_remote))
+            if not found and not version.expired:
+                found = list(_loads(tree, version))
+            findings += found
+    return findings
+
+
+def _environments(registry: Registry) -> Iterator[Finding]:
+    commits = {version.name: version.commit for version in registry.versions()}
+    for environment in sorted(registry.all_environments()):
+        for each in registry.history(environment):
+            if commits.get(each.version) != each.tag.commit:
+                yield Finding(
+                    each.version,
+                    each.tag.name,
+                    f"puts {each.version} into {environment}, but that version's tag is not on the same commit; "
+                    f"`git fetch --tags --force` brings the tags of the remote back",
+                )
+
+
+def _tag(tree: Path, version: Version) -> Iterator[Finding]:
+    """Is the tag the one that was made for this commit? The hashes in its message are those of the commit's dvc.lock."""
+    tag = version.tag
+    again = "; a tag is never moved: `git fetch --tags --force` brings the remote's back"
+    inside = git("cat-file", "tag", tag.oid, cwd=tree).split("\n\n", 1)[0]
+    if f"\ntag {tag.name}\n" not in inside:
+        yield Finding(version.name, tag.name, f"the tag object was made for another name{again}")
+    if "weights_sha256" not in tag.data:
+        yield Finding(
+            version.name, tag.name, f"its message has no JSON block: made by hand, not by registration{again}"
+        )
+        return
+    if resolve(tree, f"{version.commit}^") != tag.data.get("base"):
+        yield Finding(version.name, tag.name, f"its commit is not the child of {tag.data.get('base')}{again}")
+    try:
+        held = pipeline.of_commit(tree, version.commit)
+    except RatchetError as error:
+        yield Finding(version.name, pipeline.LOCK, str(error))
+        return
+    if {output.path: output.md5 for output in held.outputs} != tag.data.get("hashes"):
+        yield Finding(version.name, tag.name, f"its message names other outputs than its commit holds{again}")
+    yield from _kept_by_git(tree, version, held)
+
+
+def _kept_by_git(tree: Path, version: Version, held: Pipeline) -> Iterator[Finding]:
+    kept = {output.path: output.md5 for output in held.outputs if not output.cached}
+    for path in pipeline.differing(tree, version.commit, kept):
+        yield Finding(version.name, path, f"in commit {version.commit[:12]} it is not what dvc.lock there names")
+
+
+def _objects(tree: Path, version: Version, repo: Repo | None, read_remote: bool) -> Iterator[Finding]:
+    """With a remote every pushed object has to be there, whole; without, in the cache. A wrong one is a fault anywhere."""
+    cache = remote.Cache(tree)
+    for output in pipeline.of_commit(tree, version.commit).outputs:
+        if not output.cached:
+            continue
+        try:
+            if repo is not None and output.pushed:
+                remote.pull(tree, output) if not cache.has(output.md5) else None
+            objects = cache.objects(output)
+        except RatchetError as error:
+            if output.pushed or cache.has(output.md5):
+                yield Finding(version.name, output.path, str(error))
+            continue
+        for md5, what in objects.items():
+            yield from _in_cache(cache, version, md5, what, needed=output.pushed and repo is None)
+        if repo is not None and output.pushed:
+            yield from _on_remote(repo, version, objects, read_remote)
+
+
+def _in_cache(cache: remote.Cache, version: Version, md5: str, what: str, needed: bool) -> Iterator[Finding]:
+    if not cache.has(md5) and not needed:
+        return
+    try:
+        cache.check(md5, what)
+    except RatchetError as error:
+        yield Finding(version.name, what, str(error))
+
+
+def _on_remote(repo: Repo, version: Version, objects: dict[str, str], read_remote: bool) -> Iterator[Finding]:
+    lacking = remote.missing(repo, objects)
+    for md5 in sorted(lacking):
+        yield Finding(version.name, objects[md5], f"the DVC remote lacks {md5}; `ratchet push {version.name}` sends it")
+    for md5 in sorted(objects.keys() - lacking) if read_remote else ():
+        if remote.remote_digest(repo, md5) != md5.removesuffix(".dir"):
+            message = (
+                f"{md5} on the DVC remote does not match its hash; delete it there, then `ratchet push {version.name}`"
+            )
+            yield Finding(version.name, objects[md5], message)
+
+
+def _loads(tree: Path, version: Version) -> Iterator[Finding]:
+    """Does the model load, with no code run and every hash checked?"""
+    try:
+        loading.load(version.name, tree)
+    except RatchetError as error:
+        yield Finding(version.name, loading.WEIGHTS, str(error))

@@ -1,0 +1,153 @@
+"""Where a version comes from, how two differ, and what served when. Reads git alone: no DVC, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.versions import number, pipeline
+from tasks.versions.git import read
+from tasks.versions.registry import Assignment, Registry, Version
+
+METRICS = "reports/metrics.json"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A version's time in service; `until` is None while it lasts. Times are Unix seconds."""
+
+    environment: str
+    version: str
+    since: int
+    until: int | None
+    action: str
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Everything that is known of one version."""
+
+    version: str
+    withdrawn: str | None  # why, if it is
+    date: int
+    commit: str
+    base: str | None  # the commit that it was trained from
+    reason: str  # for its number
+    metrics: dict[str, Any]
+    gate: dict[str, Any]
+    sources: Any  # source.lock
+    params: dict[str, Any]  # of the stages, by section
+    code: dict[str, str]  # path to MD5
+    libraries: dict[str, str]
+    outputs: dict[str, str]  # path to hash
+    weights_sha256: str | None
+    served: list[Span]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How version `new` differs from `old`; pairs are (old, new), None where one has none."""
+
+    old: str
+    new: str
+    params: dict[str, tuple[Any, Any]]
+    data: list[str]  # source.lock and the data outputs that differ
+    metrics: dict[str, tuple[Any, Any]]
+    per_class: dict[str, dict[str, tuple[Any, Any]]]
+    contract: dict[str, tuple[Any, Any]]
+    code: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def show(tree: Path, name: str) -> Shown:
+    """Raises `VersionError` for an unknown version."""
+    registry = Registry(tree)
+    version = registry.find(name)
+    held = pipeline.of_commit(tree, version.commit)
+    sections = {key: value for stage in held.params.values() for key, value in stage.items()}
+    sources = read(tree, version.commit, pipeline.SOURCES)
+    gone = version.withdrawn
+    served = [span for at in sorted(registry.all_environments()) for span in spans(registry, at)]
+    return Shown(
+        version=version.name,
+        withdrawn=None if gone is None else str(gone.data.get("reason") or "no reason given"),
+        date=version.date,
+        commit=version.commit,
+        base=version.data.get("base"),
+        reason=str(version.data.get("reason", "")),
+        metrics=version.metrics,
+        gate=dict(version.data.get("gate", {})),
+        sources=_json(sources),
+        params=sections,
+        code=held.code,
+        libraries=dict(version.data.get("libraries", {})),
+        outputs={output.path: output.md5 for output in held.outputs},
+        weights_sha256=version.weights_sha256,
+        served=[span for span in served if span.version == version.name],
+    )
+
+
+def diff(tree: Path, old: str, new: str) -> Difference:
+    """Raises `VersionError` for an unknown version."""
+    registry = Registry(tree)
+    versions = registry.find(old), registry.find(new)
+    was, now = (pipeline.of_commit(tree, version.commit) for version in versions)
+    changed = number.change(was, now, {}, {})
+    metrics = [_metrics(tree, version) for version in versions]
+    classes = [values.pop("per_class", {}) for values in metrics]
+    return Difference(
+        old=versions[0].name,
+        new=versions[1].name,
+        params=_pairs(number.flat(was), number.flat(now)),
+        data=([pipeline.SOURCES] if changed.data else []) + _data(was, now),
+        metrics=_pairs(*metrics),
+        per_class={
+            name: _pairs(*(found.get(name, {}) for found in classes)) for name in sorted({*classes[0], *classes[1]})
+        },
+        contract=_pairs(*(version.data.get("contract", {}) for version in versions)),
+        code=changed.code,
+    )
+
+
+def spans(registry: Registry, environment: str) -> list[Span]:
+    """The audit of an environment: what served from when to when and why it changed, the oldest first."""
+    history = registry.history(environment)
+    ends: list[int | None] = [each.date for each in history[1:]]
+    pairs = zip(history, [*ends, None], strict=True)
+    return [_span(each, until) for each, until in pairs if each.action != "unassign"]
+
+
+def _span(each: Assignment, until: int | None) -> Span:
+    return Span(each.environment, each.version, each.date, until, each.action, each.reason, each.tag.tagger)
+
+
+def _metrics(tree: Path, version: Version) -> dict[str, Any]:
+    found = _json(read(tree, version.commit, METRICS))
+    return found if isinstance(found, dict) else {}
+
+
+def _data(was: pipeline.Pipeline, now: pipeline.Pipeline) -> list[str]:
+    before, after = ({out.path: out.md5 for out in held.outputs if out.path.startswith("data/")} for held in (was, now))
+    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+
+
+def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two flat mappings; nested values are compared whole."""
+    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+
+
+def _json(content: bytes | None) -> Any:
+    try:
+        return None if content is None else json.loads(content)
+    except ValueError:
+        return None

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.checkout import checkout
+from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
+from tasks.versions import pipeline, remote
+from tests.versions.toy import Toy, tool
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy.make(tmp_path / "checkout")
+
+
+def test_a_version_from_the_remote_alone(toy: Toy, tmp_path: Path) -> None:
+    toy.remote(tmp_path / "store")
+    toy.release("a")
+    toy.set("train.epochs", 3)
+    toy.write({"code/train.py": "# other\n"})
+    toy.commit("Go on")
+    toy.release("b")
+    clone = toy.clone(tmp_path / "clone")
+    done = checkout(clone.tree, "v1.0.0", tmp_path / "old")
+    assert done.to_make == ["scratch"]
+    assert (tmp_path / "old/code/train.py").read_text() == "# train\n"
+    assert (tmp_path / "old/data/raw/b").read_text() == "rows"
+    status = json.loads(tool("dvc", "status", "--json", cwd=tmp_path / "old"))
+    assert status == {"evaluate": [{"changed outs": {"scratch": "not in cache"}}]}
+    here = checkout(toy.tree, "v1.0.0", tmp_path / "here")
+    assert here.to_make == []
+    assert json.loads(tool("dvc", "status", "--json", cwd=tmp_path / "here")) == {}
+    with pytest.raises(VersionError, match="is there already; name a new folder"):
+        checkout(toy.tree, "v1.0.0", tmp_path / "here")
+
+
+def test_one_flipped_byte_is_refused_and_named(toy: Toy, tmp_path: Path) -> None:
+    toy.remote(tmp_path / "store")
+    version = toy.release("a")
+    for output in pipeline.of_commit(toy.tree, version.commit).outputs:
+        if not output.pushed:
+            continue
+        for place in (toy.tree / ".dvc/cache", tmp_path / "store"):
+            clone = toy.clone(tmp_path / f"clone-{output.md5}-{place.name}")
+            file = place / "files/md5" / output.md5[:2] / output.md5[2:]
+            held = file.read_bytes()
+            file.chmod(0o644)
+            file.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+            tree = toy.tree if place.name == "cache" else clone.tree
+            with pytest.raises((CorruptData, ObjectsMissing), match=output.path.replace(".", r"\.")):
+                checkout(tree, "v1.0.0", tmp_path / "out")
+            assert not (tmp_path / "out").exists()
+            file.write_bytes(held)
+
+
+def test_a_listing_that_leaves_its_folder_is_refused(toy: Toy, tmp_path: Path) -> None:
+    toy.run("a")
+    for name in ("../../escaped", "/tmp/escaped", "a/../../x", ".git/hooks/post-checkout", "", "./a", "a//b"):
+        entries = [{"md5": "0" * 32, "relpath": name}]
+        with pytest.raises(CorruptData, match="which is no path inside it; nothing was written"):
+            remote.listing(json.dumps(entries).encode(), "data/raw")
+    md5 = toy.cache(json.dumps([{"md5": toy.cache(b"x"), "relpath": "../../escaped"}]).encode(), ".dir")
+    lock = (toy.tree / "dvc.lock").read_text()
+    raw = pipeline.of_tree(toy.tree).output("data/raw").md5
+    (toy.tree / "dvc.lock").write_text(lock.replace(raw, md5))
+    with pytest.raises(CorruptData, match=r"data/raw: its listing names '\.\./\.\./escaped'"):
+        remote.checkout(toy.tree)
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_a_remote_that_is_gone(toy: Toy, tmp_path: Path) -> None:
+    toy.remote(tmp_path / "store")
+    toy.release("a")
+    clone = toy.clone(tmp_path / "clone")
+    config = clone.tree / ".dvc/config"
+    config.write_text(config.read_text().replace(str(tmp_path / "store"), "http://127.0.0.1:9/store"))
+    with pytest.raises(Unreachable, match="the DVC remote does not answer"):
+        checkout(clone.tree, "v1.0.0", tmp_path / "out")

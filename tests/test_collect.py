@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.checkout import checkout
+from tasks.collect import collect
+from tasks.errors import ObjectsMissing
+from tasks.versions import pipeline
+from tasks.withdraw import expire
+from tests.versions.toy import Toy, tool
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy.make(tmp_path / "checkout")
+
+
+def test_only_what_expired_goes(toy: Toy, tmp_path: Path) -> None:
+    toy.remote(tmp_path / "store")
+    first, second = toy.register("a"), toy.release("b")
+    toy.run("of no version")
+    assert collect(toy.tree, grace_s=0).objects == []
+    toy.run("b")
+    dropped = collect(toy.tree, grace_s=0)
+    assert {Path(file).read_text()[:2] for file in dropped.objects} == {"of", '{"'}  # weights and card
+    assert collect(toy.tree, apply=True, grace_s=3600).objects == []
+    collect(toy.tree, apply=True, grace_s=0)
+    assert not any(Path(file).exists() for file in dropped.objects)
+
+    expire(toy.tree, first.name)
+    weights = pipeline.of_commit(toy.tree, first.commit).output("models/classifier.pt").md5
+    gone = collect(toy.tree, apply=True, on_remote=True, grace_s=0)
+    assert not toy.object(weights).exists()
+    assert weights in gone.on_remote
+    assert collect(toy.tree, on_remote=True, grace_s=0).on_remote == []
+    clone = toy.clone(tmp_path / "clone")
+    checkout(clone.tree, second.name, tmp_path / "restored")
+    assert (tmp_path / "restored/models/classifier.pt").read_text() == "b"
+
+
+def test_a_branch_and_a_run_in_progress_keep_their_objects(toy: Toy, tmp_path: Path) -> None:
+    toy.release("a")
+    toy.run("on the branch")
+    toy.commit("Keep this run")
+    toy.run("in progress")
+    assert collect(toy.tree, grace_s=0).objects == []
+    assert tool("dvc", "status", "-q", cwd=toy.tree) == ""
+
+
+def test_nothing_goes_while_something_needed_is_missing(toy: Toy) -> None:
+    version = toy.release("a")
+    toy.write({"source.lock": '{"rows": 2}'})
+    toy.run("b")
+    toy.object(pipeline.of_commit(toy.tree, version.commit).output("data/raw").md5).unlink()
+    with pytest.raises(ObjectsMissing, match=r"the listing of data/raw .* is gone.*nothing was dropped"):
+        collect(toy.tree, apply=True, grace_s=0)

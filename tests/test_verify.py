@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.promote import promote
+from tasks.verify import verify
+from tasks.versions import pipeline
+from tasks.versions.git import git
+from tests.versions.real import lay
+from tests.versions.toy import Toy
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy.make(tmp_path / "checkout")
+
+
+@pytest.fixture
+def whole(toy: Toy, tmp_path: Path) -> Toy:
+    """A checkout with a remote and one real version in service."""
+    toy.remote(tmp_path / "store")
+    release(toy, 0.2)
+    return toy
+
+
+def release(toy: Toy, threshold: float) -> None:
+    from tasks.register import register
+    from tasks.versions.git import head
+
+    sha256 = lay(toy, threshold)
+    version = register.fn(toy.params, toy.tree, toy.decide(sha256), head(toy.tree))
+    promote.fn(toy.tree, version.name, "prod")
+
+
+def found(toy: Toy) -> list[tuple[str, str]]:
+    return [(finding.version, finding.what) for finding in verify(toy.tree)]
+
+
+def test_what_is_whole_has_no_findings(whole: Toy, tmp_path: Path) -> None:
+    assert verify(whole.tree) == []
+    assert verify(whole.clone(tmp_path / "clone").tree, "prod") == []
+
+
+def test_objects_missing_or_changed_are_named(whole: Toy, tmp_path: Path) -> None:
+    md5 = pipeline.of_tree(whole.tree).output("models/classifier.pt").md5
+    there = tmp_path / "store/files/md5" / md5[:2] / md5[2:]
+    held = there.read_bytes()
+    there.unlink()
+    assert found(whole) == [("v1.0.0", "models/classifier.pt")]
+    there.write_bytes(held[:-1] + b"!")
+    assert found(whole) == [("v1.0.0", "models/classifier.pt")]
+    there.write_bytes(held)
+    whole.object(md5).chmod(0o644)
+    whole.object(md5).write_bytes(held[:-1] + b"!")
+    assert found(whole) == [("v1.0.0", "models/classifier.pt")]
+    whole.object(md5).unlink()
+    assert found(whole) == []
+
+
+def test_a_file_inside_a_folder_is_named(whole: Toy, tmp_path: Path) -> None:
+    listing = pipeline.of_tree(whole.tree).output("data/raw").md5
+    md5 = whole.object(listing).read_text().split('"md5": "')[1][:32]
+    (tmp_path / "store/files/md5" / md5[:2] / md5[2:]).unlink()
+    assert found(whole) == [("v1.0.0", "data/raw/dataset.json")]
+
+
+@pytest.mark.parametrize("target", ["HEAD", "classifier@v1.0.1"])
+def test_a_tag_moved_by_hand_is_found(whole: Toy, target: str) -> None:
+    release(whole, 0.1)
+    text = git("for-each-ref", "--format=%(contents)", "refs/tags/classifier@v1.0.0", cwd=whole.tree)
+    git("tag", "--force", "-a", "-m", text, "classifier@v1.0.0", f"{target}^{{commit}}", cwd=whole.tree)
+    assert {("v1.0.0", "classifier@v1.0.0"), ("v1.0.0", "classifier#prod#1")} <= {
+        *found(whole),
+        ("v1.0.0", "dvc.lock"),
+    } | ({("v1.0.0", "classifier@v1.0.0")} if target == "HEAD" else set())
