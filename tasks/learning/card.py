@@ -57,12 +57,17 @@ class Card:
         return Spec.parse(self.spec)
 
 
-def load_model(card: Path, weights: Path) -> tuple[nn.Module, Card]:
+def load_model(card: Path, weights: Path | None = None, *, trust: bool = False) -> tuple[nn.Module, Card]:
     """The model of a card, in eval mode on the CPU, after its weights were checked against the card's SHA-256.
 
+    `load_model(path, trust=True)` reads what `ratchet export --format whole_model` wrote instead.
+
     Raises:
-        CorruptModel: the weights are missing, are not those of the card, or do not fit its architecture.
+        CorruptModel: the weights are missing, are not those of the card, or do not fit its architecture; or a whole model
+            was given without `trust`.
     """
+    if weights is None:
+        return _whole(card, trust)
     read = Card.read(card)
     try:
         content = weights.read_bytes()
@@ -84,6 +89,16 @@ def load_model(card: Path, weights: Path) -> tuple[nn.Module, Card]:
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
         raise CorruptModel(f"{weights}: they do not fit {architecture}: {error}") from error
     return model.eval(), read
+
+
+def _whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
+    if not trust:
+        raise CorruptModel(
+            f"{path}: a whole model is a pickle, and reading one runs whatever code it holds; pass trust=True if you made "
+            "it yourself, else load the weights through their card: load_model(card, weights)"
+        )
+    model: nn.Module = torch.load(path, weights_only=False, map_location="cpu")
+    return model.eval(), Card(**model.card)  # type: ignore[arg-type]  # torch types attributes as tensors and modules
 
 
 def pack(state: dict[str, torch.Tensor]) -> bytes:

@@ -63,7 +63,7 @@ def fit(
         say(f"goes on from epoch {state.epoch + 1}, step {state.step}")
     say(f"{params.model.name}, {models.parameters(state.model):,} parameters, on {plan}")
     normalise = Normalise(spec, plan.device, plan.channels_last)
-    mix = mixer(chosen.augment, len(spec.classes))
+    mix = mixer(chosen.augment, len(spec.classes)) if spec.kind == "image" else None
     copy = batches.resident(train, plan.device) if plan.resident else None
     due = time.monotonic() + params.run.checkpoint_seconds
 

@@ -44,8 +44,8 @@ def probabilities(criterion: str, outputs: Tensor) -> Tensor:
     return torch.cat([1 - second, second], 1)
 
 
-def check(model: nn.Module, criterion: nn.Module, inputs: Tensor, classes: int) -> None:
-    """Try two rows before training starts, on the CPU.
+def check(model: nn.Module, criterion: nn.Module, inputs: Tensor, classes: int, mixed: bool = False) -> None:
+    """Try two rows before training starts, on the CPU; `mixed`: targets will be shares of classes.
 
     Raises:
         TrainingError: the model does not take the rows, its outputs do not fit the classes, or the loss does not fit them.
@@ -66,19 +66,21 @@ def check(model: nn.Module, criterion: nn.Module, inputs: Tensor, classes: int) 
         raise TrainingError(
             f"model: its output for {len(inputs)} rows is {found}; {classes} classes need ({len(inputs)}, {classes})"
         )
-    _check_loss(criterion, outputs, classes)
+    _check_loss(criterion, outputs, classes, mixed)
 
 
-def _check_loss(criterion: nn.Module, outputs: Tensor, classes: int) -> None:
+def _check_loss(criterion: nn.Module, outputs: Tensor, classes: int, mixed: bool) -> None:
     name = type(criterion).__name__
     if outputs.shape[1] == 1 and name in BY_CLASS_NUMBER:
         raise TrainingError(
             f"train.criterion: {name} needs {classes} outputs, the model gives 1; take BCELoss or BCEWithLogitsLoss"
         )
+    targets = torch.arange(len(outputs)) % classes
     try:
-        value = loss(criterion, outputs, torch.arange(len(outputs)) % classes)
+        value = loss(criterion, outputs, functional.one_hot(targets, classes).float() if mixed else targets)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise TrainingError(f"train.criterion: {name} does not take this model's outputs: {error}") from error
+        found = "mixed targets (train.augment)" if mixed else "this model's outputs"
+        raise TrainingError(f"train.criterion: {name} does not take {found}: {error}") from error
     if value.ndim:
         raise TrainingError(
             f"train.criterion: {name} gives a loss of shape {tuple(value.shape)}; expected one number: reduction: mean"

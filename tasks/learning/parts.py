@@ -59,6 +59,8 @@ def schedule(params: TrainParams, optimizer: optim.Optimizer, steps: int) -> LRS
     kind = _class("train.schedule", lr_scheduler, LRScheduler, named.name)
     known = {"max_lr": params.lr, "total_steps": steps, "T_max": steps}
     known = {key: value for key, value in known.items() if key in inspect.signature(kind).parameters}
+    if named.name == "ReduceLROnPlateau" and named.every != "epoch":
+        raise TrainingError("train.schedule.every: ReduceLROnPlateau goes by the validation loss; expected epoch")
     filled = Named(name=named.name, arguments={**known, **named.arguments})
     return _make("train.schedule", lr_scheduler, LRScheduler, filled, optimizer)
 

@@ -84,8 +84,9 @@ class State:
         if params.model.pretrained is not None:
             pretrained.load(model, params.model.pretrained)
         criterion = parts.criterion(chosen.criterion, class_counts(train, classes))
+        mixed = spec.kind == "image" and bool(chosen.augment.mixup or chosen.augment.cutmix)
         two, _ = train.__getitems__([0, len(train) - 1])
-        outputs.check(model, criterion, Normalise(spec, torch.device("cpu"))(two), classes)
+        outputs.check(model, criterion, Normalise(spec, torch.device("cpu"))(two), classes, mixed)
         model.to(plan.device)
         if plan.channels_last:
             model.to(memory_format=torch.channels_last)

@@ -1,0 +1,67 @@
+"""The order of rows is a pure function of (seed, epoch, step); every process gets its share of each batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.data.dataset import PreparedDataset
+from tasks.learning import batches
+from tasks.learning.distributed import Group
+
+pytest_plugins = ["tests.learning.fixtures"]
+
+
+@given(rows=st.integers(1, 300), size=st.integers(1, 70), seed=st.integers(0, 9), epoch=st.integers(0, 9))
+def test_an_epoch_has_every_row_once_in_even_batches(rows: int, size: int, seed: int, epoch: int) -> None:
+    order = list(batches.Order(rows, size, seed, epoch, 0, Group()))
+    assert sorted(row for batch in order for row in batch) == list(range(rows))
+    sizes = [len(batch) for batch in order]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == [batches.rows_of(step, rows, size) for step in range(batches.steps(rows, size))]
+
+
+@given(rows=st.integers(2, 200), step=st.integers(0, 5))
+def test_a_position_says_what_comes_next(rows: int, step: int) -> None:
+    whole = list(batches.Order(rows, 16, 3, 2, 0, Group()))
+    assert list(batches.Order(rows, 16, 3, 2, step, Group())) == whole[step:]
+
+
+@given(rows=st.integers(8, 200), world=st.integers(2, 4))
+def test_processes_share_each_batch(rows: int, world: int) -> None:
+    alone = list(batches.Order(rows, 16, 0, 0, 0, Group()))
+    shares = [list(batches.Order(rows, 16, 0, 0, 0, Group(rank=rank, world=world))) for rank in range(world)]
+    for batch, *parts in zip(alone, *shares, strict=True):
+        assert sorted(row for part in parts for row in part) == batch
+
+
+def test_epochs_and_seeds_differ() -> None:
+    firsts = [next(iter(batches.Order(50, 7, seed, epoch, 0, Group()))) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(each) for each in firsts}) == 3
+    assert all(each == sorted(each) for each in firsts)  # within a batch, for the memory map
+
+
+def test_random_draws_follow_from_the_position() -> None:
+    def draw(*position: int) -> float:
+        batches.seed_step(*position)
+        return torch.rand(()).item()
+
+    assert draw(0, 1, 2, 0) == draw(0, 1, 2, 0)
+    assert len({draw(0, 1, 2, 0), draw(1, 1, 2, 0), draw(0, 2, 2, 0), draw(0, 1, 3, 0), draw(0, 1, 2, 1)}) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_and_the_resident_copy_give_the_same(pictures: Path, workers: int) -> None:
+    dataset, cpu = PreparedDataset(pictures / "data/prepared/train"), torch.device("cpu")
+    order = batches.Order(len(dataset), 200, 0, 0, 0, Group())
+    loaded = list(batches.batches(dataset, order, cpu, workers, None))
+    held = list(batches.batches(dataset, order, cpu, 0, batches.resident(dataset, cpu)))
+    assert all(
+        torch.equal(a, b) for one, other in zip(loaded, held, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert loaded[0][0].dtype == torch.uint8

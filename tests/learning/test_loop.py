@@ -1,0 +1,154 @@
+"""The loop: golden losses, and each of its options doing what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.data.dataset import PreparedDataset
+from tasks.data.spec import Spec
+from tasks.errors import DataError, TrainingError
+from tasks.learning import precision, state
+from tasks.learning.checkpoint import Checkpoints
+from tasks.learning.loop import Trained, fit
+from tests.learning.samples import chosen
+
+pytest_plugins = ["tests.learning.fixtures"]
+
+GOLDEN = Path(__file__).parent / "golden_losses.json"
+SGD = {"name": "SGD", "arguments": {}}
+EXACT = {"train__precision": "float32", "train__augment__flip": False, "train__optimizer": SGD, "train__schedule": None}
+
+
+def run(tree: Path, tmp_path: Path, say: Any = lambda line: None, **values: Any) -> Trained:
+    prepared = tree / "data/prepared"
+    splits = [PreparedDataset(prepared / split) for split in ("train", "val")]
+    params = chosen(**{"run__checkpoint_seconds": 1e9, **values})
+    return fit(params, Spec.read(prepared / "spec.json"), *splits, Checkpoints(tmp_path / "checkpoints"), say=say)
+
+
+def test_twenty_steps_match_the_recorded_losses(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 on one thread; to 4 digits, since another processor adds up in another order."""
+    losses: list[float] = []
+    learn = state.State.learn
+
+    def recorded(self: state.State, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = learn(self, inputs, targets)
+        losses.append(loss.item() / len(inputs))
+        return loss
+
+    monkeypatch.setattr(state.State, "learn", recorded)
+    run(pictures, tmp_path, train__precision="float32", train__lr=0.001)
+    golden = json.loads(GOLDEN.read_text())
+    assert losses == pytest.approx(golden, rel=2e-3), f"if this was meant, write to {GOLDEN.name}: {losses}"
+
+
+def test_accumulating_changes_nothing_but_memory(pictures: Path, tmp_path: Path) -> None:
+    plain = {**EXACT, "model__name": "mlp", "model__arguments": {"dropout": 0.0}, "train__lr": 0.1}
+    once = run(pictures, tmp_path, **plain)
+    parts = run(pictures, tmp_path, **plain, train__accumulate=4)
+    for one, other in zip(once.weights.values(), parts.weights.values(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_clipping_bounds_a_step(pictures: Path, tmp_path: Path) -> None:
+    values = {**EXACT, "train__epochs": 1, "train__lr": 1.0, "train__clip": 1e-4}
+    start = run(pictures, tmp_path, **{**values, "train__lr": 1e-12})
+    end = run(pictures, tmp_path, **values)
+    norms = [
+        (end.weights[key] - start.weights[key]).norm() for key in start.weights if key.endswith(("weight", "bias"))
+    ]
+    assert 0 < torch.stack(norms).norm() <= 10 * 1e-4 * 1.01
+
+
+def test_the_average_is_what_is_kept(pictures: Path, tmp_path: Path) -> None:
+    last, average = run(pictures, tmp_path), run(pictures, tmp_path, train__ema=0.9)
+    assert last.weights.keys() == average.weights.keys()
+    assert any(not torch.equal(last.weights[key], average.weights[key]) for key in last.weights)
+    assert average.curves[0]["train_loss"] == last.curves[0]["train_loss"]
+
+
+def test_patience_stops_and_brings_the_best_back(pictures: Path, tmp_path: Path) -> None:
+    worse = {**EXACT, "train__lr": 3.0, "train__clip": 5.0, "train__epochs": 12, "train__patience": 1}
+    found = run(pictures, tmp_path, **worse)
+    losses = [row["val_loss"] for row in found.curves]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 2 < 12
+    shorter = run(pictures, tmp_path, **{**worse, "train__patience": None, "train__epochs": best + 1})
+    assert all(torch.equal(found.weights[key], shorter.weights[key]) for key in shorter.weights)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_batches_train(pictures: Path, tmp_path: Path, kind: str) -> None:
+    assert len(run(pictures, tmp_path, **{f"train__augment__{kind}": 0.4}).curves) == 2
+
+
+def test_a_plateau_lowers_the_rate(pictures: Path, tmp_path: Path) -> None:
+    plateau = {"name": "ReduceLROnPlateau", "arguments": {"patience": 0, "threshold": 10.0}, "every": "epoch"}
+    rates = [row["learning_rate"] for row in run(pictures, tmp_path, train__schedule=plateau, train__epochs=3).curves]
+    assert rates == pytest.approx([0.006, 0.0006, 0.00006])
+
+
+def test_it_says_how_it_goes(pictures: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(pictures, tmp_path, say=lines.append)
+    assert lines[0].startswith("cnn, 421,738 parameters, on cpu, ")
+    assert lines[1].startswith("epoch 1/2  loss ")
+    assert lines[1].endswith(" images/s")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train__device": "cuda:7"}, r"train\.device: cuda:7 is not there; this machine has "),
+        ({"train__device": "warp"}, r"train\.device: 'warp' is no device; expected auto, cpu"),
+        (
+            {"train__schedule": {"name": "ReduceLROnPlateau", "arguments": {}, "every": "step"}},
+            r"goes by the validation loss; expected epoch",
+        ),
+        (
+            {"train__criterion": {"name": "NLLLoss", "arguments": {}}, "train__augment__mixup": 0.2},
+            r"NLLLoss does not take mixed targets",
+        ),
+    ],
+)
+def test_what_cannot_train_is_explained(pictures: Path, tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        run(pictures, tmp_path, **values)
+
+
+def test_out_of_memory_proposes_a_batch_size(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(state.State, "learn", full)
+    with pytest.raises(
+        TrainingError, match=r"memory with 50 rows .* set train\.batch_size to 25, or train\.accumulate to 2"
+    ):
+        run(pictures, tmp_path)
+
+
+def test_the_table_of_auto() -> None:
+    found = precision.plan(chosen().train, 1)
+    assert str(found).startswith(f"{found.device}, ")
+    asked = chosen(
+        train__device="cpu", train__precision="float32", train__channels_last=False, train__fused=False
+    ).train
+    assert str(precision.plan(asked, 1)) == "cpu, float32 (as params say)"
+
+
+def test_no_rows_are_an_error(pictures: Path, tmp_path: Path) -> None:
+    class Empty(PreparedDataset):
+        def __len__(self) -> int:
+            return 0
+
+    empty = Empty(pictures / "data/prepared/train")
+    spec = Spec.read(pictures / "data/prepared/spec.json")
+    with pytest.raises(DataError, match="0 training and 0 validation rows"):
+        fit(chosen(), spec, empty, empty, Checkpoints(tmp_path))
