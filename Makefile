@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-long check format bench clean
+.PHONY: help install run test test-long check format bench clean up down status deploy
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -42,3 +42,18 @@ format: $(STAMP)  ## put the code into shape
 clean:  ## remove what the pipeline made; versions and the DVC cache stay
 	@rm -rf data/raw data/prepared data/quarantine.parquet models/*.pt models/*.json reports/* .checkpoints .memo
 	@git checkout -q -- reports models data
+
+up: $(STAMP)  ## start a Prefect server on loopback, a worker and the deployments
+	@$(BIN)/python -m flows.service up
+
+down: $(STAMP)  ## end them
+	@$(BIN)/python -m flows.service down
+
+status: $(STAMP)  ## say what runs
+	@$(BIN)/python -m flows.service status
+
+deploy: $(STAMP)  ## register the deployments and automations on a running server
+	@$(BIN)/python -m flows.service deploy
+
+bench: $(STAMP)  ## what orchestration costs (after `make run`)
+	@$(BIN)/python benchmarks/orchestration.py

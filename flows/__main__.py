@@ -66,7 +66,11 @@ def train(
 
         if not as_json:
             show_lines()
-        summary = cast("Summary", training(environment, values or None))
+        try:
+            summary = cast("Summary", training(environment, values or None))
+        except KeyboardInterrupt:
+            print("ratchet: stopped; run it again to go on from its checkpoint", file=sys.stderr)
+            raise typer.Exit(130) from None
     _print(summary.as_dict(), summary_table(summary, age_s()), as_json)
 
 
@@ -163,9 +167,6 @@ def main() -> None:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         print(f"ratchet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("ratchet: stopped; run it again to go on where it was", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

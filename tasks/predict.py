@@ -1,8 +1,8 @@
 """Score new rows with the version in service: one row out for each row in, with the reason where one is bad.
 
 Reads a parquet file, a folder or glob of parquet files, or a folder of images; writes one parquet file with `row`, `path` (of
-an image that is a file), `prediction`, `probabilities` (float32, in the order of the version's classes) and `reason` (null for a
-good row).
+an image that is a file), `prediction`, `probabilities` (float32, in the order of the version's classes) and `reason` (null
+for a good row).
 """
 
 from __future__ import annotations

@@ -79,13 +79,13 @@ class StageTask:
             return Completed(name="Cached", message="nothing that it reads has changed", data=outcome)
         for reason in reasons:
             log.info("%s: %s", self.name, reason)
-        arguments = ["-m", "dvc", "repro", "--quiet", "--single-item", self.name]
+        arguments = ["-m", "dvc", "repro", "--single-item", self.name]
         lines: list[str] = []
         console = logging.LoggerAdapter(log.logger.getChild("stage"), log.extra)
 
         def pass_on(line: str) -> None:
             lines.append(line)
-            console.info(line)
+            (console if line.startswith(f"{self.name}: ") else log).info(line)  # the rest are DVC's own
 
         code, status = process.run(arguments, tree, pass_on)
         if code or (status and status.exit):
@@ -219,7 +219,7 @@ def why(tree: Path, name: str) -> list[str]:
 
     try:
         with open_repo(tree) as repo:
-            entries = repo.status([name]).get(name, [])
+            (entries,) = repo.status([f"{tree.resolve() / GRAPH}:{name}"]).values() or ([],)
     except LockError as error:
         raise Busy(f"{name}: {error}") from None
     except DvcException as error:
@@ -246,7 +246,8 @@ def _reasons(entry: str | Mapping[str, Mapping[str, Any]], tree: Path, locked: M
         yield entry
         return
     for kind, changes in entry.items():
-        for path, change in changes.items():
+        for where, change in changes.items():
+            path = os.path.relpath(where, tree)  # DVC writes paths as they look from the current directory
             if isinstance(change, str):
                 yield f"{'input' if kind == 'changed deps' else 'output'} {path}: {change}"
             else:

@@ -77,7 +77,7 @@ class Checkout:
 
 
 def clone(path: Path) -> Checkout:
-    """This repository as it stands (uncommitted edits too), with params for the sample: one epoch, seconds in all."""
+    """This repository as it stands (uncommitted edits too), with params for the sample: two epochs, seconds in all."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -92,7 +92,7 @@ def clone(path: Path) -> Checkout:
     checkout.git("init", "--quiet", "--initial-branch", "main")
     checkout.git("config", "user.name", "Tester")
     checkout.git("config", "user.email", "tester@example.org")
-    checkout.set(root=str(SAMPLE), epochs="1", min_accuracy="0.3", workers="1")
+    checkout.set(root=str(SAMPLE), epochs="2", batch_size="32", min_accuracy="0.3", workers="1")
     checkout.ratchet("refresh")
     checkout.commit("Start")
     return checkout

@@ -26,7 +26,7 @@ def test_it_names_the_param_the_code_and_the_output(copy: Checkout) -> None:
     assert sorted(stage.why(copy.path, "train")) == [
         "input tasks/train.py: modified",
         "output models/classifier.json: deleted",
-        "param train.epochs: 1 → 3",
+        "param train.epochs: 2 → 3",
     ]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import params
-from tasks.errors import ParamsError, VersionError
+from tasks.errors import DirtyCode, ParamsError, VersionError
 from tasks.process import locked
 from tasks.versions import remote
 from tasks.versions.git import common_dir, files, git, head, resolve
@@ -44,12 +44,14 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None, revision: str 
 
     Raises:
         Busy: another run works in this checkout.
+        DirtyCode: code in this checkout was edited and not committed.
         ParamsError: a key that params.yaml does not have, or a value that it may not have.
         NotARepository: no git repository, or no commit in it.
         VersionError: there is no such revision.
     """
     if settings is None:
         base = head(checkout)
+        _refuse_edits(checkout, base)
         with locked(checkout / ".dvc/tmp/ratchet-run.lock", f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports")
         return
@@ -71,6 +73,23 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None, revision: str 
         drop(place.tree)
         for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
             shutil.rmtree(old)
+
+
+def _refuse_edits(tree: Path, base: str) -> None:
+    """Raise `DirtyCode` if code that a stage runs is not as commit `base` holds it: no version could name it."""
+    from ruamel.yaml import YAML
+
+    graph = YAML(typ="safe", pure=True).load((tree / "dvc.yaml").read_text(encoding="utf-8"))
+    deps = {dep for stage in graph["stages"].values() for dep in stage["deps"]}
+    code = sorted({"dvc.yaml", *(dep for dep in deps if dep.endswith((".py", ".html")) or dep == "custom")})
+    changed = git("diff", "--name-only", base, "--", *code, cwd=tree).splitlines()
+    new = git("ls-files", "--others", "--exclude-standard", "--", *code, cwd=tree).splitlines()
+    if changed or new:
+        files = " ".join([*changed, *new])
+        raise DirtyCode(
+            f"{files}: not as commit {base[:12]} holds it, and a version names the commit that it was made from; "
+            f"`git add {files} && git commit`, then run this again (`dvc repro` trains without a version)"
+        )
 
 
 def _commit(checkout: Path, revision: str) -> str:
@@ -144,5 +163,3 @@ def set_params(file: Path, settings: Mapping[str, str]) -> None:
     document.dump(content, text)
     params.parse(YAML(typ="safe", pure=True).load(text.getvalue()))
     file.write_text(text.getvalue(), encoding="utf-8")
-
-
