@@ -6,9 +6,10 @@ Params: `ingest`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from tasks.data import ingestion, lock
+from tasks.data import ingestion, lock, memo
 from tasks.data.executor import executor
 from tasks.data.files import writing
 from tasks.data.sources.base import Places
@@ -25,12 +26,16 @@ def ingest(params: Params, tree: Path) -> None:
         SourceMissing: a pinned file is gone.
         CorruptData: a source cannot be read, or the sources have no common schema.
     """
+    began = time.monotonic()
+    tree = tree.resolve()
     places = Places(tree, home(tree))
     entries = lock.read(tree, params.ingest)
     with executor(params.run) as pool, writing(tree / "data" / "raw") as raw:
         raw.mkdir()
         info = ingestion.run(params, entries, places, raw, pool)
-    print(f"ingest: {info['rows']:,} rows in {len(info['shards'])} shards")
+    memo.prune(places.home / ".memo/ingest", params.run.memo_bytes)
+    rate = info["rows"] / (time.monotonic() - began)
+    print(f"ingest: {info['rows']:,} rows in {len(info['shards'])} shards, {rate:,.0f} rows/s")
 
 
 if __name__ == "__main__":

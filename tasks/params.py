@@ -97,14 +97,40 @@ class IngestParams:
 
 
 @_section
+class Rules:
+    """What the values of one column have to keep."""
+
+    dtype: Literal["int", "float", "string"] | None
+    min: StrictFloat | None
+    max: StrictFloat | None
+    allowed: tuple[StrictStr | StrictInt | StrictFloat, ...] | None
+    nullable: StrictBool
+
+
+@_section
+class Warn:
+    duplicate: Share
+    leak: Share
+    conflict: Share
+    other: Share
+    imbalance: Annotated[StrictFloat, Field(ge=1)]
+
+
+@_section
 class ValidateParams:
     max_bad_fraction: Share
+    max_pixels: Annotated[StrictInt, Field(ge=1, le=178_956_970)]
+    columns: dict[StrictStr, Rules]
+    unique: tuple[StrictStr, ...]
+    may_be_empty: tuple[StrictStr, ...]
+    warn: Warn
 
 
 @_section
 class PrepareParams:
     size: tuple[Positive, Positive]
     channels: Literal[1, 3]
+    decoded_limit_bytes: Count
     val_fraction: Annotated[StrictFloat, Field(ge=0, lt=1)]
     test_fraction: Annotated[StrictFloat, Field(ge=0, lt=1)]
 
@@ -183,8 +209,14 @@ class EvaluateParams:
 @_section
 class GateParams:
     min_accuracy: Share
+    metric: Literal["accuracy", "macro_recall", "macro_f1"]
+    rule: Literal["no_worse", "better"]
     margin: Share
     confidence: Annotated[StrictFloat, Field(ge=0.5, lt=1)]
+    min_slice: Positive
+    slice_margin: Share
+    on_undecided: Literal["refuse", "promote"]
+    on_new_contract: Literal["refuse", "promote"]
 
 
 @_section
@@ -198,6 +230,8 @@ class RunParams:
     loader_workers: Count
     checkpoint_seconds: Seconds
     retries: Count
+    cluster: Annotated[StrictStr, Field(pattern=r"^(tcp|tls|ws|wss)://[\w.:\[\]-]+$", max_length=200)] | None
+    memo_bytes: Count
 
 
 @_section

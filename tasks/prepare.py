@@ -6,9 +6,10 @@ Params: `prepare`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from tasks.data import preparation
+from tasks.data import memo, preparation, quarantine
 from tasks.data.executor import executor
 from tasks.data.files import writing
 from tasks.data.shards import Shards
@@ -19,13 +20,16 @@ from tasks.stage import home, stage
 @stage
 def prepare(params: Params, tree: Path) -> None:
     """Raises `CorruptData` on a shard that changed, `ValidationFailed` on a class that training never sees."""
-    shards = Shards.open(tree / "data" / "raw")
-    store = home(tree) / ".memo" / "prepare"
-    with executor(params.run) as pool, writing(tree / "data" / "prepared") as out:
+    began = time.monotonic()
+    tree = tree.resolve()
+    shards, store = Shards.open(tree / "data/raw"), home(tree) / ".memo/prepare"
+    with executor(params.run) as pool, writing(tree / "data/prepared") as out:
         out.mkdir()
-        spec = preparation.run(params.prepare, shards, tree / "data" / "quarantine.parquet", store, pool, out)
+        spec = preparation.run(params.prepare, shards, tree / quarantine.FILE, store, pool, out)
+    memo.prune(store, params.run.memo_bytes)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in spec.counts.items())
-    print(f"prepare: {counts}; {len(spec.classes)} classes, inputs {' x '.join(map(str, spec.input_shape))}")
+    rate = sum(spec.counts.values()) / (time.monotonic() - began)
+    print(f"prepare: {counts} rows, {rate:,.0f} rows/s, {len(spec.classes)} classes, inputs {spec.input_shape}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ Params: `validate`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from tasks.data import page, validation
+from tasks.data import memo, page, quarantine, validation
 from tasks.data.executor import executor
 from tasks.data.files import write_json
 from tasks.data.shards import Shards
@@ -24,16 +25,22 @@ def validate(params: Params, tree: Path) -> None:
         CorruptData: a shard is not what `dataset.json` lists.
         ValidationFailed: more than `validate.max_bad_fraction` of the rows are bad, or a fault of the whole.
     """
-    shards = Shards.open(tree / "data" / "raw")
-    quarantine = tree / "data" / "quarantine.parquet"
+    began = time.monotonic()
+    tree = tree.resolve()
+    shards, out, store = Shards.open(tree / "data/raw"), tree / quarantine.FILE, home(tree) / ".memo/validate"
     with executor(params.run) as pool:
-        report = validation.run(shards, quarantine, home(tree) / ".memo" / "validate", pool)
-    write_json(tree / "reports" / "validation.json", report)
-    page.write(tree / "reports" / "validation.html", report, shards, quarantine)
-    rows = report["rows"]
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report["reasons"].items()))
-    print(f"validate: {rows['in']:,} rows, {rows['quarantined']:,} quarantined" + (f" ({reasons})" if reasons else ""))
-    validation.fail_if_bad(report, shards.info["classes"], params.validate.max_bad_fraction)
+        report = validation.run(params.validate, shards, out, store, pool)
+    memo.prune(store, params.run.memo_bytes)
+    write_json(tree / "reports/validation.json", report)
+    page.write(tree / "reports/validation.html", report, shards, out)
+    rows, reasons = report["rows"], sorted(report["reasons"].items())
+    print(
+        f"validate: {rows['in']:,} rows, {rows['in'] / (time.monotonic() - began):,.0f} rows/s, "
+        f"{rows['quarantined']:,} quarantined" + "".join(f", {count:,} {reason}" for reason, count in reasons)
+    )
+    for warning in report["warnings"]:
+        print(f"validate: warning: {warning}")
+    validation.fail_if_bad(params.validate, report, shards.info["classes"])
 
 
 if __name__ == "__main__":

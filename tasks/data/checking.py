@@ -2,70 +2,106 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.data import images, schema
+from tasks.data import histogram, images, schema
 from tasks.data.files import to_json
 from tasks.data.shards import Shard
+from tasks.params import ValidateParams
 
 ROWS = "rows.parquet"
 SUMMARY = "summary.json"
+MEASURED = 2000  # images of a shard whose brightness is measured
 
 
-def check(shard: Shard, info: dict[str, Any], folder: Path) -> None:
-    """Write `rows.parquet` (row_id, label, split, code, detail; all rows, in order) and `summary.json`.
+class _Pictures:
+    """Decodes images and remembers what they were like."""
+
+    def __init__(self, rows: int, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
+        self.every = -(-rows // MEASURED)
+        self.sizes: Counter[str] = Counter()
+        self.modes: Counter[str] = Counter()
+        self.details: list[str | None] = []
+        self.brightness: list[int] = []
+
+    def faults(self, column: pa.ChunkedArray) -> list[str | None]:
+        """The code of what is wrong with each image, or None."""
+        return [self._fault(image.as_py()) for image in column.combine_chunks().field("bytes")]
+
+    def _fault(self, encoded: bytes | None) -> str | None:
+        try:
+            image = images.load(encoded, self.max_pixels)
+        except images.BadImage as error:
+            self.details.append(error.detail)
+            return error.reason
+        self.details.append(None)
+        self.sizes[f"{image.width}x{image.height}"] += 1
+        self.modes[image.mode] += 1
+        if len(self.details) % self.every == 0:
+            grey = images.pixels(image, (1, 1), 1)
+            self.brightness.append(int(grey[0, 0, 0]))
+        return None
+
+
+def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Path) -> None:
+    """Write `rows.parquet` (row_id, label, split, key, code, detail; all rows, in order) and `summary.json`.
 
     Raises:
         CorruptData: the shard is not what `dataset.json` lists.
         ValidationFailed: its columns are not those of the schema.
     """
     shard.verify()
-    sizes: Counter[str] = Counter()
-    modes: Counter[str] = Counter()
-    frames, details = [], []
+    pictures = _Pictures(shard.rows, params.max_pixels)
+    frames = []
     for table in shard.batches():
         if "image" in table.column_names:
-            faults = [_decode(image, sizes, modes) for image in table["image"].combine_chunks().field("bytes")]
-            details += [detail for _, detail in faults]
-            table = table.drop_columns("image").append_column(
-                "fault", pa.array([fault for fault, _ in faults], pa.string())
-            )
+            faults = pa.array(pictures.faults(table["image"]), pa.string())
+            table = table.drop_columns("image").append_column("fault", faults)
         frames.append(pl.DataFrame(table))
     frame = pl.concat(frames)
-    found = schema.failures(frame, schema.schema(info))
-    if details:
-        faulty = frame.select(row=pl.int_range(pl.len()), reason="fault", detail=pl.Series(details, dtype=pl.String))
+    found = schema.failures(frame, schema.schema(info, params))
+    if pictures.details:
+        details = pl.Series(pictures.details, dtype=pl.String)
+        faulty = frame.select(row=pl.int_range(pl.len()), reason="fault", detail=details)
         found = pl.concat([found, faulty.filter(pl.col("reason").is_not_null())])
-    _coded(frame, found).write_parquet(folder / ROWS)
-    summary = {"sizes": dict(sizes), "modes": dict(modes)}
-    (folder / SUMMARY).write_text(to_json(summary))
+    _coded(frame, found, params.unique).write_parquet(folder / ROWS)
+    numbers = {name: _numbers(frame[name].cast(pl.Float64).to_numpy()) for name in info["features"]}
+    if pictures.brightness:
+        numbers["brightness"] = _numbers(np.array(pictures.brightness, np.float64))
+    (folder / SUMMARY).write_text(to_json({"sizes": pictures.sizes, "modes": pictures.modes, "numbers": numbers}))
 
 
-def _decode(image: pa.Scalar, sizes: Counter[str], modes: Counter[str]) -> tuple[str | None, str | None]:
-    """The code of what is wrong with an image and its detail, or nothing; counts its size and mode."""
-    try:
-        loaded = images.load(image.as_py())
-    except images.BadImage as error:
-        return error.reason, error.detail
-    sizes[f"{loaded.width}x{loaded.height}"] += 1
-    modes[loaded.mode] += 1
-    return None, None
+def _numbers(values: np.ndarray) -> dict[str, Any]:
+    return {"null": int(np.isnan(values).sum()), "bins": histogram.count(values)}
 
 
-def _coded(frame: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+def _coded(frame: pl.DataFrame, found: pl.DataFrame, unique: Sequence[str]) -> pl.DataFrame:
     """Every row with the first reason against it, as a code."""
     code = pl.col("reason").replace_strict(schema.CODES, return_dtype=pl.UInt8)
     first = found.with_columns(code=code).sort("row", "code", "detail").unique("row", keep="first")
     split = pl.col("split") if "split" in frame.columns else pl.lit(None, pl.String).alias("split")
     rows = frame.select(pl.int_range(pl.len()).alias("row"), "row_id", pl.col("label").cast(pl.String), split)
+    rows = rows.with_columns(pl.Series("key", _keys(frame, unique), pl.String))
     joined = rows.join(first.select("row", "code", "detail"), on="row", how="left", maintain_order="left")
-    return joined.select("row_id", "label", "split", pl.col("code").fill_null(0), "detail")
+    return joined.drop("row").with_columns(pl.col("code").fill_null(0))
+
+
+def _keys(frame: pl.DataFrame, unique: Sequence[str]) -> list[str | None]:
+    """A hash of the unique columns' values together."""
+    if not unique:
+        return [None] * len(frame)
+    rows = frame.select(unique).iter_rows()
+    return [hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest() for row in rows]
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from tasks.data import images
+from tasks.data.spec import Spec
 
 
 class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -21,7 +25,7 @@ class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.inputs = np.load(folder / "inputs.npy", mmap_mode="r")  # (N, C, H, W) uint8 or (N, F) float32
+        self.inputs = open_inputs(folder)
         self.targets = np.load(folder / "targets.npy")  # (N,) int64
 
     def __len__(self) -> int:
@@ -35,3 +39,39 @@ class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
         """A batch in the order of `indices`: (B, ...) and (B,) int64."""
         at = np.asarray(indices)
         return torch.from_numpy(self.inputs[at]), torch.from_numpy(self.targets[at])
+
+
+def open_inputs(folder: Path) -> Any:
+    """The inputs of a split as something to index like an array: (N, C, H, W) uint8 or (N, F) float32."""
+    decoded = folder / "inputs.npy"
+    return np.load(decoded, mmap_mode="r") if decoded.exists() else EncodedInputs(folder)
+
+
+class EncodedInputs:
+    """Images kept as they came, decoded when they are asked for; indexed along the first axis like an array."""
+
+    def __init__(self, folder: Path) -> None:
+        spec = Spec.read(folder.parent / "spec.json")
+        assert spec.size is not None and spec.channels is not None
+        self._size, self._channels = spec.size, spec.channels
+        self._offsets = np.load(folder / "offsets.npy")  # (N + 1,) int64
+        self._bytes = np.memmap(folder / "inputs.bin", np.uint8, "r") if self._offsets[-1] else np.empty(0, np.uint8)
+        self.shape = (len(self._offsets) - 1, *spec.input_shape)
+        self.dtype = np.dtype(np.uint8)
+        self.nbytes = int(np.prod(self.shape))
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        rows = np.arange(len(self))[at]
+        if rows.ndim == 0:
+            return self._decoded(int(rows))
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for place, row in zip(out, rows, strict=True):
+            place[...] = self._decoded(int(row))
+        return out
+
+    def _decoded(self, row: int) -> np.ndarray:
+        encoded = self._bytes[self._offsets[row] : self._offsets[row + 1]].tobytes()
+        return images.pixels(images.load(encoded), self._size, self._channels)

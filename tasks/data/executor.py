@@ -1,4 +1,4 @@
-"""Where the work on shards runs: on this machine's processes, or on a Dask cluster."""
+"""Where the work on shards runs: in this process, on processes of this machine, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -7,15 +7,43 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 
+from tasks.errors import ParamsError, Unreachable
 from tasks.params import RunParams
 
 
 @contextmanager
 def executor(params: RunParams) -> Iterator[Executor]:
-    """One worker stays in this process; more are processes that import `tasks` anew, since threads do not fork."""
-    if params.workers == 1:
+    """One worker stays in this process; more are processes that import `tasks` anew, since threads do not fork.
+
+    Raises:
+        Unreachable: no scheduler answers at `run.cluster`.
+        ParamsError: the extra `dask` is not installed.
+    """
+    if params.cluster is not None:
+        with _cluster(params.cluster) as pool:
+            yield pool
+    elif params.workers == 1:
         with ThreadPoolExecutor(1) as pool:
             yield pool
     else:
         with ProcessPoolExecutor(params.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             yield pool
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    """A cluster whose workers see this checkout at the same path; a shard whose worker is lost goes to another."""
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ParamsError(
+            "run.cluster needs Dask: `pip install -c constraints.txt -e '.[dask]'`, or set it to null"
+        ) from None
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise Unreachable(
+            f"no Dask scheduler answers at run.cluster {address}: {error}; start it, or set null"
+        ) from None
+    with client, client.get_executor(pure=False) as pool:
+        yield pool

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from tasks.errors import CorruptData
 
-MAX_PIXELS = 50_000_000  # of one image, before anything of it is decoded
+MAX_PIXELS = 178_956_970  # of one image; Pillow's own limit
 MODES = {1: "L", 3: "RGB"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -35,11 +35,11 @@ class BadImage(CorruptData):
         self.reason, self.detail = reason, detail
 
 
-def load(encoded: bytes | None) -> Image.Image:
+def load(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the first frame to its last pixel.
 
     Raises:
-        BadImage: there is nothing, it is cut or no image, or it would grow beyond `MAX_PIXELS`.
+        BadImage: there is nothing, it is cut or no image, or it has more than `max_pixels`.
     """
     if encoded is None:
         raise BadImage("image_null", "no image")
@@ -48,8 +48,8 @@ def load(encoded: bytes | None) -> Image.Image:
     file = io.BytesIO(encoded)
     try:
         image = PngImagePlugin.PngImageFile(file) if encoded.startswith(PNG) else _open(file)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage("image_bomb", f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+        if image.width * image.height > max_pixels:
+            raise BadImage("image_bomb", f"{image.width} x {image.height} pixels; at most {max_pixels:,} are decoded")
         image.load()
     except BadImage:
         raise
@@ -73,18 +73,21 @@ def pixels(image: Image.Image, size: Sequence[int], channels: int) -> np.ndarray
     plain = image.format == "PNG" and "exif" not in image.info and "transparency" not in image.info
     if not plain or image.mode != MODES[channels] or image.size != (size[1], size[0]):
         image = _brought(image, size, channels)
-    array = np.asarray(image)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+    array = np.frombuffer(image.tobytes(), np.uint8).reshape(*size, channels)
+    return array.transpose(2, 0, 1)
 
 
 def _brought(image: Image.Image, size: Sequence[int], channels: int) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode != MODES[channels]:
-        image = image.convert("RGB").convert(MODES[channels]) if image.mode != "1" else image.convert(MODES[channels])
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
     wanted = (size[1], size[0])
-    return image if image.size == wanted else image.resize(wanted, Image.Resampling.BILINEAR)
+    if image.size != wanted:
+        image = image.resize(wanted, Image.Resampling.BILINEAR)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == MODES[channels] else image.convert(MODES[channels])

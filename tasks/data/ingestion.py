@@ -33,7 +33,7 @@ def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, poo
     facts: list[dict[str, Any]] = []
     listed: list[dict[str, Any]] = []
     store = places.home / ".memo" / "ingest"
-    for number, folder in zip(sources, memo.folders(jobs, store, pool), strict=True):
+    for number, folder in zip(sources, memo.folders(jobs, store, pool, "ingest"), strict=True):
         fact = json.loads((folder / PART).read_text())
         facts.append({**fact, "source": number})
         for shard in fact["shards"]:

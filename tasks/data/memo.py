@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.data.files import sha256, to_json, writing
+from tasks.data.progress import progress
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("numpy", "pandera", "pillow", "polars", "pyarrow")
@@ -46,8 +47,8 @@ def _code() -> list[str]:
     return [*(sha256(file) for file in sorted(files)), *(importlib.metadata.version(name) for name in LIBRARIES)]
 
 
-def folders(jobs: Sequence[Job], memo: Path, executor: Executor) -> Iterator[Path]:
-    """Make what is not in `memo` yet on `executor`; yield a folder per job, in order.
+def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> Iterator[Path]:
+    """Make what is not in `memo` yet on `executor`, showing progress as `name`; yield a folder per job, in order.
 
     Raises:
         Whatever a job raised; jobs that wait are cancelled then.
@@ -58,7 +59,7 @@ def folders(jobs: Sequence[Job], memo: Path, executor: Executor) -> Iterator[Pat
         if job.key not in running and not _whole(entry):
             running[job.key] = executor.submit(_make, job, entry)
     try:
-        for done in as_completed(running.values()):
+        for done in progress(as_completed(running.values()), len(running), name):
             done.result()
     except BaseException:
         for future in running.values():

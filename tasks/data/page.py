@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pyarrow.parquet as pq
 from PIL import Image
 
-from tasks.data import images
+from tasks.data import histogram, images, parquet
 from tasks.data.files import writing
 from tasks.data.schema import REASONS
 from tasks.data.shards import Shards
@@ -24,21 +23,31 @@ def write(path: Path, report: dict[str, Any], shards: Shards, quarantine: Path) 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = page.get_template("validation.html").render(
-        report=report, meanings=REASONS, examples=_examples(shards, quarantine), licence=shards.info["licence"]
+        report=report,
+        meanings=REASONS,
+        examples=_examples(shards, quarantine),
+        licence=shards.info["licence"],
+        quantiles=_quantiles(report),
     )
     with writing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 
+def _quantiles(report: dict[str, Any]) -> dict[str, list[float]]:
+    return {
+        name: histogram.quantiles({int(index): count for index, count in numbers["bins"].items()})
+        for name, numbers in report["numbers"].items()
+    }
+
+
 def _examples(shards: Shards, quarantine: Path) -> dict[str, list[dict[str, Any]]]:
     """The first bad rows of each reason, with their picture where there is one."""
     found: dict[str, list[dict[str, Any]]] = {}
-    with pq.ParquetFile(quarantine) as file:
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                rows = found.setdefault(row["reason"], [])
-                if len(rows) < EXAMPLES:
-                    rows.append(row)
+    for table in parquet.batches(quarantine):
+        for row in table.to_pylist():
+            rows = found.setdefault(row["reason"], [])
+            if len(rows) < EXAMPLES:
+                rows.append(row)
     wanted: dict[str, set[int]] = {}
     for row in (row for rows in found.values() for row in rows if shards.kind == "image"):
         wanted.setdefault(row["shard"], set()).add(row["row"])

@@ -28,7 +28,6 @@ class Spec:
     features: tuple[str, ...] | None
     size: tuple[int, int] | None  # height, width
     channels: int | None
-    storage: str = "decoded"  # or "encoded": how prepare left the inputs
 
     @classmethod
     def read(cls, path: Path) -> Spec:

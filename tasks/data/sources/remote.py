@@ -95,7 +95,8 @@ def _answering(url: str) -> Iterator[tuple[Any, str]]:
     except (ImportError, ValueError) as error:
         raise ParamsError(f"ingest.sources: {url} cannot be read: {error}") from None
     except FileNotFoundError as error:
-        if not isinstance(error.__cause__, (FileNotFoundError, type(None))):  # fsspec calls every failure so
+        missing = error.__cause__ is None or getattr(error.__cause__, "status", None) == 404
+        if not (missing or isinstance(error.__cause__, FileNotFoundError)):  # fsspec calls every failure so
             raise Unreachable(f"{url} does not answer: {error.__cause__}; try again") from None
         raise SourceMissing(f"ingest.sources: nothing at {url}; correct the path") from None
     except OSError as error:

@@ -107,6 +107,7 @@ def test_rows_come_as_they_are_at_a_pinned_commit(tree, served, tmp_path):
     assert info["label_type"] == "string" and info["licence"] == "mit"
 
 
+@pytest.mark.long  # the client waits between its own tries
 def test_8_a_cut_download_is_healed_by_the_next(tree, served, tmp_path):
     files, images, _ = served
     name = "data/train-00000-of-00001.parquet"
