@@ -49,18 +49,13 @@ def _train(params: Params, tree: Path, folder: Path, stop: Callable[[], bool]) -
     spec = Spec.read(prepared / "spec.json")
     rows, held_out = (PreparedDataset(prepared / split) for split in ("train", "val"))
     with distributed.group(precision.device(params.train.device)) as group:
-        say = _say if group.leads else _silent
-        trained = fit(params, spec, rows, held_out, Checkpoints(folder), group=group, stop=stop, say=say)
+        trained = fit(params, spec, rows, held_out, Checkpoints(folder), group=group, stop=stop, say=_say)
         if group.leads:
             _write(trained, params, tree)
 
 
 def _together(params: Params, tree: Path, folder: Path) -> None:
     _train(params, tree, folder, distributed.heed())
-
-
-def _silent(_line: str) -> None:
-    """Followers say nothing."""
 
 
 def _say(line: str) -> None:

@@ -22,6 +22,7 @@ from tasks.learning.augment import augment, mixer
 from tasks.learning.checkpoint import Checkpoints
 from tasks.learning.distributed import ALONE, STOPPED, Group
 from tasks.learning.normalise import Normalise
+from tasks.learning.progress import Watched
 from tasks.learning.state import Asked, Row, State, Watch
 from tasks.params import Params, TrainParams
 
@@ -54,6 +55,8 @@ def fit(
     """
     chosen = params.train
     torch.set_num_threads(chosen.threads)
+    if not group.leads:
+        say = _silent
 
     # ── what trains, and where ──────────────────────────────────────────────────────────────────────────────────────
     plan = precision.plan(chosen, len(train) * _row_bytes(train), group.local if group.world > 1 else None)
@@ -67,10 +70,11 @@ def fit(
     copy = batches.resident(train, plan.device) if plan.resident else None
     due = time.monotonic() + params.run.checkpoint_seconds
 
-    with _memory_hint(chosen):
+    done, total = state.epoch * state.steps + state.step, chosen.epochs * state.steps
+    progress = Watched(done, total, len(train) / state.steps, say, group.leads)
+    with _memory_hint(chosen), progress as watched:
         while not state.finished:
             # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────
-            began, first = time.monotonic(), state.step
             watch = Watch(state)
             order = batches.Order(len(train), chosen.batch_size, chosen.seed, state.epoch, state.step, group)
             for inputs, targets in batches.batches(train, order, plan.device, params.run.loader_workers, copy):
@@ -82,6 +86,7 @@ def fit(
                     inputs, targets = mix(inputs, targets)
                 loss = state.learn(inputs, targets)
                 watch.step(loss, stop())
+                watched.step(f"epoch {state.epoch + 1}/{chosen.epochs}")
                 if watch.asked_to_stop or time.monotonic() >= due:
                     watch.settle()
                     _save(state, checkpoints, group)
@@ -89,7 +94,6 @@ def fit(
                 if watch.asked_to_stop:
                     raise SystemExit(STOPPED)
             watch.settle()
-            rate = (state.step - first) / state.steps * len(train) / (time.monotonic() - began)
 
             # ── how good it is now ──────────────────────────────────────────────────────────────────────────────────
             try:
@@ -97,11 +101,15 @@ def fit(
             except Asked:
                 _save(state, checkpoints, group)
                 raise SystemExit(STOPPED) from None
-            say(
+            watched.epoch(
                 f"epoch {state.epoch}/{chosen.epochs}  loss {row['train_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
-                f"  lr {row['learning_rate']:.2g}  {rate:,.0f} images/s"
+                f"  lr {row['learning_rate']:.4f}"
             )
     return Trained(weights=state.weights(), curves=state.curves, device_type=plan.device.type)
+
+
+def _silent(_line: str) -> None:
+    """Followers say nothing."""
 
 
 def _save(state: State, checkpoints: Checkpoints, group: Group) -> None:
