@@ -7,17 +7,18 @@ Reads `models/`, `reports/metrics.json`, `reports/predictions.parquet`, `data/ra
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from tasks import params as parameters
-from tasks.errors import RatchetError, VersionError
+from tasks.errors import CorruptData, RatchetError, VersionError
 from tasks.params import Params
 from tasks.stage import step
-from tasks.versions import gate
+from tasks.versions import gate, number
 from tasks.versions.gate import Decision
-from tasks.versions.registry import Registry, Version
+from tasks.versions.registry import Registry, Version, rolled_back
 from tasks.versions.remote import digest
 from tasks.versions.tags import checked_environment
 
@@ -71,21 +72,116 @@ def _against(params: Params, tree: Path, champion: Version, figures: dict[str, A
     """Both answer the same test rows, the champion from the raw rows with its own spec."""
     from tasks.versions import scoring
 
-    ours = scoring.challenger(tree, _json(tree / CARD)["spec"]["classes"])
-    theirs = scoring.champion(tree, champion, ours.row_ids, params.evaluate.batch_size) == ours.targets
-    lost, won = int((theirs & ~ours.right).sum()), int((ours.right & ~theirs).sum())
-    verdict, reason, low, high = gate.decide(params.gate, lost, won, len(theirs))
+    if not math.isfinite(float(_json(tree / METRICS)["loss"])):
+        return Decision(verdict="refuse", reason="its loss is not finite", champion=champion.name, **figures)
+    best = best_before(Registry(tree), figures["environment"], champion, params.gate.metric)
+    return _judged(params, tree, scoring.of_tree(tree), champion, best, figures)
+
+
+def gate_versions(params: Params, tree: Path, champion: str, challenger: str) -> Decision:
+    """Compare any two versions by hand, on the test rows of `challenger`; nothing is written.
+
+    Raises:
+        VersionError: there is no such version.
+        ObjectsMissing, CorruptData, CorruptModel: one of them can't be had whole.
+    """
+    from tasks.versions import scoring
+
+    registry = Registry(tree)
+    old, new = registry.find(champion), registry.find(challenger)
+    figures = {
+        "environment": "",
+        "weights_sha256": str(new.weights_sha256),
+        "rows": int(new.metrics.get("rows", 0)),
+        "accuracy": float(new.metrics.get("accuracy", 0.0)),
+        "version": new.name,
+    }
+    with scoring.of_version(tree, new) as run:
+        return _judged(params, tree, run, old, None, figures)
+
+
+def best_before(registry: Registry, environment: str, champion: Version, metric: str) -> Version | None:
+    """The best version that served there since the last major one, by the differences in `metric` that the gates measured.
+
+    None where that is the champion itself, or the gates' figures do not reach back to it. Versions that were rolled
+    back or withdrawn are no measure.
+    """
+    level: dict[str, float] = {champion.name: 0.0}
+    versions = {version.name: version for version in registry.versions()}
+    current = champion
+    while True:  # down the chain of champions: each gate compared with the one before
+        judged = current.data.get("gate", {})
+        before, difference = versions.get(str(judged.get("champion"))), judged.get("difference")
+        same = judged.get("environment") == environment and judged.get("metric") == metric
+        if before is None or difference is None or not same or before.name in level:
+            break
+        if before.number.major != champion.number.major:
+            break
+        level[before.name] = level[current.name] - float(difference)
+        current = before
+    out = rolled_back(registry.history(environment))
+    fit = [name for name in level if (name not in out and versions[name].withdrawn is None) or name == champion.name]
+    best = max(fit, key=lambda name: level[name])
+    return None if best == champion.name else versions[best]
+
+
+def _judged(
+    params: Params, tree: Path, run: Any, champion: Version, best: Version | None, figures: dict[str, Any]
+) -> Decision:
+    from tasks.versions import scoring
+
+    other = _new_contract(champion, run.contract)
+    figures = {**figures, "champion": champion.name, "new_contract": tuple(other), "confidence": params.gate.confidence}
+    try:
+        answers, excluded = scoring.compared(tree, run, champion, params.evaluate.batch_size)
+    except CorruptData as error:
+        if not other:
+            raise
+        reason = f"the contract changed ({', '.join(other)}), and {champion.name} can't answer these rows: {error}"
+        return Decision(verdict=_allowed(params.gate.on_new_contract), reason=reason, **figures)
+    before = scoring.compared(tree, run, best, params.evaluate.batch_size)[0] if best else None
+    found = gate.decide(params.gate, answers, run.classes, before)
+    verdict, reason = _settled(params, found.verdict, found.reason, champion, other)
+    if found.estimate is not None:
+        names = ("champion_score", "challenger_score", "difference", "low", "high")
+        figures |= dict(zip(names, found.estimate, strict=True))
     return Decision(
         verdict=verdict,
         reason=reason,
-        champion=champion.name,
-        champion_accuracy=float(theirs.mean()),
-        difference=(won - lost) / len(theirs),
-        low=low,
-        high=high,
-        confidence=params.gate.confidence,
+        metric=params.gate.metric,
+        compared=len(answers.targets),
+        excluded=excluded,
+        p=found.p,
+        slices=tuple(tuple(each) for each in found.slices),
+        best=best.name if best else None,
+        best_difference=found.against.difference if found.against else None,
         **figures,
     )
+
+
+def _settled(
+    params: Params, verdict: gate.Verdict, reason: str, champion: Version, other: list[str]
+) -> tuple[gate.Verdict, str]:
+    """What the params make of an undecided comparison and of a new contract; neither is ever silent."""
+    if verdict == "undecided" and params.gate.on_undecided == "promote":
+        verdict, reason = "promote", f"let through by gate.on_undecided, {reason}"
+    if other:
+        said = f"the contract differs from {champion.name}'s ({', '.join(other)}), compared on what both know"
+        if verdict == "promote":
+            verdict = _allowed(params.gate.on_new_contract)
+            said += "; let through by" if verdict == "promote" else "; not let through by"
+            said += f" gate.on_new_contract: {params.gate.on_new_contract}"
+        reason = f"{said}; {reason}"
+    return verdict, reason
+
+
+def _allowed(choice: str) -> gate.Verdict:
+    return "promote" if choice == "promote" else "undecided"
+
+
+def _new_contract(champion: Version, contract: dict[str, Any]) -> list[str]:
+    was = champion.data.get("contract", {})
+    return [key for key in number.CONTRACT if was.get(key) != contract.get(key)]
 
 
 def _digest(file: Path) -> str:

@@ -27,11 +27,11 @@ def test_a_version_from_the_remote_alone(toy: Toy, tmp_path: Path) -> None:
     toy.release("b")
     clone = toy.clone(tmp_path / "clone")
     done = checkout(clone.tree, "v1.0.0", tmp_path / "old")
-    assert done.to_make == ["scratch"]
+    assert done.to_make == ["data/prepared"]
     assert (tmp_path / "old/code/train.py").read_text() == "# train\n"
     assert (tmp_path / "old/data/raw/b").read_text() == "rows"
     status = json.loads(tool("dvc", "status", "--json", cwd=tmp_path / "old"))
-    assert status == {"evaluate": [{"changed outs": {"scratch": "not in cache"}}]}
+    assert status == {"evaluate": [{"changed outs": {"data/prepared": "not in cache"}}]}
     here = checkout(toy.tree, "v1.0.0", tmp_path / "here")
     assert here.to_make == []
     assert json.loads(tool("dvc", "status", "--json", cwd=tmp_path / "here")) == {}

@@ -26,7 +26,7 @@ def test_only_what_expired_goes(toy: Toy, tmp_path: Path) -> None:
     assert collect(toy.tree, grace_s=0).objects == []
     toy.run("b")
     dropped = collect(toy.tree, grace_s=0)
-    assert {Path(file).read_text()[:2] for file in dropped.objects} == {"of", '{"'}  # weights and card
+    assert {Path(file).read_text()[:2] for file in dropped.objects} == {"of", '{"', "by"}  # weights, card, predictions
     assert collect(toy.tree, apply=True, grace_s=3600).objects == []
     collect(toy.tree, apply=True, grace_s=0)
     assert not any(Path(file).exists() for file in dropped.objects)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tasks.compare import compare
+from tasks.compare import best_before, compare, gate_versions
 from tasks.errors import CorruptData, ObjectsMissing, VersionError
 from tasks.promote import promote, rollback
 from tasks.register import register
@@ -23,9 +24,9 @@ def toy(tmp_path: Path) -> Toy:
     return Toy.make(tmp_path / "checkout")
 
 
-def train(toy: Toy, threshold: float, environment: str = "prod") -> Decision:
+def train(toy: Toy, threshold: float, environment: str = "prod", **run: Any) -> Decision:
     """What the flow does: run, compare, register, promote."""
-    lay(toy, threshold)
+    lay(toy, threshold, **run)
     decision = compare.fn(toy.params, toy.tree, environment)
     if decision.promotes:
         version = register.fn(toy.params, toy.tree, decision, head(toy.tree))
@@ -36,13 +37,15 @@ def train(toy: Toy, threshold: float, environment: str = "prod") -> Decision:
 def test_a_better_model_takes_over_and_a_worse_one_does_not(toy: Toy) -> None:
     assert train(toy, 0.2).reason == "first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85"
     worse = train(toy, 0.4)
-    assert (worse.verdict, worse.champion, worse.champion_accuracy) == ("refuse", "v1.0.0", 0.9)
-    assert worse.reason.startswith("worse: accuracy -0.1000 against the champion's on the same 1,000 rows")
+    assert (worse.verdict, worse.champion, worse.champion_score) == ("refuse", "v1.0.0", 0.9)
+    assert worse.reason.startswith(
+        "class right (-0.200 on 500 rows) got worse by more than 0.05; worse than the margin"
+    )
     assert toy.serves() == "v1.0.0"
     better = train(toy, 0.1)
     assert (better.verdict, better.difference) == ("promote", pytest.approx(0.05))
     assert toy.serves() == "v1.0.1"
-    assert gate.read(toy.tree) == Decision(**better.to_dict())
+    assert gate.read(toy.tree).to_dict() == better.to_dict()
 
 
 def test_the_first_version_needs_no_torch(toy: Toy) -> None:
@@ -74,6 +77,55 @@ def test_a_run_cut_off_before_its_promotion_is_completed(toy: Toy) -> None:
     decision = train(toy, 0.2)
     assert decision.reason.startswith("v1.0.0 was registered and not yet promoted: first in service")
     assert (toy.serves(), len(toy.registry.versions())) == ("v1.0.0", 1)
+
+
+def test_rows_that_either_was_trained_on_do_not_count(toy: Toy) -> None:
+    train(toy, 0.2, trained=range(100))
+    decision = train(toy, 0.1, trained=range(50, 150))
+    assert (decision.compared, decision.excluded) == (850, 150)
+    assert decision.verdict == "promote"
+
+
+def test_many_small_steps_down_are_stopped(toy: Toy) -> None:
+    toy.set("gate.margin", 0.02)
+    verdicts = [train(toy, 0.1 + 0.008 * step).verdict for step in range(8)]
+    assert verdicts[:2] == ["promote", "promote"]
+    assert "promote" not in verdicts[4:]
+    best = toy.registry.find("v1.0.0")
+    assert best_before(toy.registry, "prod", toy.registry.find("prod"), "accuracy") == best
+
+
+def test_too_few_rows_and_what_the_params_make_of_it(toy: Toy) -> None:
+    train(toy, 0.2)
+    assert train(toy, 0.2 - 0.001).verdict == "promote"
+    assert train(toy, 0.2 + 0.008).reason.startswith("too few rows to tell, with a margin of 0.005: accuracy -0.0050")
+    toy.set("gate.on_undecided", "promote")
+    decision = train(toy, 0.2 + 0.008)
+    assert (decision.verdict, decision.reason[:38]) == ("promote", "let through by gate.on_undecided, too ")
+
+
+def test_a_new_contract_is_said_and_never_promoted_silently(toy: Toy) -> None:
+    train(toy, 0.2)
+    decision = train(toy, 0.1, classes=("left", "up"))
+    assert (decision.verdict, decision.new_contract, decision.excluded) == ("undecided", ("classes",), 500)
+    said = "the contract differs from v1.0.0's (classes), compared on what both know; too few rows to tell"
+    assert decision.reason.startswith(said)
+    toy.set("gate.margin", 0.02)
+    said = "the contract differs from v1.0.0's (classes), compared on what both know; not let through by gate.on_new_contract"
+    assert train(toy, 0.1, classes=("left", "up")).reason.startswith(said)
+    toy.set("gate.on_new_contract", "promote")
+    train(toy, 0.1, classes=("left", "up"))
+    assert toy.serves() == "v2.0.0"
+
+
+def test_comparing_two_versions_by_hand(toy: Toy) -> None:
+    train(toy, 0.2)
+    train(toy, 0.1)
+    lay(toy, 0.7)
+    found = gate_versions(toy.params, toy.tree, "v1.0.0", "v1.0.1")
+    assert (found.verdict, found.champion_score, found.challenger_score) == ("promote", 0.9, 0.95)
+    assert gate_versions(toy.params, toy.tree, "v1.0.1", "v1.0.0").verdict == "refuse"
+    assert not gate.read(toy.tree).reason.startswith("worse")
 
 
 def test_nothing_to_compare(toy: Toy) -> None:

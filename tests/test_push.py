@@ -42,7 +42,7 @@ def test_publishing_later(toy: Toy, origin: Path, tmp_path: Path) -> None:
     toy.release("b")
     shutil.rmtree(tmp_path / "store")
     done = push(toy.params, toy.tree, "v1.0.0", "origin")
-    assert (done.versions, done.objects, done.tags) == (["v1.0.0"], 5, ["classifier@v1.0.0", "classifier#prod#1"])
+    assert (done.versions, done.objects, done.tags) == (["v1.0.0"], 6, ["classifier@v1.0.0", "classifier#prod#1"])
     assert push(toy.params, toy.tree, None, "origin").tags == ["classifier@v1.0.1", "classifier#prod#2"]
     assert push(toy.params, toy.tree, None, "origin").tags == []
     assert tags_of(origin) == tags_of(toy.tree)

@@ -132,7 +132,7 @@ def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Pat
     toy.register("weights")
     held = {file.parent.name + file.name for file in (remote / "files/md5").rglob("*") if file.is_file()}
     lock = (toy.tree / "dvc.lock").read_text()
-    assert len(held) == 5  # a folder of two files, weights, card
+    assert len(held) == 6  # a folder of two files, weights, card, predictions
     assert all(md5.removesuffix(".dir") in lock or md5 in _listed(toy) for md5 in held)
 
     decision = toy.decide(toy.run("others"))

@@ -6,27 +6,49 @@ Everything here is arithmetic on NumPy arrays; who scored the rows is no concern
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tasks.errors import VersionError
 from tasks.params import GateParams
+from tasks.versions import paired
+from tasks.versions.paired import Answers, Estimate
 
 Verdict = Literal["promote", "refuse", "undecided", "known"]
 FILE = "reports/gate.json"
+
+
+class Slice(NamedTuple):
+    """One class by itself: `p` is corrected for the number of classes judged; `fallen`: it got too much worse."""
+
+    name: str
+    rows: int
+    difference: float
+    p: float
+    fallen: bool
+
+
+class Judgement(NamedTuple):
+    """What the paired comparison says; `against` is the estimate against the best version before."""
+
+    verdict: Verdict
+    reason: str
+    estimate: Estimate | None
+    p: float
+    slices: tuple[Slice, ...]
+    against: Estimate | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What the gate decided and the numbers behind it; `reports/gate.json` holds the same.
 
-    `champion` and `version` are version names; accuracies are shares of `rows`; `low` and `high` bound the difference
-    (challenger less champion) at `confidence`, each from one side.
+    `champion`, `best` and `version` are version names. `rows` and `accuracy` are the run's own, from `evaluate`; the
+    figures of the comparison are of `compared` rows, in the metric that `metric` names, and `low` and `high` bound the
+    difference (challenger less champion) at `confidence`, each from one side.
     """
 
     verdict: Verdict
@@ -35,13 +57,24 @@ class Decision:
     weights_sha256: str
     rows: int
     accuracy: float
+    version: str | None = None
     champion: str | None = None
-    champion_accuracy: float | None = None
+    metric: str | None = None
+    compared: int | None = None
+    excluded: int | None = (
+        None  # test rows left out: a model was trained on them, or the champion can't name their class
+    )
+    champion_score: float | None = None
+    challenger_score: float | None = None
     difference: float | None = None
     low: float | None = None
     high: float | None = None
     confidence: float | None = None
-    version: str | None = None
+    p: float | None = None  # McNemar's, one-sided: as many rows won by chance alone
+    slices: Sequence[Sequence[Any]] = ()  # see `Slice`
+    best: str | None = None
+    best_difference: float | None = None
+    new_contract: Sequence[str] = ()  # what differs from the champion's contract
 
     @property
     def registers(self) -> bool:
@@ -54,7 +87,7 @@ class Decision:
         return self.verdict == "promote"
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        return {key: _plain(value) for key, value in asdict(self).items()}
 
 
 def write(decision: Decision, tree: Path) -> None:
@@ -74,7 +107,8 @@ def read(tree: Path) -> Decision:
     file = tree / FILE
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
-        return Decision(**{field.name: held[field.name] for field in fields(Decision)})
+        values = {field.name: held[field.name] for field in fields(Decision)}
+        return Decision(**{key: _frozen(value) for key, value in values.items()})
     except FileNotFoundError:
         raise VersionError(f"{file} is missing; `python -m tasks.compare prod` writes it") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -88,65 +122,82 @@ def first(params: GateParams, accuracy: float) -> tuple[Verdict, str]:
     return "refuse", f"accuracy {accuracy:.4f} is below gate.min_accuracy {params.min_accuracy}"
 
 
-def decide(params: GateParams, lost: int, won: int, rows: int) -> tuple[Verdict, str, float, float]:
-    """Is the challenger better, or no worse than `gate.margin`, at `gate.confidence`?
+def decide(params: GateParams, answers: Answers, classes: Sequence[str], best: Answers | None = None) -> Judgement:
+    """May the challenger take the champion's place?
 
     Args:
-        lost: rows that only the champion got right.
-        won: rows that only the challenger got right.
-        rows: all rows that both answered.
+        answers: what both answered to the same rows.
+        classes: names of the classes that `answers` index.
+        best: the same with the best version that served since the last major one, if that is not the champion. Without
+            it many small steps would lead down.
 
     Returns:
-        The verdict, the reason, and the bounds of the difference in accuracy, each from one side.
+        The verdict, before `on_undecided`, and the numbers behind it.
     """
-    low, high = bounds(lost, won, rows, params.confidence)
-    difference = (won - lost) / rows
-    said = (
-        f"accuracy {difference:+.4f} against the champion's on the same {rows:,} rows, "
-        f"from {low:+.4f} to {high:+.4f} at {params.confidence:.0%}"
+    rows = len(answers.targets)
+    if rows == 0:
+        return Judgement("undecided", "no rows to compare on", None, 1.0, (), None)
+    estimate = paired.estimate(answers, params.metric, len(classes), params.confidence)
+    lost, won = paired.disagreements(answers)
+    p = paired.mcnemar(lost, won)
+    better = p < 1 - params.confidence if params.metric == "accuracy" else estimate.low > 0
+    verdict, why = _verdict(params, estimate, better)
+    reason = f"{why}: {_said(params, estimate, rows)}"
+    slices = judge_slices(params, answers, classes)
+    against = None
+    fallen = [each for each in slices if each.fallen]
+    if fallen:
+        worst = ", ".join(f"{each.name} ({each.difference:+.3f} on {each.rows} rows)" for each in fallen)
+        verdict, reason = "refuse", f"class {worst} got worse by more than {params.slice_margin}; {reason}"
+    elif best is not None and len(best.targets):
+        against = paired.estimate(best, params.metric, len(classes), params.confidence)
+        kept = "promote" if against.low >= -params.margin else "undecided"
+        kept = "refuse" if against.high < -params.margin else kept
+        if verdict == "promote" and kept != "promote":
+            verdict = "refuse" if kept == "refuse" else "undecided"
+            reason = f"downhill: against the best before it {_said(params, against, len(best.targets))}; {reason}"
+    return Judgement(verdict, reason, estimate, p, slices, against)
+
+
+def judge_slices(params: GateParams, answers: Answers, classes: Sequence[str]) -> tuple[Slice, ...]:
+    """Every class with at least `gate.min_slice` rows by itself, its p-value corrected for how many there are."""
+    found = {}
+    for index, name in enumerate(classes):
+        part = answers.at(answers.targets == index)
+        if len(part.targets) >= params.min_slice:
+            found[name] = (len(part.targets), *paired.disagreements(part))
+    corrected = paired.holm({name: paired.mcnemar(won, lost) for name, (_, lost, won) in found.items()})
+    slices = []
+    for name, (rows, lost, won) in found.items():
+        fallen = (lost - won) / rows > params.slice_margin and corrected[name] < 1 - params.confidence
+        slices.append(Slice(name, rows, (won - lost) / rows, corrected[name], fallen))
+    return tuple(slices)
+
+
+def _verdict(params: GateParams, estimate: Estimate, better: bool) -> tuple[Verdict, str]:
+    margin = params.margin if params.rule == "no_worse" else 0.0
+    if better:
+        return "promote", "better"
+    if params.rule == "no_worse" and estimate.low >= -margin:
+        return "promote", f"no worse than the margin of {margin}"
+    if estimate.high < -margin:
+        return "refuse", f"worse than the margin of {margin}" if margin else "worse"
+    return "undecided", f"too few rows to tell, with a margin of {margin}" if margin else "not shown to be better"
+
+
+def _said(params: GateParams, estimate: Estimate, rows: int) -> str:
+    return (
+        f"{params.metric} {estimate.difference:+.4f} on the same {rows:,} rows, "
+        f"between {estimate.low:+.4f} and {estimate.high:+.4f} at {params.confidence:.0%}"
     )
-    if low > 0:
-        return "promote", f"better: {said}", low, high
-    if low >= -params.margin:
-        return "promote", f"no worse than the margin of {params.margin}: {said}", low, high
-    if high < 0:
-        return "refuse", f"worse: {said}", low, high
-    return "undecided", f"too few rows to tell, with a margin of {params.margin}: {said}", low, high
 
 
-def bounds(lost: int, won: int, rows: int, confidence: float) -> tuple[float, float]:
-    """One-sided lower and upper confidence bounds of a paired difference of proportions, `(won - lost) / rows`.
-
-    Tango's score interval (Statistics in Medicine 17, 1998): right for few rows and for no disagreement at all, where
-    a bootstrap would call any difference certain.
-    """
-    z = NormalDist().inv_cdf(confidence)
-    seen = (won - lost) / rows
-    # score() falls as the difference supposed grows; it crosses +z at the lower bound and -z at the upper
-    low = _crossing(lambda delta: _score(lost, won, rows, delta) - z, -1.0, seen)
-    high = _crossing(lambda delta: _score(lost, won, rows, delta) + z, seen, 1.0)
-    return low, high
+def _plain(value: Any) -> Any:
+    """As JSON holds it: floats rounded to six digits, lists for tuples."""
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
-def _score(lost: int, won: int, rows: int, delta: float) -> float:
-    """Tango's test statistic of the hypothesis that the difference is `delta`."""
-    a = 2.0 * rows
-    b = -(won + lost) + (2 * rows - (won - lost)) * delta
-    c = -lost * delta * (1 - delta)
-    q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-    variance = rows * (2 * q + delta * (1 - delta))
-    excess = won - lost - rows * delta
-    if variance <= 0:
-        return math.copysign(math.inf, excess) if excess else 0.0
-    return excess / math.sqrt(variance)
-
-
-def _crossing(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero between `low` and `high`."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        if function(middle) > 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value

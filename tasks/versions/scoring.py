@@ -1,59 +1,124 @@
-"""What the champion answers to the challenger's test rows: from the raw rows, with the champion's own spec."""
+"""What a version answers to the test rows of a run: from the raw rows, with the version's own spec."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.data import shards, spec
-from tasks.learning.card import load_model
+from tasks.errors import CorruptModel
+from tasks.learning.card import Card, load_model
 from tasks.learning.predict import probabilities
-from tasks.versions import loading
+from tasks.versions import loading, pipeline, remote
+from tasks.versions.paired import Answers
 from tasks.versions.registry import Version
 
-PREDICTIONS = "reports/predictions.parquet"
-RAW = "data/raw"
+PREDICTIONS, CARD = "reports/predictions.parquet", "models/classifier.json"
+RAW, PREPARED, TRAINED = "data/raw", "data/prepared", "train/meta.parquet"
 _ROWS = 20_000  # held decoded at once
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Class names per row, in one order: what is right and what a model said; object arrays (N,)."""
+class Run:
+    """The test rows of a run, what is right and what its model said (indices into `classes`), and where its rows lie."""
 
-    row_ids: Sequence[str]
-    targets: np.ndarray
-    said: np.ndarray
-
-    @property
-    def right(self) -> np.ndarray:
-        """Which answers are right: bool (N,)."""
-        return np.asarray(self.targets == self.said)
-
-
-def challenger(tree: Path, classes: Sequence[str]) -> Answers:
-    """The answers that `evaluate` wrote, with the class names of the challenger's spec."""
-    table = pq.read_table(tree / PREDICTIONS, columns=["row_id", "target", "prediction"])
-    named = np.asarray(classes, dtype=object)
-    targets, said = (named[table[name].to_numpy()] for name in ("target", "prediction"))
-    return Answers(table["row_id"].to_pylist(), targets, said)
+    row_ids: np.ndarray  # (N,) object
+    targets: np.ndarray  # (N,) int64
+    said: np.ndarray  # (N,) int64
+    classes: tuple[str, ...]
+    contract: dict[str, Any]
+    raw: Path
+    trained: frozenset[str]  # row_ids that its model was trained on, as far as they are known
 
 
-def champion(tree: Path, version: Version, row_ids: Sequence[str], batch_size: int) -> np.ndarray:
-    """Class names that `version` answers to the rows `row_ids` of `data/raw`: object (N,).
+def of_tree(tree: Path) -> Run:
+    """The run that lies in `tree`."""
+    folder = tree / PREPARED / TRAINED
+    return _run(tree / PREDICTIONS, tree / CARD, tree / RAW, folder if folder.is_file() else None)
+
+
+@contextmanager
+def of_version(tree: Path, version: Version) -> Iterator[Run]:
+    """The run that a version was, from DVC's cache (pulled if it is not there)."""
+    held, cache = pipeline.of_commit(tree, version.commit), remote.Cache(tree)
+    for path in (PREDICTIONS, CARD, RAW):
+        remote.pull(tree, held.output(path))
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        raw = Path(folder) / "raw"
+        for name, md5 in cache.listing(held.output(RAW).md5, RAW).items():
+            (raw / name).parent.mkdir(parents=True, exist_ok=True)
+            (raw / name).symlink_to(cache.path(md5))
+        predictions, card = (cache.path(held.output(path).md5) for path in (PREDICTIONS, CARD))
+        yield _run(predictions, card, raw, _trained_file(tree, version))
+
+
+def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[Answers, int]:
+    """What both answered to the run's test rows, less those that either was trained on or the champion has no class for.
+
+    Returns:
+        The answers, and how many rows were left out.
 
     Raises:
-        ObjectsMissing, CorruptData, CorruptModel: the champion's files can't be had whole.
+        ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, or gives no probabilities.
     """
-    weights, card_file = loading.files(tree, version)
+    weights, card_file = loading.files(tree, champion)
     model, card = load_model(card_file, weights)
-    named = np.asarray(card.classes, dtype=object)
-    said = []
-    for start in range(0, len(row_ids), _ROWS):
-        table = shards.rows(tree / RAW, row_ids[start : start + _ROWS])
-        inputs = spec.inputs(table, card.parsed_spec())
-        said.append(named[probabilities(model, card, inputs, batch_size).argmax(axis=1)])
-    return np.concatenate(said) if said else np.empty(0, dtype=object)
+    known = np.isin(np.asarray(run.classes, dtype=object), card.classes)
+    seen = run.trained | trained(tree, champion)
+    rows = np.flatnonzero(known[run.targets] & np.array([row_id not in seen for row_id in run.row_ids], dtype=bool))
+    index = {name: position for position, name in enumerate(run.classes)}
+    names = np.array([index.get(name, -1) for name in card.classes], dtype=np.int64)
+    parts = [names[:0]]
+    for start in range(0, len(rows), _ROWS):
+        row_ids = run.row_ids[rows[start : start + _ROWS]].tolist()
+        parts.append(names[_said(champion, model, card, shards.rows(run.raw, row_ids), batch_size)])
+    answers = Answers(run.targets[rows], np.concatenate(parts), run.said[rows])
+    return answers, len(run.targets) - len(rows)
+
+
+def trained(tree: Path, version: Version) -> frozenset[str]:
+    """The rows that a version was trained on; none where DVC's cache has its prepared data no longer."""
+    file = _trained_file(tree, version)
+    return frozenset() if file is None else _row_ids(file)
+
+
+def _trained_file(tree: Path, version: Version) -> Path | None:
+    cache = remote.Cache(tree)
+    prepared = [out for out in pipeline.of_commit(tree, version.commit).outputs if out.path == PREPARED]
+    if not prepared or not cache.has(prepared[0].md5):
+        return None
+    md5 = cache.listing(prepared[0].md5, PREPARED).get(TRAINED)
+    return cache.path(md5) if md5 and cache.has(md5) else None
+
+
+def _said(champion: Version, model: Any, card: Card, table: Any, batch_size: int) -> np.ndarray:
+    """Class indices of the champion's own, int64 (N,)."""
+    found = probabilities(model, card, spec.inputs(table, card.parsed_spec()), batch_size)
+    if not np.isfinite(found).all():
+        raise CorruptModel(f"{champion.name} gives probabilities that are not finite; `ratchet verify {champion.name}`")
+    return np.asarray(found.argmax(axis=1))
+
+
+def _run(predictions: Path, card: Path, raw: Path, trained_file: Path | None) -> Run:
+    described = Card.read(card).spec
+    table = pq.read_table(predictions, columns=["row_id", "target", "prediction"])
+    return Run(
+        row_ids=np.asarray(table["row_id"].to_pylist(), dtype=object),
+        targets=table["target"].to_numpy(),
+        said=table["prediction"].to_numpy(),
+        classes=tuple(described["classes"]),
+        contract=described,
+        raw=raw,
+        trained=frozenset() if trained_file is None else _row_ids(trained_file),
+    )
+
+
+def _row_ids(file: Path) -> frozenset[str]:
+    return frozenset(pq.read_table(file, columns=["row_id"])["row_id"].to_pylist())

@@ -24,7 +24,9 @@ ROWS = 1000
 CLASSES = ("left", "right")
 
 
-def lay(toy: Toy, threshold: float, classes: Sequence[str] = CLASSES, model: str = "mlp") -> str:
+def lay(
+    toy: Toy, threshold: float, classes: Sequence[str] = CLASSES, model: str = "mlp", trained: Sequence[int] = ()
+) -> str:
     """Leave in `toy` what a run leaves whose model errs on the rows between 0 and `threshold`; returns the SHA-256."""
     x = np.linspace(-1, 1, ROWS, dtype=np.float64)
     row_ids = [f"{row:032x}" for row in range(ROWS)]
@@ -53,7 +55,10 @@ def lay(toy: Toy, threshold: float, classes: Sequence[str] = CLASSES, model: str
         libraries={},
         device_type="cpu",
     )
-    toy.write({"models/.keep": "", "scratch/x": "", "reports/training/curves.tsv": "epoch\n"})
+    toy.write({"models/.keep": "", "reports/training/curves.tsv": "epoch\n"})
+    prepared = toy.tree / "data/prepared/train"
+    prepared.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"row_id": [f"{row:032x}" for row in trained]}), prepared / "meta.parquet")
     (toy.tree / "models/classifier.pt").write_bytes(content)
     card.write(toy.tree / "models/classifier.json")
     said = (x > threshold).astype(np.int64)

@@ -1,15 +1,38 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
+import numpy as np
 import pytest
 
 from tasks.errors import VersionError
 from tasks.params import GateParams
-from tasks.versions import gate
+from tasks.versions import gate, paired
 from tasks.versions.gate import Decision
+from tasks.versions.paired import Answers
 
-PARAMS = GateParams(min_accuracy=0.8, margin=0.005, confidence=0.95)
+PARAMS = GateParams(
+    min_accuracy=0.8,
+    metric="accuracy",
+    rule="no_worse",
+    margin=0.005,
+    confidence=0.95,
+    min_slice=50,
+    slice_margin=0.05,
+    on_undecided="refuse",
+    on_new_contract="refuse",
+)
+CLASSES = ("only",)
+
+
+def answers(lost: int, won: int, rows: int) -> Answers:
+    """Answers to rows of one class: `lost` only the champion has right, `won` only the challenger, the rest both."""
+    champion, challenger = np.zeros((2, rows), np.int64)
+    challenger[:lost] = -1
+    champion[lost : lost + won] = -1
+    return Answers(np.zeros(rows, np.int64), champion, challenger)
 
 
 def test_the_first_version_passes_on_accuracy_alone() -> None:
@@ -23,27 +46,83 @@ def test_the_first_version_passes_on_accuracy_alone() -> None:
         (100, 200, 10_000, "promote"),  # better by a point
         (300, 300, 10_000, "promote"),  # as good
         (0, 0, 10_000, "promote"),  # the same answers
-        (300, 200, 10_000, "refuse"),  # worse by a point
-        (290, 260, 10_000, "undecided"),
+        (400, 200, 10_000, "refuse"),  # worse by two points
+        (330, 260, 10_000, "undecided"),
         (0, 0, 5, "undecided"),  # too few rows, though nothing differs
         (0, 2, 5, "undecided"),
         (5, 0, 5, "refuse"),
+        (0, 0, 0, "undecided"),
     ],
 )
 def test_verdicts(lost: int, won: int, rows: int, verdict: str) -> None:
-    said, reason, low, high = gate.decide(PARAMS, lost, won, rows)
-    assert said == verdict, reason
-    assert low <= (won - lost) / rows <= high
+    found = gate.decide(PARAMS, answers(lost, won, rows), CLASSES)
+    assert found.verdict == verdict, found.reason
 
 
-def test_the_bounds_are_tangos() -> None:
-    from statistics import NormalDist
+def test_better_means_shown_to_be_better() -> None:
+    strict = replace(PARAMS, rule="better")
+    assert gate.decide(strict, answers(300, 300, 10_000), CLASSES).verdict == "undecided"
+    assert gate.decide(strict, answers(100, 140, 10_000), CLASSES).reason.startswith("better: accuracy +0.0040")
+    assert gate.decide(strict, answers(140, 100, 10_000), CLASSES).verdict == "refuse"
 
+
+def test_mcnemar_is_the_binomial_test() -> None:
+    from scipy.stats import binomtest
+
+    for fewer, more in ((0, 0), (0, 5), (3, 9), (40, 61), (900, 1100)):
+        expected = binomtest(more, fewer + more, alternative="greater").pvalue if fewer + more else 1.0
+        assert paired.mcnemar(fewer, more) == pytest.approx(expected, rel=1e-9)
+
+
+def test_at_tangos_bounds_his_score_is_z() -> None:
+    z = NormalDist().inv_cdf(0.975)
     for lost, won, rows in ((4, 9, 50), (0, 3, 20), (30, 10, 400)):
-        low, high = gate.bounds(lost, won, rows, 0.975)
-        z = NormalDist().inv_cdf(0.975)
-        assert gate._score(lost, won, rows, low) == pytest.approx(z, abs=1e-4)
-        assert gate._score(lost, won, rows, high) == pytest.approx(-z, abs=1e-4)
+        low, high = paired.tango(lost, won, rows, 0.975)
+        assert paired.score(lost, won, rows, low) == pytest.approx(z, abs=1e-4)
+        assert paired.score(lost, won, rows, high) == pytest.approx(-z, abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_recall", "macro_f1"])
+def test_metrics_agree_with_scikit_learn(metric: str) -> None:
+    from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+    generator = np.random.default_rng(0)
+    targets, champion, challenger = generator.integers(0, 4, (3, 300))
+    found = paired.estimate(Answers(targets, champion, challenger), metric, 4, 0.95)
+    expected = {
+        "accuracy": accuracy_score,
+        "macro_recall": lambda true, said: recall_score(true, said, average="macro"),
+        "macro_f1": lambda true, said: f1_score(true, said, average="macro"),
+    }[metric]
+    assert found.champion == pytest.approx(expected(targets, champion), abs=1e-9)
+    assert found.challenger == pytest.approx(expected(targets, challenger), abs=1e-9)
+    assert found.low < found.difference < found.high
+
+
+def test_a_class_that_falls_is_refused_and_a_small_one_never_decides() -> None:
+    targets = np.repeat([0, 1, 2], [5000, 100, 5])
+    champion, challenger = targets.copy(), targets.copy()
+    champion[:300] = -1  # the challenger is better on the large class,
+    challenger[5000:5020] = -1  # worse on the middle one,
+    challenger[5100:] = -1  # and has nothing right of the smallest
+    found = gate.decide(PARAMS, Answers(targets, champion, challenger), ("large", "middle", "small"))
+    assert found.verdict == "refuse"
+    assert found.reason.startswith("class middle (-0.200 on 100 rows) got worse by more than 0.05; better:")
+    assert [each.name for each in found.slices] == ["large", "middle"]
+    challenger[5000:5020] = targets[5000:5020]
+    assert (
+        gate.decide(PARAMS, Answers(targets, champion, challenger), ("large", "middle", "small")).verdict == "promote"
+    )
+
+
+def test_many_small_steps_down_are_stopped() -> None:
+    as_good, far_below = answers(100, 100, 10_000), answers(200, 80, 10_000)
+    found = gate.decide(PARAMS, as_good, CLASSES, best=far_below)
+    assert (found.verdict, found.reason[:43]) == ("refuse", "downhill: against the best before it accura")
+
+
+def test_holm() -> None:
+    assert paired.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
 
 
 def test_a_decision_is_written_and_read(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_how_two_versions_differ(toy: Toy) -> None:
     toy.release("b", accuracy=0.95, classes=("cat", "dog", "eel"))
     found = lineage.diff(toy.tree, "v1.0.0", "v2.0.0")
     assert found.params == {"train.epochs": (8, 3)}
-    assert found.data == ["source.lock", "data/raw"]
+    assert found.data == ["source.lock", "data/prepared", "data/raw"]
     assert found.metrics == {"accuracy": (0.9, 0.95)}
     assert found.contract == {"classes": (["cat", "dog"], ["cat", "dog", "eel"])}
     assert found.code == ["code/train.py"]

@@ -45,11 +45,22 @@ stages:
     deps: [models/classifier.pt]
     metrics:
       - reports/metrics.json: {cache: false}
-    outs: [{scratch: {push: false}}]
+    outs:
+      - data/prepared: {push: false}
+      - reports/predictions.parquet
 artifacts:
   classifier: {path: models/classifier.pt, type: model}
 """
-IGNORED = "/data/raw\n/models/classifier.*\n/scratch\n__pycache__/\n/.dvc/cache\n/.dvc/tmp\n/.dvc/config.local\n"
+IGNORED = """\
+/data/raw
+/data/prepared
+/models/classifier.*
+/reports/predictions.parquet
+__pycache__/
+/.dvc/cache
+/.dvc/tmp
+/.dvc/config.local
+"""
 
 
 class Toy:
@@ -116,7 +127,8 @@ class Toy:
         sha256 = hashlib.sha256(weights.encode()).hexdigest()
         spec = {"kind": "image", "input_shape": [1, 2, 2], "classes": list(classes), "features": None}
         source = (self.tree / "source.lock").read_text()
-        self.write({"data/raw/a/rows": source, "data/raw/b": "rows", "scratch/x": source})
+        self.write({"data/raw/a/rows": source, "data/raw/b": "rows", "data/prepared/x": source})
+        self.write({"reports/predictions.parquet": f"by {weights}"})
         self.write({"models/classifier.pt": weights, "reports/training/curves.tsv": f"epoch\n{len(weights)}\n"})
         self.write({"models/classifier.json": json.dumps({"spec": spec, "weights_sha256": sha256})})
         self.write({"reports/metrics.json": json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": 1000}) + "\n"})
