@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -93,3 +94,119 @@ def test_11_a_flipped_bit_in_a_shard_is_found(ingested, tree):
     shard.write_bytes(flipped)
     with pytest.raises(CorruptData, match=r"shard-00000.parquet is not what dataset.json lists"):
         validate.fn(params, tree)
+
+
+def test_13_bombs_are_set_aside_and_take_little_memory(ingested, tree):
+    import io
+
+    from PIL import Image
+
+    bomb = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(bomb, "PNG")
+    params = ingested([pictures(1)[0], bomb.getvalue()], [0, 1])
+    validate.fn(params, tree)
+    assert bad(tree) == [(1, "image_bomb")]
+    (row,) = pq.read_table(tree / "data/quarantine.parquet").to_pylist()
+    assert row["detail"] == "12000 x 12000 pixels; at most 36,000,000 are decoded"
+
+
+@pytest.fixture
+def features(configured, parquet, tree):
+    """Ingest feature rows and validate them under rules."""
+
+    def make(table, **rules):
+        (tree / "data/incoming").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(table), tree / "data/incoming/a.parquet")
+        names = [name for name in table if name != "label"]
+        params = configured(parquet(image=None, features=names), validate={"max_bad_fraction": 1.0, **rules})
+        refresh.fn(params, tree)
+        ingest.fn(params, tree)
+        validate.fn(params, tree)
+        return bad(tree)
+
+    return make
+
+
+def rules(**values):
+    return {"dtype": None, "min": None, "max": None, "allowed": None, "nullable": True, **values}
+
+
+def test_14_infinite_and_missing_features(features, tree):
+    found = features({"x": [1.0, float("inf"), float("nan"), None, 2.0], "label": [0, 1, 0, 1, None]})
+    assert found == [(1, "not_finite"), (2, "not_finite"), (4, "label_null")]
+    rows = pq.read_table(tree / "data/quarantine.parquet").to_pylist()
+    assert rows[0]["detail"] == "x is inf" and rows[0]["shard"] == "shard-00000.parquet"
+    report = json.loads((tree / "reports/validation.json").read_text())
+    assert report["numbers"]["x"]["null"] == 2
+
+
+def test_14_rules_of_the_params(features):
+    columns = {"age": [3, 200, 30, None], "kind": [0, 1, 7, 1], "label": ["a", "b", "c", "a"]}
+    found = features(
+        columns,
+        columns={
+            "age": rules(min=0, max=120, nullable=False),
+            "kind": rules(allowed=[0, 1], dtype="int"),
+            "label": rules(allowed=["a", "b"]),
+        },
+    )
+    assert found == [(1, "out_of_range"), (2, "not_allowed"), (3, "null")]
+
+
+def test_unique_keys(features, tree):
+    found = features({"x": [1, 2, 1, 1], "y": [1, 1, 2, 1], "label": [0, 1, 0, 1]}, unique=["x", "y"])
+    assert found == [(3, "not_unique")]
+    assert pq.read_table(tree / "data/quarantine.parquet")["detail"].to_pylist() == ["like shard-00000.parquet row 0"]
+
+
+def test_15_a_column_of_another_type_or_name_is_shown(features):
+    with pytest.raises(ValidationFailed, match=r"the columns are not those of the schema: x is Float64, not Int64"):
+        features({"x": [1.5], "label": [0]}, columns={"x": rules(dtype="int")})
+    with pytest.raises(ValidationFailed, match=r"validate.columns and unique name z; the rows have label, x"):
+        features({"x": [1.5], "label": [0]}, columns={"z": rules()})
+
+
+def test_16_no_good_row_and_a_class_without_examples(ingested, features, tree):
+    with pytest.raises(ValidationFailed, match=r"no good row among 2; see reports/validation.json"):
+        features({"x": [float("nan")] * 2, "label": [0, 1]})
+
+
+def test_16_a_class_of_the_source_without_an_example(sample, configured, tree):
+    import dataclasses
+
+    refresh.fn(sample, tree)
+    ingest.fn(sample, tree)
+    listing = tree / "data/raw/dataset.json"
+    listing.write_text(listing.read_text().replace('"Ankle boot"', '"Ankle boot", "Hat"'))
+    with pytest.raises(ValidationFailed, match=r"no example of class Hat; .*validate.may_be_empty"):
+        validate.fn(sample, tree)
+    allowed = dataclasses.replace(sample.validate, may_be_empty=("Hat",))
+    validate.fn(dataclasses.replace(sample, validate=allowed), tree)
+
+
+def test_warnings_have_levels(ingested, tree, capsys):
+    a, *rest = pictures(9)
+    params = ingested([a, a, *rest], [0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    validate.fn(params, tree)
+    (warning,) = json.loads((tree / "reports/validation.json").read_text())["warnings"]
+    assert warning == "1 rows (10.00%) are set aside as duplicate; validate.warn.duplicate is 0.01"
+    assert f"validate: warning: {warning}" in capsys.readouterr().out
+    assert warning in (tree / "reports/validation.html").read_text()
+
+
+def test_only_a_new_shard_is_checked_again(configured, parquet, tree, monkeypatch):
+    from tasks.data import checking
+
+    params = configured(parquet())
+    for part in range(2):
+        image_file(tree / f"data/incoming/{part}.parquet", pictures(5, seed=part), [0, 1, 0, 1, 0])
+    refresh.fn(params, tree)
+    ingest.fn(params, tree)
+    validate.fn(params, tree)
+    image_file(tree / "data/incoming/2.parquet", pictures(5, seed=2), [0, 1, 0, 1, 0])
+    refresh.fn(params, tree)
+    ingest.fn(params, tree)
+    decoded = []
+    monkeypatch.setattr(checking.images, "load", lambda *a, load=checking.images.load: decoded.append(1) or load(*a))
+    validate.fn(params, tree)
+    assert len(decoded) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,12 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import RatchetError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place once the block ends well; else nothing of it stays.
 
     The block makes a file or a folder at that name. Everything in it is synced to disk before it is renamed.
+
+    Raises:
+        RatchetError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
@@ -31,6 +39,10 @@ def writing(path: Path) -> Iterator[Path]:
             path.rename(holder / "before")
         made.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        if error.errno not in FULL and "No space left" not in str(error):
+            raise
+        raise RatchetError(f"the disk is full: {path} could not be written; make room, then run it again") from None
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

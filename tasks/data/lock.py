@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tasks.data.files import to_json, writing
 from tasks.data.sources.base import Entry
@@ -40,6 +40,9 @@ def read(tree: Path, params: IngestParams) -> list[Entry]:
         raise SourceChanged(f"{FILE} cannot be read; {AGAIN}") from None
     if len(entries) != len(params.sources) or not all(map(_same, entries, params.sources)):
         raise SourceChanged(f"{FILE} pins other sources than ingest.sources in params.yaml names; {AGAIN}")
+    for file in (file for entry in entries for file in entry.get("files", ())):
+        if PurePosixPath(file["name"]).is_absolute() or ".." in PurePosixPath(file["name"]).parts:
+            raise SourceChanged(f"{FILE} names a file outside of its source: {file['name']}; {AGAIN}")
     return list(entries)
 
 

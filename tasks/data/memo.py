@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from tasks.data.files import sha256, to_json, writing
 from tasks.data.progress import progress
+from tasks.errors import CorruptData
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("numpy", "pandera", "pillow", "polars", "pyarrow")
@@ -61,6 +62,10 @@ def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> I
     try:
         for done in progress(as_completed(running.values()), len(running), name):
             done.result()
+    except BrokenExecutor:
+        raise CorruptData(
+            f"a worker of {name} died: out of memory, killed, or on a file that breaks its reader"
+        ) from None
     except BaseException:
         for future in running.values():
             future.cancel()

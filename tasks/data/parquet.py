@@ -61,13 +61,11 @@ def _bytes_of(field: pa.Field) -> str | None:
 
 
 def _fitting(path: Path, group: Any) -> int:
-    """How many rows of a row group fit into a batch."""
-    for index in range(group.num_columns):
-        chunk = group.column(index)
-        grown = chunk.total_uncompressed_size
-        if grown > BOMB_BYTES and grown > BOMB_RATIO * chunk.total_compressed_size:
-            _refuse(path, chunk.path_in_schema, grown, chunk.total_compressed_size)
-    rows: int = BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)
+    """How many rows of a row group fit into a batch. (A damaged footer can abort whoever asks for a column's numbers.)"""
+    grown, packed = group.total_byte_size, path.stat().st_size
+    if grown > BOMB_BYTES and grown > BOMB_RATIO * packed:
+        _refuse(path, "its columns", grown, packed)
+    rows: int = BATCH_BYTES * group.num_rows // max(1, grown)
     return max(1, rows)
 
 

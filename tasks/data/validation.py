@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -55,7 +56,10 @@ def run(params: ValidateParams, shards: Shards, out: Path, store: Path, pool: Ex
 def _array(path: Path, kind: type, shards: Shards) -> np.ndarray:
     """One value per row in a file, so that it takes no memory of this process."""
     rows = shards.info["rows"]
-    return np.memmap(path, kind, "w+", shape=max(rows, 1))[:rows]
+    size = max(rows, 1) * np.dtype(kind).itemsize
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # else a full disk is met as a bus error
+    return np.memmap(path, kind, "r+", shape=max(rows, 1))[:rows]
 
 
 def _write(shards: Shards, rows: Sequence[Path], codes: np.ndarray, like: np.ndarray, out: Path) -> Counts:

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from tasks.data.dataset import PreparedDataset
+from tasks.ingest import ingest
+from tasks.prepare import prepare
+from tasks.refresh import refresh
+from tasks.validate import validate
+from tests.data.samples import ASSETS
+
+pytest_plugins = ["tests.data.fixtures"]
 
 
-def test_a_batch_is_one_gather_of_the_same_rows(tmp_path):
-    inputs = np.arange(10 * 4, dtype=np.uint8).reshape(10, 1, 2, 2)
-    np.save(tmp_path / "inputs.npy", inputs)
-    np.save(tmp_path / "targets.npy", np.arange(10))
-    data = PreparedDataset(tmp_path)
-    assert len(data) == 10
+@pytest.fixture(params=["decoded", "encoded"])
+def folder(request, configured, tree):
+    """The sample, stored in either way."""
+    limit = 10**9 if request.param == "decoded" else 1000
+    source = {"type": "torchvision", "name": "FashionMNIST", "root": str(ASSETS), "arguments": {}}
+    params = configured(source, prepare={"decoded_limit_bytes": limit})
+    refresh.fn(params, tree)
+    for stage in (ingest, validate, prepare):
+        stage.fn(params, tree)
+    assert (tree / "data/prepared/test/inputs.npy").exists() == (request.param == "decoded")
+    return tree / "data/prepared"
+
+
+def as_it_is(batch):
+    return batch
+
+
+def test_rows_batches_and_loaders_agree_in_either_storage(folder):
+    data = PreparedDataset(folder / "test")
+    original = (ASSETS / "FashionMNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
+    assert data.inputs.shape == (200, 1, 28, 28) and np.asarray(data.inputs[:]).tobytes() == original
     batch, targets = data.__getitems__([7, 2])
-    assert batch.dtype == torch.uint8 and targets.tolist() == [7, 2]
-    assert torch.equal(batch[0], data[7][0]) and data[7][1].item() == 7
-    loader = DataLoader(data, batch_size=4, collate_fn=lambda rows: rows)
-    assert [len(targets) for _, targets in loader] == [4, 4, 2]
+    assert batch.dtype == torch.uint8 and targets.dtype == torch.int64
+    assert torch.equal(batch[0], data[7][0]) and targets[1] == data[2][1]
+    sizes = [len(targets) for _, targets in DataLoader(data, batch_size=128, collate_fn=as_it_is)]
+    assert sizes == [128, 72] and len(data) == 200
+
+
+@pytest.mark.long  # starts loader processes
+def test_loader_processes_see_the_same_rows(folder):
+    data = PreparedDataset(folder / "train")
+    loaders = [DataLoader(data, batch_size=64, collate_fn=as_it_is, num_workers=workers) for workers in (0, 2)]
+    for (a, x), (b, y) in zip(*loaders, strict=True):
+        assert torch.equal(a, b) and torch.equal(x, y)

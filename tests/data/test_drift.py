@@ -1,0 +1,68 @@
+"""What changed between two versions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tasks.data import histogram
+from tasks.data.drift import categories, drift, kolmogorov_smirnov
+
+
+def report(classes, values):
+    bins = {str(index): count for index, count in histogram.count(values).items()}
+    rows = sum(classes.values())
+    return {
+        "rows": {"in": rows, "out": rows, "quarantined": 0},
+        "classes": {"train": classes},
+        "sizes": {},
+        "modes": {},
+        "numbers": {"age": {"null": 0, "bins": bins}},
+    }
+
+
+RANDOM = np.random.default_rng(0)
+BEFORE = report({"cat": 500, "dog": 500}, RANDOM.normal(40, 10, 1000))
+
+
+def compared(after):
+    return drift(BEFORE, after, max_shrink=0.5, alpha=0.01, distance=0.05)
+
+
+def test_the_same_distribution_is_no_change():
+    found = compared(report({"cat": 510, "dog": 490}, RANDOM.normal(40, 10, 1000)))
+    assert not found.faults and not found.changed and found.rows == (1000, 1000)
+
+
+def test_a_shift_of_values_or_classes_is_named():
+    found = compared(report({"cat": 800, "dog": 200, "newt": 5}, RANDOM.normal(50, 10, 1000)))
+    assert found.new == ("newt",) and not found.faults
+    assert [line.split(":")[0] for line in found.changed] == ["classes", "age"]
+
+
+def test_16_a_class_gone_and_half_the_rows_gone():
+    found = compared(report({"cat": 400}, RANDOM.normal(40, 10, 400)))
+    assert found.faults == (
+        "class dog is gone since the last version",
+        "400 good rows are left of 1,000; gate.max_shrink allows to lose 50%",
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 0.2])
+def test_the_tests_agree_with_scipy(shift):
+    a, b = RANDOM.normal(40, 10, 1000), RANDOM.normal(40 + 10 * shift, 10, 800)
+    own = kolmogorov_smirnov("x", *({str(k): n for k, n in histogram.count(v).items()} for v in (a, b)))
+    other = stats.ks_2samp(a, b, method="asymp")
+    assert own.distance <= other.statistic and own.distance == pytest.approx(other.statistic, abs=0.03)
+    table = np.array([[300, 500, 200], [300 + 200 * shift, 500, 200 - 200 * shift]])
+    found = categories("c", *({str(i): int(n) for i, n in enumerate(row)} for row in table))
+    assert found.p_value == pytest.approx(stats.chi2_contingency(table.astype(int)).pvalue, abs=0.005)
+
+
+def test_bins_add_up_and_keep_the_order():
+    values = np.array([-5.0, -0.1, 0.0, 1e-30, 3.0, 3.1, 1e6, np.nan, np.inf])
+    bins = histogram.count(values)
+    assert sum(bins.values()) == 7 and bins[0] == 2
+    assert histogram.count(values[:4]) + histogram.count(values[4:]) == bins
+    assert histogram.quantiles(bins, (0.0, 0.5, 1.0)) == [pytest.approx(-5, rel=0.1), 0.0, pytest.approx(1e6, rel=0.1)]

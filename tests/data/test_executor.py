@@ -1,0 +1,90 @@
+"""The same bytes wherever the work runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from tasks.data.files import sha256
+from tasks.errors import ParamsError, Unreachable
+from tasks.ingest import ingest
+from tasks.prepare import prepare
+from tasks.refresh import refresh
+from tasks.validate import validate
+from tests.data.samples import REPOSITORY, image_file, pictures
+
+pytest_plugins = ["tests.data.fixtures"]
+
+
+def outputs(params, tree):
+    shutil.rmtree(tree / ".memo", ignore_errors=True)
+    refresh.fn(params, tree)
+    for stage in (ingest, validate, prepare):
+        stage.fn(params, tree)
+    folders = [tree / "data/raw", tree / "data/prepared", tree / "reports"]
+    files = [
+        tree / "data/quarantine.parquet",
+        *(file for folder in folders for file in folder.rglob("*") if file.is_file()),
+    ]
+    return {str(file.relative_to(tree)): sha256(file) for file in files}
+
+
+@pytest.fixture
+def small(configured, parquet, tree):
+    for part in range(4):
+        images = pictures(50, seed=part)
+        images[3] = images[2][:50] if part else images[2]
+        image_file(tree / f"data/incoming/{part}.parquet", images, [row % 5 for row in range(50)])
+    return configured(parquet(), validate={"max_bad_fraction": 0.1}, prepare={"size": [8, 8]})
+
+
+@pytest.mark.long  # starts two processes for each of three stages
+def test_processes_make_the_same_bytes_as_one(small, tree):
+    assert outputs(replace(small, run=replace(small.run, workers=2)), tree) == outputs(small, tree)
+
+
+def test_a_cluster_that_is_not_there(small, tree):
+    refresh.fn(small, tree)
+    with pytest.raises((Unreachable, ParamsError), match=r"run.cluster"):
+        ingest.fn(replace(small, run=replace(small.run, cluster="tcp://127.0.0.1:9")), tree)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A scheduler and two workers on loopback, as processes of their own."""
+    pytest.importorskip("distributed")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    file = tmp_path / "scheduler.json"
+    base = [sys.executable, "-m", "distributed.cli"]
+    commands = [
+        ["dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    ]
+    worker = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    processes = [
+        subprocess.Popen([base[0], base[1], f"{base[2]}.{command[0]}", *command[1:]], env=environment, cwd=tmp_path)
+        for command in [*commands, worker, worker]
+    ]
+    deadline = time.monotonic() + 30
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    import json
+
+    yield json.loads(file.read_text())["address"], processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.long
+def test_a_cluster_makes_the_same_bytes_though_a_worker_is_killed(small, tree, cluster):
+    import threading
+
+    address, processes = cluster
+    threading.Timer(2.0, processes[-1].kill).start()
+    assert outputs(replace(small, run=replace(small.run, cluster=address)), tree) == outputs(small, tree)

@@ -1,0 +1,95 @@
+"""Faults that cross the stages, by their numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tasks.errors import ParamsError, SourceChanged
+from tasks.ingest import ingest
+from tasks.refresh import refresh
+from tests.data.samples import REPOSITORY, image_file, pictures
+
+pytest_plugins = ["tests.data.fixtures"]
+
+FULL = """
+import sys
+from pathlib import Path
+from tasks import params
+from tasks.errors import RatchetError
+from tasks.ingest import ingest
+from tasks.prepare import prepare
+tree = Path(sys.argv[1])
+try:
+    {"ingest": ingest, "prepare": prepare}[sys.argv[2]].fn(params.load(tree), tree)
+except RatchetError as error:
+    print(error)
+left = [str(file) for name in ("raw", "prepared") for file in (tree / "data").rglob(f"*{name}*/*")]
+left += [str(file) for file in (tree / ".memo").rglob("*.bin")]
+print("left:", left)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="no namespaces here"
+)
+def test_5_a_full_disk_leaves_nothing_half_written(configured, parquet, tree):
+    """`data/` and `.memo/` on a file system of 1 MB each."""
+    from ruamel.yaml import YAML
+
+    raw = YAML(typ="safe").load((tree / "params.yaml").read_text())
+    raw["ingest"]["sources"] = [parquet("incoming")]
+    raw["run"]["workers"] = 1
+    YAML().dump(raw, tree / "params.yaml")
+    for part in range(4):
+        image_file(tree / f"incoming/{part}.parquet", pictures(10, seed=part, side=200), [0, 1] * 5)
+    refresh.fn(configured(parquet("incoming")), tree)
+    (tree / "data").mkdir()
+    (tree / ".memo").mkdir()
+    mounts = f"mount -t tmpfs -o size=1m none {tree}/data && mount -t tmpfs -o size=1m none {tree}/.memo"
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f'{mounts} && exec "$@"', "sh", sys.executable, "-c", FULL, str(tree), "ingest"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the disk is full: " in done.stdout and "make room, then run it again" in done.stdout, done.stderr
+    assert done.stdout.endswith("left: []\n")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"type": "huggingface", "repository": "../../etc", "config": None, "revision": None, "splits": {}},
+        {"type": "huggingface", "repository": "-x; touch x", "config": None, "revision": None, "splits": {}},
+        {"type": "huggingface", "repository": "a/b", "config": None, "revision": "--help", "splits": {}},
+        {"type": "torchvision", "name": "../FashionMNIST", "root": None, "arguments": {}},
+        {"type": "torchvision", "name": "__builtins__.eval", "root": None, "arguments": {}},
+        {"type": "custom", "source": "os:system", "arguments": {"command": "touch x"}},
+        {"type": "custom", "source": "custom.blobs:__import__('os')", "arguments": {}},
+        {"type": "imagefolder", "path": "a\0b"},
+        {"type": "imagefolder", "path": "x" * 10_000},
+    ],
+    ids=lambda source: source["type"],
+)
+def test_30_hostile_names_are_refused_as_params(configured, source):
+    columns = {"label": "label", "image": "image", "features": None} if source["type"] == "huggingface" else {}
+    with pytest.raises(ParamsError, match=r"ingest.sources"):
+        configured({**source, **columns})
+
+
+def test_30_a_lock_that_points_out_of_its_source_is_refused(configured, parquet, tree):
+    params = configured(parquet())
+    image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
+    image_file(tree / "data/b.parquet", pictures(2), [0, 1])
+    refresh.fn(params, tree)
+    lock = tree / "source.lock"
+    for name in ("../b.parquet", "/etc/passwd"):
+        lock.write_text(lock.read_text().replace("a.parquet", name))
+        with pytest.raises(SourceChanged, match=r"source.lock names a file outside of its source: "):
+            ingest.fn(params, tree)
+        lock.write_text(lock.read_text().replace(name, "a.parquet"))
