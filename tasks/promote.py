@@ -34,15 +34,21 @@ def promote(tree: Path, version: str, environment: str, reason: str = "", automa
 
 
 @step
-def rollback(tree: Path, environment: str, to: str | None = None, reason: str = "") -> Assignment:
+def rollback(
+    tree: Path, environment: str, to: str | None = None, reason: str = "", whole_state: bool = False
+) -> Assignment:
     """Put back what served in `environment` before, or the version `to`.
 
+    Args:
+        whole_state: bring code, params, locks, data and model in `tree` back to that version too, all or nothing.
+
     Raises:
-        VersionError: nothing served there before, or `to` is unknown, withdrawn, or in service already.
-        ObjectsMissing, CorruptData, CorruptModel: its weights or card can't be had whole; nothing was changed.
+        VersionError: nothing served there before, or `to` is unknown, withdrawn, or in service already; with
+            `whole_state` also uncommitted edits.
+        ObjectsMissing, CorruptData, CorruptModel: the version can't be had whole; nothing was changed.
     """
     tags.checked_environment(environment)
-    return _repeated(tree, lambda push_to: _rollback(tree, environment, to, reason, push_to))
+    return _repeated(tree, lambda push_to: _rollback(tree, environment, to, reason, push_to, whole_state))
 
 
 def _promote(tree: Path, version: str, environment: str, reason: str, automatic: bool, push_to: str) -> Assignment:
@@ -60,14 +66,22 @@ def _promote(tree: Path, version: str, environment: str, reason: str, automatic:
     return _assign(registry, chosen, environment, "promote", reason, under, push_to, by="flow" if automatic else "hand")
 
 
-def _rollback(tree: Path, environment: str, to: str | None, reason: str, push_to: str) -> Assignment:
+def _rollback(tree: Path, environment: str, to: str | None, reason: str, push_to: str, whole_state: bool) -> Assignment:
     registry = Registry(tree)
     now = registry.assignment(environment)
     if now is None:
         raise VersionError(f"nothing serves in {environment}, so nothing can be rolled back; `ratchet versions`")
     chosen, under = _before(registry, now) if to is None else _chosen(registry, now, to)
     _check_usable(tree, chosen)
-    return _assign(registry, chosen, environment, "rollback", reason, under, push_to, by="hand")
+
+    def assign() -> Assignment:
+        return _assign(registry, chosen, environment, "rollback", reason, under, push_to, by="hand")
+
+    if not whole_state:
+        return assign()
+    from tasks.versions import whole
+
+    return whole.switch(tree, chosen, now, assign)
 
 
 def _before(registry: Registry, now: Assignment) -> tuple[Version, int | None]:

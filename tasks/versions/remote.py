@@ -294,6 +294,22 @@ def _lay_out(tree: Path, outputs: Sequence[str]) -> None:
         repo.close()
 
 
+def edited_outputs(tree: Path) -> list[str]:
+    """Outputs in `tree` that are neither as `dvc.lock` names them nor gone: DVC can't bring them back."""
+    from dvc.exceptions import DvcException
+
+    repo = _repo(tree)
+    try:
+        changed = repo.status()
+    except DvcException as error:
+        raise VersionError(f"DVC can't tell what lies in {tree}: {_line(error)}") from None
+    finally:
+        repo.close()
+    entries = [entry for stage in changed.values() for entry in stage if isinstance(entry, dict)]
+    outs = {path: how for entry in entries for path, how in entry.get("changed outs", {}).items()}
+    return sorted(path for path, how in outs.items() if how == "modified")
+
+
 def use_cache(tree: Path, cache: Path) -> None:
     """Make DVC in `tree` use the cache folder `cache`, by the tree's own `.dvc/config.local` (the rest of it stays)."""
     from configobj import ConfigObj  # type: ignore[import-untyped]  # DVC's own reader
