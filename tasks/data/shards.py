@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,31 @@ from tasks.errors import CorruptData
 DATASET = "dataset.json"
 
 
-def write(path: Path, batches: Iterator[pa.Table]) -> int:
-    """Write one shard from `batches` of one schema; returns its rows."""
+def write(path: Path, batches: Iterable[pa.Table]) -> int:
+    """Write one shard from `batches` of one schema, however small; returns its rows."""
     rows = 0
-    writer = None
-    try:
-        for table in batches:
-            table = table.replace_schema_metadata(None)
+    with contextlib.ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for table in _groups(batches):
             if writer is None:
-                writer = pq.ParquetWriter(
-                    path,
-                    table.schema,
-                    write_page_checksum=True,
-                    use_dictionary=["label"],
-                    compression={name: "none" if name == "image" else "zstd" for name in table.column_names},
-                )
-            writer.write_table(table, row_group_size=len(table) or None)
+                compression = {name: "zstd" for name in table.column_names if name != "image"}
+                options = {"write_page_checksum": True, "use_dictionary": ["label"], "compression": compression}
+                writer = stack.enter_context(pq.ParquetWriter(path, table.schema, **options))
+            writer.write_table(table)
             rows += table.num_rows
-    finally:
-        if writer is not None:
-            writer.close()
     return rows
+
+
+def _groups(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of a row group each: they are read at once."""
+    held: list[pa.Table] = []
+    for table in batches:
+        held.append(table.replace_schema_metadata(None))
+        if sum(map(len, held)) >= parquet.ROWS or sum(part.nbytes for part in held) >= parquet.BATCH_BYTES:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, encoded
 from tasks.errors import CorruptData, ParamsError
 from tasks.params import CustomSource
 
-ROWS = 100  # in one batch
+ROWS = 10  # in one batch
 
 
 class RowSource(Protocol):

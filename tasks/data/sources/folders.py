@@ -14,7 +14,7 @@ from tasks.data.sources.base import Entry, Part, Places, Rows, image_table, pin
 from tasks.errors import CorruptData, SourceMissing
 from tasks.params import ImageFolderSource
 
-ROWS = 100  # files in one batch
+ROWS = 10  # files in one batch
 FILE_BYTES = 1 << 27  # of one file; more is refused
 SPLITS = ("train", "val", "test")
 

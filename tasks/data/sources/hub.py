@@ -13,7 +13,7 @@ from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows
 from tasks.errors import CorruptData, SourceMissing, Unreachable
 from tasks.params import HuggingFaceSource
 
-ROWS = 100  # in one batch
+ROWS = 10  # in one batch
 
 
 def resolve(source: HuggingFaceSource, _: Places) -> Entry:

@@ -19,7 +19,7 @@ from tasks.params import TorchvisionSource
 
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip")  # what torchvision leaves beside the files that it unpacked
 SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}  # ours: torchvision's, first wins
-ROWS = 1000  # in one batch
+ROWS = 100  # in one batch
 
 
 def resolve(source: TorchvisionSource, places: Places) -> Entry:
