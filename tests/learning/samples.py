@@ -22,7 +22,7 @@ NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt
 
 def images() -> tuple[np.ndarray, np.ndarray]:
     """600 real images (N, 1, 28, 28) uint8 and their classes (N,) int64."""
-    read = {kind: [] for kind in ("images-idx3", "labels-idx1")}
+    read: dict[str, list[np.ndarray]] = {kind: [] for kind in ("images-idx3", "labels-idx1")}
     for part in ("train", "t10k"):
         for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
             read[kind].append(np.fromfile(RAW / f"{part}-{kind}-ubyte", np.uint8, offset=header))

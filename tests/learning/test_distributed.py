@@ -44,6 +44,7 @@ def children() -> set[int]:
     return {int(pid) for file in tasks for pid in file.read_text().split()}
 
 
+@pytest.mark.long
 def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
     pictures: Path, tmp_path: Path, trained: Trainer, capfd: pytest.CaptureFixture[str]
 ) -> None:
