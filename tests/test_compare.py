@@ -156,6 +156,25 @@ def test_loading_from_python(toy: Toy) -> None:
         load("prod", toy.tree)
 
 
+OWN = """\
+from torch import nn
+
+from custom.helper import {name}
+
+def Line(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), {name}(input_shape[0], classes))
+"""
+
+
+def test_a_model_of_custom_comes_from_its_own_commit(toy: Toy) -> None:
+    toy.write({"custom/own.py": OWN.format(name="Layer"), "custom/helper.py": "from torch.nn import Linear as Layer\n"})
+    toy.commit("Write a model")
+    train(toy, 0.2, model="custom.own:Line")
+    toy.write({"custom/own.py": "raise SystemExit('the code of the branch was run')\n"})
+    assert load("prod", toy.tree)(torch.tensor([[0.1], [0.3]])).argmax(dim=1).tolist() == [0, 1]
+    assert "custom.own" not in sys.modules
+
+
 def test_importing_the_gate_brings_no_torch() -> None:
     code = "import sys, tasks.compare, tasks.register; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,16 +6,23 @@ its SHA-256 is that of the version's tag.
 
 from __future__ import annotations
 
+import importlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.errors import CorruptModel
-from tasks.versions import pipeline
+from tasks.versions import git, pipeline
 from tasks.versions.registry import Registry, Version
 from tasks.versions.remote import Cache, digest, pull
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from tasks.learning.card import Card
 
 WEIGHTS, CARD = "models/classifier.pt", "models/classifier.json"
 
@@ -27,13 +34,44 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
         VersionError: there is no such version.
         ObjectsMissing, CorruptData, CorruptModel: its files can't be had whole; nothing was loaded.
     """
-    from tasks.learning.card import load_model
-
-    version = Registry(tree).find(name)
-    weights, card = files(tree, version)
-    model, described = load_model(card, weights)
-    model.card = described  # type: ignore[assignment]  # torch types attributes as tensors and modules
+    model, card = built(tree, Registry(tree).find(name))
+    model.card = card  # type: ignore[assignment]  # torch types attributes as tensors and modules
     return model.eval()
+
+
+def built(tree: Path, version: Version) -> tuple[nn.Module, Card]:
+    """The model of a version and its card; a class from `custom/` comes from the version's own commit."""
+    from tasks.learning.card import Card, load_model
+
+    weights, card = files(tree, version)
+    if str(Card.read(card).architecture["name"]).startswith("custom."):
+        with custom_of(tree, version.commit):
+            return load_model(card, weights)
+    return load_model(card, weights)
+
+
+@contextmanager
+def custom_of(tree: Path, commit: str) -> Iterator[None]:
+    """Let `import custom...` find the package of a commit, not the one that lies in the checkout."""
+
+    def loaded() -> list[str]:
+        return [name for name in sys.modules if name == "custom" or name.startswith("custom.")]
+
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        held = git.files(tree, commit, "custom")
+        for name, content in zip(held, git.blobs(tree, list(held.values())), strict=True):
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_bytes(content)
+        ours = {name: sys.modules.pop(name) for name in loaded()}
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            sys.path.remove(folder)
+            for name in loaded():
+                del sys.modules[name]
+            sys.modules.update(ours)
 
 
 def path(name: str, tree: Path = Path()) -> Path:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tasks.data import shards, spec
 from tasks.errors import CorruptModel
-from tasks.learning.card import Card, load_model
+from tasks.learning.card import Card
 from tasks.learning.predict import probabilities
 from tasks.versions import loading, pipeline, remote
 from tasks.versions.paired import Answers
@@ -68,8 +68,7 @@ def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[
     Raises:
         ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, or gives no probabilities.
     """
-    weights, card_file = loading.files(tree, champion)
-    model, card = load_model(card_file, weights)
+    model, card = loading.built(tree, champion)
     known = np.isin(np.asarray(run.classes, dtype=object), card.classes)
     seen = run.trained | trained(tree, champion)
     rows = np.flatnonzero(known[run.targets] & np.array([row_id not in seen for row_id in run.row_ids], dtype=bool))

@@ -41,10 +41,10 @@ def lay(
     spec = Spec(kind="features", input_shape=(1,), classes=tuple(classes), mean=(0.0,), std=(1.0,),
                 counts={"test": ROWS}, features=("x",), size=None, channels=None)  # fmt: skip
     arguments = {"widths": []} if model == "mlp" else {}
-    net = models.build(model, arguments, [1], len(classes))
+    names = models.build("mlp", {"widths": []}, [1], len(classes)).state_dict()
     weight = torch.tensor([[-1.0], [1.0]])
     bias = torch.tensor([threshold, -threshold])
-    content = pack(dict(zip(net.state_dict(), (weight, bias), strict=True)))
+    content = pack(dict(zip(names, (weight, bias), strict=True)))
     sha256 = hashlib.sha256(content).hexdigest()
     card = Card(
         architecture={"name": model, "arguments": arguments},
