@@ -5,14 +5,15 @@ Reads all and changes nothing. Every fault is one finding with the next command;
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import RatchetError
-from tasks.versions import loading, pipeline, remote
+from tasks.errors import ObjectsMissing, RatchetError
+from tasks.versions import layout, loading, pipeline, remote
 from tasks.versions.git import git, resolve
 from tasks.versions.pipeline import Pipeline
 from tasks.versions.registry import Registry, Version
@@ -53,6 +54,28 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
                 found = list(_loads(tree, version))
             findings += found
     return findings
+
+
+def rerun(tree: Path, name: str) -> list[Finding]:
+    """Make a version again from its sources, in a worktree of its own, and compare every output's hash.
+
+    It takes as long as the run did. On another kind of machine the weights may differ in their last bits.
+
+    Raises:
+        VersionError: there is no such version.
+        ObjectsMissing, CorruptData, Unreachable: its objects can't be had.
+    """
+    version = Registry(tree).find(name)
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        place = Path(folder) / "rerun"
+        layout.lay_out(tree, version, place)
+        try:
+            layout.repro(place, "--force", "--no-run-cache")
+        except ObjectsMissing as error:
+            return [Finding(version.name, pipeline.LOCK, str(error))]
+        finally:
+            layout.drop(tree, place)
+    return []
 
 
 def _environments(registry: Registry) -> Iterator[Finding]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import CorruptModel, DirtyCode, ObjectsMissing, VersionError
+from tasks.errors import CorruptModel, DirtyCode, ObjectsMissing, Unreachable, VersionError
 from tasks.register import register
+from tasks.versions import remote
 from tasks.versions.git import git, head, read
 from tests.versions.toy import Toy, gto_stages, tool
 
@@ -126,11 +127,10 @@ def test_a_cut_lock_is_named(toy: Toy, kept: float) -> None:
 
 
 def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Path) -> None:
-    remote = tmp_path / "remote"
-    toy.write({".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {remote}\n"})
-    toy.commit("Set a remote")
+    store = tmp_path / "store"
+    toy.remote(store)
     toy.register("weights")
-    held = {file.parent.name + file.name for file in (remote / "files/md5").rglob("*") if file.is_file()}
+    held = {file.parent.name + file.name for file in (store / "files/md5").rglob("*") if file.is_file()}
     lock = (toy.tree / "dvc.lock").read_text()
     assert len(held) == 6  # a folder of two files, weights, card, predictions
     assert all(md5.removesuffix(".dir") in lock or md5 in _listed(toy) for md5 in held)
@@ -140,6 +140,31 @@ def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Pat
     with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt is not in DVC's cache"):
         register.fn(toy.params, toy.tree, decision, head(toy.tree))
     assert len(toy.registry.versions()) == 1
+
+
+def test_a_push_that_only_says_yes_makes_no_version(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.remote(tmp_path / "store")
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(ObjectsMissing, match="the DVC remote lacks 6 objects after the"),
+    ):
+        patched.setattr(remote, "_transfer", lambda *_, **__: None)
+        toy.register("weights")
+    assert toy.registry.versions() == []
+    assert toy.register("weights").name == "v1.0.0"
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@127.0.0.1:9/store", "/proc/no/such/store"])
+def test_a_remote_that_is_down_makes_no_version(toy: Toy, tmp_path: Path, url: str) -> None:
+    toy.remote(tmp_path / "store")
+    config = (toy.tree / ".dvc/config").read_text()
+    toy.write({".dvc/config": config.replace(str(tmp_path / "store"), url)})
+    with pytest.raises((Unreachable, ObjectsMissing), match="the DVC remote") as raised:
+        toy.register("weights")
+    assert "secret" not in str(raised.value)
+    assert toy.registry.versions() == []
+    toy.write({".dvc/config": config})
+    assert toy.register("weights").name == "v1.0.0"
 
 
 def _md5(toy: Toy, path: str) -> str:

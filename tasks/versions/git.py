@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ _UNREACHABLE = (
     "the remote end hung up",
 )
 _LOCK = "ratchet.lock"
+SECRETS = re.compile(r"://[^/@\s]+@")  # a user and a password in a URL
 
 
 class Rejected(VersionError):
@@ -72,7 +74,9 @@ def _failure(args: Sequence[str], cwd: Path, stderr: str) -> VersionError | Unre
         return NotARepository(f"{cwd.resolve()} is in no git repository; versions are git tags: `git init` makes one")
     if "dubious ownership" in stderr:
         return NotARepository(f"{cwd.resolve()} belongs to another user, and git refuses it; {lines[-1].strip()}")
-    said = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:])
+    said = SECRETS.sub(
+        "://***@", "; ".join(line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:])
+    )
     if any(words in stderr for words in _UNREACHABLE):
         return Unreachable(f"git {args[0]} got no answer from the remote ({said}); try again when it is back")
     if any(words in stderr for words in ("[rejected]", "[remote rejected]", "cannot lock ref", "would clobber")):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from tasks.versions import pipeline
+from tasks.versions.git import SECRETS
 from tasks.versions.pipeline import Output
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _cache_root(tree: Path) -> Path:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return SECRETS.sub("://***@", " ".join(str(error).split())) or type(error).__name__
 
 
 def checkout(tree: Path, check: bool = False) -> list[str]:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.errors import ObjectsMissing, VersionError
-from tasks.versions import pipeline, remote, snapshot
-from tasks.versions.git import files, git, read
+from tasks.errors import VersionError
+from tasks.versions import layout, pipeline, remote, snapshot
+from tasks.versions.git import files, git
 from tasks.versions.registry import Assignment, Registry, Version
 
 _AREA = ".dvc/tmp/whole"
@@ -48,7 +46,8 @@ def switch(tree: Path, version: Version, now: Assignment, assign: Callable[[], A
     paths = _paths(tree, version)
     _check_no_edits(tree, paths)
     try:
-        _lay_out(tree, version, area / "new")
+        if layout.lay_out(tree, version, area / "new"):
+            layout.repro(area / "new")
         absent = [path for path in paths if not (tree / path).exists()]
         _write(area, Journal(now.environment, version.name, now.counter, paths, absent))
         for path in paths:
@@ -129,40 +128,6 @@ def _held_somewhere(tree: Path, path: str) -> bool:
     names = "".join(f"{version.commit}:{path}\n" for version in Registry(tree).versions())
     found = git("cat-file", "--batch-check=%(objectname)", cwd=tree, input=names).split("\n")
     return oid in found
-
-
-def _lay_out(tree: Path, version: Version, new: Path) -> None:
-    """The version's state in a worktree at `new`; outputs that are never pushed are made again where they are gone."""
-    held = pipeline.of_commit(tree, version.commit)
-    for output in held.outputs:
-        if output.cached:
-            try:
-                remote.pull(tree, output)
-            except ObjectsMissing:
-                if output.pushed:
-                    raise
-    new.parent.mkdir(parents=True, exist_ok=True)
-    git("worktree", "add", "--quiet", "--detach", "--", str(new), version.commit, cwd=tree)
-    local = tree / ".dvc" / "config.local"
-    if local.exists():
-        shutil.copy2(local, new / ".dvc" / "config.local")
-    remote.use_cache(new, remote.Cache(tree).root)
-    if remote.checkout(new, check=True):
-        _make_again(new, version)
-    missing = [output.path for output in held.outputs if not (new / output.path).exists()]
-    if missing:
-        raise ObjectsMissing(f"{', '.join(missing)} of {version.name} can't be had; nothing was changed")
-
-
-def _make_again(new: Path, version: Version) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    environment["DVC_SITE_CACHE_DIR"] = str(new / ".dvc" / "tmp" / "site")
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
-    done = subprocess.run(command, cwd=new, env=environment, capture_output=True, text=True, check=False)
-    same = (new / pipeline.LOCK).read_bytes() == read(new, version.commit, pipeline.LOCK)
-    if done.returncode or not same:
-        said = " ".join(done.stderr.split()[-30:]) if done.returncode else "it gave other outputs than the version's"
-        raise ObjectsMissing(f"what {version.name} never pushed could not be made again: {said}; nothing was changed")
 
 
 def _write(area: Path, journal: Journal) -> None:
