@@ -12,7 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flows.outcome import Summary
+    from tasks.versions.lineage import Difference, Shown, Span
     from tasks.versions.registry import Registry
 
 
@@ -58,14 +61,59 @@ def versions_table(registry: Registry) -> Table:
     for environment, name in registry.environments().items():
         places.setdefault(name, []).append(environment)
     for version in registry.versions():
-        made = datetime.fromtimestamp(version.date, UTC).strftime("%Y-%m-%d %H:%M")
         where = "withdrawn" if version.withdrawn else ", ".join(places.get(version.name, []))
         data, metrics = version.data, version.metrics
         table.add_row(
             *(version.name, where, f"{metrics.get('accuracy', float('nan')):.4f}", f"{metrics.get('rows', 0):,}"),
-            *(made, str(data.get("base", ""))[:10], str(data.get("reason", ""))),
+            *(_time(version.date), str(data.get("base", ""))[:10], str(data.get("reason", ""))),
         )
     return table
+
+
+def version_table(shown: Shown) -> Table:
+    """One version, a row a fact."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_row("version", shown.version + (f" (withdrawn: {shown.withdrawn})" if shown.withdrawn else ""))
+    table.add_row("made", f"{_time(shown.date)} from commit {(shown.base or '')[:12]}; {shown.reason}")
+    table.add_row("metrics", ", ".join(f"{name} {value:.4g}" for name, value in sorted(shown.metrics.items())))
+    table.add_row("gate", str(shown.gate.get("reason", "")))
+    for section, values in sorted(shown.params.items()):
+        table.add_row(section, ", ".join(f"{name}: {value}" for name, value in values.items()))
+    table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in sorted(shown.libraries.items())))
+    table.add_row("weights", f"SHA-256 {shown.weights_sha256}")
+    for span in shown.served:
+        table.add_row(
+            "served", f"{span.environment}, {_time(span.since)} to {_time(span.until) if span.until else 'now'}"
+        )
+    return table
+
+
+def difference_table(found: Difference) -> Table:
+    """Two versions side by side, only what differs."""
+    table = Table("what", found.old, found.new, box=box.SIMPLE_HEAD, pad_edge=False)
+    for kind, pairs in (("param", found.params), ("metric", found.metrics), ("contract", found.contract)):
+        for name, (old, new) in pairs.items():
+            table.add_row(f"{kind} {name}", str(old), str(new))
+    for label, metrics in found.per_class.items():
+        for name, (old, new) in metrics.items():
+            table.add_row(f"class {label}: {name}", str(old), str(new))
+    for kind, paths in (("data", found.data), ("code", found.code)):
+        for path in paths:
+            table.add_row(f"{kind} {path}", "", "changed")
+    return table
+
+
+def history_table(spans: Sequence[Span]) -> Table:
+    """What served from when to when, newest first."""
+    table = Table("version", "from", "to", "by", "what", "reason", box=box.SIMPLE_HEAD, pad_edge=False)
+    for span in reversed(spans):
+        until = _time(span.until) if span.until else "now"
+        table.add_row(span.version, _time(span.since), until, span.by, span.action, span.reason)
+    return table
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 class _Lines(logging.Handler):

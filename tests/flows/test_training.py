@@ -43,7 +43,7 @@ def test_nothing_is_to_do_afterwards(copy: Checkout) -> None:
 
 def test_the_stock_tools_agree(copy: Checkout) -> None:
     shown = copy.run("gto", "show", "--json").stdout
-    assert json.loads(shown)["classifier"]["stage"]["prod"]["version"] == "v1.0.0"
+    assert json.loads(shown)["classifier"]["stage"]["prod"] == "v1.0.0"
     copy.run("dvc", "artifacts", "get", ".", "classifier", "--stage", "prod", "-o", "got.pt")
     assert (copy.path / "got.pt").read_bytes() == (copy.path / "models/classifier.pt").read_bytes()
 
@@ -119,7 +119,7 @@ def test_a_run_with_other_params_works_in_a_tree_of_its_own(copy: Checkout) -> N
     again = copy.json("train", "--set", "train.seed=1")
     assert (again["version"], again["serves"]) == (None, "v1.0.0")
     assert copy.json("promote", "v1.0.1")["version"] == "v1.0.1"
-    assert copy.json("rollback")["version"] == "v1.0.0"
+    assert copy.json("rollback") == "v1.0.0"
 
 
 def test_edited_code_is_refused_before_anything_runs(copy: Checkout) -> None:
