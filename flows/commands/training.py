@@ -83,7 +83,7 @@ def predict(
 
 @app.command(rich_help_panel=TRAINING)
 def models(as_json: Json = False) -> None:
-    """List what `model.name` may name, with the parameters that each has for 10 classes of 224 x 224 colour images."""
+    """List what `model.name` may name, with the number of parameters: ours for Fashion-MNIST, torchvision's for ImageNet."""
     from tasks.learning.models import described
 
     listed = described()

@@ -16,6 +16,11 @@ def names() -> list[str]:
     return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
+def published_parameters(name: str) -> int:
+    """The number of parameters that torchvision states with its weights for ImageNet."""
+    return int(torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"])
+
+
 def maker(name: str) -> Callable[..., nn.Module]:
     def make(input_shape: Sequence[int], classes: int, **arguments: Any) -> nn.Module:
         if len(input_shape) != 3:
