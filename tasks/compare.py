@@ -133,14 +133,14 @@ def _judged(
     other = _new_contract(champion, run.contract)
     figures = {**figures, "champion": champion.name, "new_contract": tuple(other), "confidence": params.gate.confidence}
     try:
-        answers, excluded = scoring.compared(tree, run, champion, params.evaluate.batch_size)
+        answers, rows = scoring.compared(tree, run, champion, params.evaluate.batch_size)
     except CorruptData as error:
         if not other:
             raise
         reason = f"the contract changed ({', '.join(other)}), and {champion.name} can't answer these rows: {error}"
         return Decision(verdict=_allowed(params.gate.on_new_contract), reason=reason, **figures)
     before = scoring.compared(tree, run, best, params.evaluate.batch_size)[0] if best else None
-    found = gate.decide(params.gate, answers, run.classes, before)
+    found = gate.decide(params.gate, answers, run.classes, before, scoring.groups(run, rows))
     verdict, reason = _settled(params, found.verdict, found.reason, champion, other)
     if found.estimate is not None:
         names = ("champion_score", "challenger_score", "difference", "low", "high")
@@ -150,7 +150,7 @@ def _judged(
         reason=reason,
         metric=params.gate.metric,
         compared=len(answers.targets),
-        excluded=excluded,
+        excluded=len(run.targets) - len(rows),
         p=found.p,
         slices=tuple(tuple(each) for each in found.slices),
         best=best.name if best else None,

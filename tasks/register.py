@@ -101,11 +101,13 @@ def _data(
     tree: Path, decision: Decision, base: str, run: Pipeline, card: dict[str, Any], metrics: dict[str, Any], why: str
 ) -> dict[str, Any]:
     """The tag's JSON block: what only the flow knows."""
+    figures = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    intervals = {key: value for key, value in metrics.get("intervals", {}).items() if key in figures}
     return {
         "base": base,
         "contract": number.contract(card["spec"]),
         "gate": decision.to_dict(),
-        "metrics": {key: value for key, value in metrics.items() if isinstance(value, int | float)},
+        "metrics": figures | ({"intervals": intervals} if intervals else {}),
         "libraries": card.get("libraries", {}),
         "device_type": card.get("device_type"),
         "hashes": {output.path: output.md5 for output in run.outputs},

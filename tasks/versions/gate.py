@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from tasks.errors import VersionError
 from tasks.params import GateParams
@@ -22,7 +24,7 @@ FILE = "reports/gate.json"
 
 
 class Slice(NamedTuple):
-    """One class by itself: `p` is corrected for the number of classes judged; `fallen`: it got too much worse."""
+    """One class or group by itself: `p` is corrected for the number of them judged; `fallen`: it got too much worse."""
 
     name: str
     rows: int
@@ -122,7 +124,13 @@ def first(params: GateParams, accuracy: float) -> tuple[Verdict, str]:
     return "refuse", f"accuracy {accuracy:.4f} is below gate.min_accuracy {params.min_accuracy}"
 
 
-def decide(params: GateParams, answers: Answers, classes: Sequence[str], best: Answers | None = None) -> Judgement:
+def decide(
+    params: GateParams,
+    answers: Answers,
+    classes: Sequence[str],
+    best: Answers | None = None,
+    groups: Mapping[str, np.ndarray] | None = None,
+) -> Judgement:
     """May the challenger take the champion's place?
 
     Args:
@@ -130,6 +138,7 @@ def decide(params: GateParams, answers: Answers, classes: Sequence[str], best: A
         classes: names of the classes that `answers` index.
         best: the same with the best version that served since the last major one, if that is not the champion. Without
             it many small steps would lead down.
+        groups: slices beside the classes, by name: which rows are in it, bool (rows,).
 
     Returns:
         The verdict, before `on_undecided`, and the numbers behind it.
@@ -143,12 +152,12 @@ def decide(params: GateParams, answers: Answers, classes: Sequence[str], best: A
     better = p < 1 - params.confidence if params.metric == "accuracy" else estimate.low > 0
     verdict, why = _verdict(params, estimate, better)
     reason = f"{why}: {_said(params, estimate, rows)}"
-    slices = judge_slices(params, answers, classes)
+    slices = judge_slices(params, answers, classes, groups or {})
     against = None
     fallen = [each for each in slices if each.fallen]
     if fallen:
         worst = ", ".join(f"{each.name} ({each.difference:+.3f} on {each.rows} rows)" for each in fallen)
-        verdict, reason = "refuse", f"class {worst} got worse by more than {params.slice_margin}; {reason}"
+        verdict, reason = "refuse", f"{worst} got worse by more than {params.slice_margin}; {reason}"
     elif best is not None and len(best.targets):
         against = paired.estimate(best, params.metric, len(classes), params.confidence)
         kept = "promote" if against.low >= -params.margin else "undecided"
@@ -159,11 +168,14 @@ def decide(params: GateParams, answers: Answers, classes: Sequence[str], best: A
     return Judgement(verdict, reason, estimate, p, slices, against)
 
 
-def judge_slices(params: GateParams, answers: Answers, classes: Sequence[str]) -> tuple[Slice, ...]:
-    """Every class with at least `gate.min_slice` rows by itself, its p-value corrected for how many there are."""
+def judge_slices(
+    params: GateParams, answers: Answers, classes: Sequence[str], groups: Mapping[str, np.ndarray]
+) -> tuple[Slice, ...]:
+    """Every class and group with at least `gate.min_slice` rows by itself, its p-value corrected for how many there are."""
+    masks = {f"class {name}": answers.targets == index for index, name in enumerate(classes)} | dict(groups)
     found = {}
-    for index, name in enumerate(classes):
-        part = answers.at(answers.targets == index)
+    for name, mask in masks.items():
+        part = answers.at(mask)
         if len(part.targets) >= params.min_slice:
             found[name] = (len(part.targets), *paired.disagreements(part))
     corrected = paired.holm({name: paired.mcnemar(won, lost) for name, (_, lost, won) in found.items()})

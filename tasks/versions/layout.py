@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tasks.errors import ObjectsMissing
+from tasks.errors import ObjectsMissing, VersionError
 from tasks.versions import pipeline, remote
 from tasks.versions.git import common_dir, git, read
 from tasks.versions.registry import Version
@@ -25,7 +26,9 @@ def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
     """
     fetch(tree, version.commit)
     into.parent.mkdir(parents=True, exist_ok=True)
-    git("worktree", "add", "--quiet", "--detach", "--", str(into.resolve()), version.commit, cwd=tree)
+    # forced twice: a worktree whose making was killed stays registered and locked
+    force = ("--force", "--force")
+    git("worktree", "add", *force, "--quiet", "--detach", "--", str(into.resolve()), version.commit, cwd=tree)
     try:
         local = common_dir(tree).parent / ".dvc" / "config.local"
         if local.exists():
@@ -38,8 +41,12 @@ def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
 
 
 def drop(tree: Path, into: Path) -> None:
-    """Remove a folder that `lay_out` made."""
-    git("worktree", "remove", "--force", str(into.resolve()), cwd=tree)
+    """Remove a folder that `lay_out` made, or had begun to make when it was killed."""
+    with contextlib.suppress(VersionError):
+        git("worktree", "unlock", str(into.resolve()), cwd=tree)
+    if into.exists():
+        shutil.rmtree(into)
+    git("worktree", "prune", cwd=tree)
 
 
 def fetch(tree: Path, commit: str) -> None:

@@ -22,6 +22,7 @@ from tasks.versions.registry import Version
 
 PREDICTIONS, CARD = "reports/predictions.parquet", "models/classifier.json"
 RAW, PREPARED, TRAINED = "data/raw", "data/prepared", "train/meta.parquet"
+_OWN = ("row_id", "target", "prediction")  # columns of predictions.parquet that are no slices
 _ROWS = 20_000  # held decoded at once
 
 
@@ -36,6 +37,7 @@ class Run:
     contract: dict[str, Any]
     raw: Path
     trained: frozenset[str]  # row_ids that its model was trained on, as far as they are known
+    slices: dict[str, np.ndarray]  # per slice column the value of each row, (N,) object
 
 
 def of_tree(tree: Path) -> Run:
@@ -59,11 +61,11 @@ def of_version(tree: Path, version: Version) -> Iterator[Run]:
         yield _run(predictions, card, raw, _trained_file(tree, version))
 
 
-def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[Answers, int]:
+def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[Answers, np.ndarray]:
     """What both answered to the run's test rows, less those that either was trained on or the champion has no class for.
 
     Returns:
-        The answers, and how many rows were left out.
+        The answers, and the positions of their rows in the run.
 
     Raises:
         ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, or gives no probabilities.
@@ -79,7 +81,13 @@ def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[
         row_ids = run.row_ids[rows[start : start + _ROWS]].tolist()
         parts.append(names[_said(champion, model, card, shards.rows(run.raw, row_ids), batch_size)])
     answers = Answers(run.targets[rows], np.concatenate(parts), run.said[rows])
-    return answers, len(run.targets) - len(rows)
+    return answers, rows
+
+
+def groups(run: Run, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The slices of a run at some of its rows: "column=value" to which of those rows are in it, bool (len(rows),)."""
+    at = {column: values[rows] for column, values in run.slices.items()}
+    return {f"{column}={value}": values == value for column, values in at.items() for value in dict.fromkeys(values)}
 
 
 def trained(tree: Path, version: Version) -> frozenset[str]:
@@ -107,7 +115,8 @@ def _said(champion: Version, model: Any, card: Card, table: Any, batch_size: int
 
 def _run(predictions: Path, card: Path, raw: Path, trained_file: Path | None) -> Run:
     described = Card.read(card).spec
-    table = pq.read_table(predictions, columns=["row_id", "target", "prediction"])
+    names = [name for name in pq.read_schema(predictions).names if name != "probabilities"]
+    table = pq.read_table(predictions, columns=names)
     return Run(
         row_ids=np.asarray(table["row_id"].to_pylist(), dtype=object),
         targets=table["target"].to_numpy(),
@@ -116,6 +125,7 @@ def _run(predictions: Path, card: Path, raw: Path, trained_file: Path | None) ->
         contract=described,
         raw=raw,
         trained=frozenset() if trained_file is None else _row_ids(trained_file),
+        slices={name: np.asarray(table[name].to_pylist(), dtype=object) for name in names if name not in _OWN},
     )
 
 

@@ -140,5 +140,5 @@ def _write(area: Path, journal: Journal) -> None:
 
 
 def _drop(tree: Path, area: Path) -> None:
+    layout.drop(tree, area / "new")
     shutil.rmtree(area)
-    git("worktree", "prune", cwd=tree)

@@ -262,6 +262,6 @@ def test_killed_at_random_moments(what: str, tmp_path: Path) -> None:
             )
             assert done.returncode == 0 or (what == "whole" and served == "v1.0.0"), done.stderr.decode()
         if what == "publish":
-            assert [version.name for version in toy.registry.versions()] == ["v1.0.2", "v1.0.1", "v1.0.0"]
-            assert toy.serves() == "v1.0.2"
+            assert [version.name for version in toy.registry.versions()] == ["v2.0.0", "v1.0.1", "v1.0.0"]
+            assert toy.serves() == "v2.0.0"
         shutil.rmtree(tree)

@@ -108,11 +108,24 @@ def test_a_class_that_falls_is_refused_and_a_small_one_never_decides() -> None:
     found = gate.decide(PARAMS, Answers(targets, champion, challenger), ("large", "middle", "small"))
     assert found.verdict == "refuse"
     assert found.reason.startswith("class middle (-0.200 on 100 rows) got worse by more than 0.05; better:")
-    assert [each.name for each in found.slices] == ["large", "middle"]
+    assert [each.name for each in found.slices] == ["class large", "class middle"]
     challenger[5000:5020] = targets[5000:5020]
     assert (
         gate.decide(PARAMS, Answers(targets, champion, challenger), ("large", "middle", "small")).verdict == "promote"
     )
+
+
+def test_a_slice_that_falls_is_refused_too() -> None:
+    before = answers(60, 200, 10_000)
+    groups = {
+        "camera=old": np.arange(10_000) < 80,
+        "camera=new": np.arange(10_000) >= 80,
+        "tiny": np.arange(10_000) < 10,
+    }
+    found = gate.decide(PARAMS, before, CLASSES, groups=groups)
+    assert found.reason.startswith("camera=old (-0.500 on 80 rows) got worse by more than 0.05; better: ")
+    assert [each.name for each in found.slices] == ["class only", "camera=old", "camera=new"]
+    assert gate.decide(PARAMS, before, CLASSES).verdict == "promote"
 
 
 def test_many_small_steps_down_are_stopped() -> None:
