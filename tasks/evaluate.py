@@ -1,12 +1,13 @@
 """Score the trained model on the test rows, in float32.
 
-Reads `models/` and `data/prepared/test`; writes `reports/metrics.json`, `reports/predictions.parquet`, `reports/plots/`
-and `reports/report.html`. Params: `evaluate`.
+Reads `models/`, `data/prepared/test` and the curves in `reports/training/`; writes `reports/metrics.json`,
+`reports/predictions.parquet`, `reports/plots/` and `reports/report.html`. Params: `evaluate`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def evaluate(params: Params, tree: Path) -> None:
 
     Raises:
         CorruptModel: the model's files are not whole, or it was trained on other data than those prepared.
-        DataError: there are no test rows.
+        DataError: there are no test rows, or no column of a slice.
     """
     test = tree / PREPARED / "test"
     model, card = load_model(tree / "models/classifier.json", tree / "models/classifier.pt")
@@ -42,11 +43,13 @@ def evaluate(params: Params, tree: Path) -> None:
     began = time.monotonic()
     given = probabilities(model, card, inputs, params.evaluate.batch_size)
     rate = len(targets) / (time.monotonic() - began)
-    found = metrics.summary(targets, given, card.classes)
-    row_ids = pq.read_table(test / "meta.parquet", columns=["row_id"])["row_id"]
-    _write_predictions(tree / "reports/predictions.parquet", row_ids, targets, given)
-    plots.write(tree / "reports/plots", targets, given, card.classes)
-    report.write(tree / "reports/report.html", found, card, inputs, targets, given, params.evaluate.worst)
+    meta = _meta(test / "meta.parquet", params.evaluate.slices)
+    slices = {column: meta[column].to_pylist() for column in params.evaluate.slices}
+    found = metrics.summary(targets, given, card.classes, slices=slices, resamples=params.evaluate.resamples)
+    _write_predictions(tree / "reports/predictions.parquet", meta, targets, given)
+    plots.write(tree / "reports/plots", targets, given, found)
+    curves = tree / "reports/training/curves.tsv"
+    report.write(tree / "reports/report.html", found, card, inputs, targets, given, params.evaluate.worst, curves)
     write_json(tree / "reports/metrics.json", found)
     print(
         f"evaluate: {len(targets):,} rows, accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, "
@@ -55,15 +58,27 @@ def evaluate(params: Params, tree: Path) -> None:
     )
 
 
-def _write_predictions(path: Path, row_ids: pa.ChunkedArray, targets: np.ndarray, given: np.ndarray) -> None:
+def _meta(path: Path, slices: Sequence[str]) -> pa.Table:
+    """The `row_id` and slice columns of the test rows."""
+    there = pq.read_schema(path).names
+    missing = [column for column in slices if column not in there]
+    if missing:
+        raise DataError(
+            f"evaluate.slices: {path.name} of the test rows has no {', '.join(missing)}; it has {', '.join(there)}"
+        )
+    return pq.read_table(path, columns=["row_id", *slices])
+
+
+def _write_predictions(path: Path, meta: pa.Table, targets: np.ndarray, given: np.ndarray) -> None:
     width = given.shape[1]
     offsets = pa.array(np.arange(0, given.size + 1, width, dtype=np.int32))
     table = pa.table(
         {
-            "row_id": row_ids,
+            "row_id": meta["row_id"],
             "target": targets,
             "prediction": given.argmax(1),
             "probabilities": pa.ListArray.from_arrays(offsets, pa.array(given.ravel())),
+            **{column: meta[column] for column in meta.column_names[1:]},
         }
     )
     with writing(path) as temporary:

@@ -204,6 +204,8 @@ class TrainParams:
 class EvaluateParams:
     batch_size: Positive
     worst: Count
+    resamples: Count
+    slices: tuple[StrictStr, ...]
 
 
 @_section
