@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from tasks.errors import ParamsError, Unreachable
 from tasks.params import RunParams
+from tasks.process import die_with_parent
 
 
 @contextmanager
 def executor(params: RunParams) -> Iterator[Executor]:
-    """One worker stays in this process; more are processes that import `tasks` anew, since threads do not fork.
+    """One worker stays in this process; more are processes. Open it before anything else is done.
 
     Raises:
         Unreachable: no scheduler answers at `run.cluster`.
@@ -26,8 +28,14 @@ def executor(params: RunParams) -> Iterator[Executor]:
         with ThreadPoolExecutor(1) as pool:
             yield pool
     else:
-        with ProcessPoolExecutor(params.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(params.workers, multiprocessing.get_context(_start()), die_with_parent) as pool:
             yield pool
+
+
+def _start() -> str:
+    """A stage's own process has not used polars' threads yet, so it may fork, which saves a second of imports."""
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    return "fork" if sys.platform == "linux" and main and main.name.startswith("tasks.") else "spawn"
 
 
 @contextmanager

@@ -70,8 +70,7 @@ def _open(file: io.BytesIO) -> Image.Image:
 
 def pixels(image: Image.Image, size: Sequence[int], channels: int) -> np.ndarray:
     """An image under the rules above: uint8 (C, H, W); `size` is (height, width)."""
-    (array,) = stacked([image], size, channels)
-    return array
+    return stacked([image], size, channels).reshape(channels, *size)
 
 
 def stacked(images: Iterable[Image.Image], size: Sequence[int], channels: int) -> np.ndarray:
