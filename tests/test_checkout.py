@@ -8,6 +8,7 @@ import pytest
 from tasks.checkout import checkout
 from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from tasks.versions import pipeline, remote
+from tasks.versions.git import git
 from tests.versions.toy import Toy, tool
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
@@ -39,23 +40,42 @@ def test_a_version_from_the_remote_alone(toy: Toy, tmp_path: Path) -> None:
         checkout(toy.tree, "v1.0.0", tmp_path / "here")
 
 
-def test_one_flipped_byte_is_refused_and_named(toy: Toy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["cache", "remote"])
+def test_one_flipped_byte_is_refused_and_named(toy: Toy, tmp_path: Path, place: str) -> None:
     toy.remote(tmp_path / "store")
     version = toy.release("a")
-    for output in pipeline.of_commit(toy.tree, version.commit).outputs:
-        if not output.pushed:
-            continue
-        for place in (toy.tree / ".dvc/cache", tmp_path / "store"):
-            clone = toy.clone(tmp_path / f"clone-{output.md5}-{place.name}")
-            file = place / "files/md5" / output.md5[:2] / output.md5[2:]
-            held = file.read_bytes()
-            file.chmod(0o644)
-            file.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
-            tree = toy.tree if place.name == "cache" else clone.tree
-            with pytest.raises((CorruptData, ObjectsMissing), match=output.path.replace(".", r"\.")):
-                checkout(tree, "v1.0.0", tmp_path / "out")
-            assert not (tmp_path / "out").exists()
-            file.write_bytes(held)
+    root = {"cache": toy.tree / ".dvc/cache", "remote": tmp_path / "store"}[place]
+    cache = remote.Cache(toy.tree)
+    pushed = [output for output in pipeline.of_commit(toy.tree, version.commit).outputs if output.pushed]
+    objects = {md5: what for output in pushed for md5, what in cache.objects(output).items()}
+    for position, (md5, what) in enumerate(objects.items()):
+        file = root / "files/md5" / md5[:2] / md5[2:]
+        held = file.read_bytes()
+        file.chmod(0o644)
+        file.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+        tree = toy.tree if place == "cache" else toy.clone(tmp_path / f"clone-{position}").tree
+        with pytest.raises((CorruptData, ObjectsMissing), match=what.replace(".", r"\.")):
+            checkout(tree, "v1.0.0", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        file.write_bytes(held)
+
+
+def test_a_shallow_clone_without_tags_and_a_deleted_branch(toy: Toy, tmp_path: Path) -> None:
+    git("checkout", "--quiet", "-b", "feature", cwd=toy.tree)
+    toy.write({"code/train.py": "# of the feature\n"})
+    toy.commit("On a branch")
+    toy.release("a")
+    git("checkout", "--quiet", "main", cwd=toy.tree)
+    git("branch", "--quiet", "-D", "feature", cwd=toy.tree)
+    shallow = tmp_path / "shallow"
+    git("clone", "--quiet", "--depth=1", "--no-tags", f"file://{toy.tree}", str(shallow), cwd=tmp_path)
+    with pytest.raises(VersionError, match="there is none here; `git fetch --tags origin` brings those of origin"):
+        checkout(shallow, "v1.0.0", tmp_path / "out")
+    git("fetch", "--quiet", "--tags", "origin", cwd=shallow)
+    use = remote.Cache(toy.tree).root
+    remote.use_cache(shallow, use)
+    checkout(shallow, "v1.0.0", tmp_path / "out")
+    assert (tmp_path / "out/code/train.py").read_text() == "# of the feature\n"
 
 
 def test_a_listing_that_leaves_its_folder_is_refused(toy: Toy, tmp_path: Path) -> None:

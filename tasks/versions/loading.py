@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.learning.card import Card
 
 WEIGHTS, CARD = "models/classifier.pt", "models/classifier.json"
+MODELS = ("tasks/learning/models.py", "tasks/learning/zoo.py")  # what named architectures are made of
 
 
 def load(name: str, tree: Path = Path()) -> nn.Module:
@@ -40,25 +41,43 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
 
 
 def built(tree: Path, version: Version) -> tuple[nn.Module, Card]:
-    """The model of a version and its card; a class from `custom/` comes from the version's own commit."""
+    """The model of a version and its card.
+
+    A class from `custom/` comes from the version's own commit, and so does the code of every other model if it was
+    edited since: what lies in the checkout now can't break or change an old version.
+    """
     from tasks.learning.card import Card, load_model
 
     weights, card = files(tree, version)
-    if str(Card.read(card).architecture["name"]).startswith("custom."):
-        with custom_of(tree, version.commit):
-            return load_model(card, weights)
-    return load_model(card, weights)
+    described = Card.read(card)
+    packages = ["custom"] if str(described.architecture["name"]).startswith("custom.") else []
+    if _edited_since(tree, version.commit):
+        packages = ["custom", "tasks"]
+    if not packages:
+        return load_model(card, weights)
+    with code_of(tree, version.commit, packages):
+        try:
+            return importlib.import_module("tasks.learning.card").load_model(card, weights)[0], described
+        except Exception as error:  # of classes that the other code defines
+            raise CorruptModel(f"{version.name} can't be loaded with the code of its own commit: {error}") from None
+
+
+def _edited_since(tree: Path, commit: str) -> bool:
+    """Does the code that models are built with differ between a commit and the package that runs?"""
+    package = Path(__file__).parents[2]
+    held = {path: git.read(tree, commit, path) for path in MODELS}
+    return any(content is not None and content != (package / path).read_bytes() for path, content in held.items())
 
 
 @contextmanager
-def custom_of(tree: Path, commit: str) -> Iterator[None]:
-    """Let `import custom...` find the package of a commit, not the one that lies in the checkout."""
+def code_of(tree: Path, commit: str, packages: Sequence[str]) -> Iterator[None]:
+    """Let `import` find these packages as a commit holds them, not as they lie in the checkout."""
 
     def loaded() -> list[str]:
-        return [name for name in sys.modules if name == "custom" or name.startswith("custom.")]
+        return [name for name in sys.modules if name.split(".")[0] in packages]
 
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
-        held = git.files(tree, commit, "custom")
+        held = {name: oid for package in packages for name, oid in git.files(tree, commit, package).items()}
         for name, content in zip(held, git.blobs(tree, list(held.values())), strict=True):
             (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / name).write_bytes(content)

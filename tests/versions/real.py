@@ -16,7 +16,6 @@ import torch
 
 from tasks.data import shards
 from tasks.data.spec import Spec
-from tasks.learning import models
 from tasks.learning.card import Card, pack
 from tests.versions.toy import Toy
 
@@ -25,7 +24,12 @@ CLASSES = ("left", "right")
 
 
 def lay(
-    toy: Toy, threshold: float, classes: Sequence[str] = CLASSES, model: str = "mlp", trained: Sequence[int] = ()
+    toy: Toy,
+    threshold: float,
+    classes: Sequence[str] = CLASSES,
+    model: str = "mlp",
+    trained: Sequence[int] = (),
+    keys: Sequence[str] = ("1.weight", "1.bias"),
 ) -> str:
     """Leave in `toy` what a run leaves whose model errs on the rows between 0 and `threshold`; returns the SHA-256."""
     x = np.linspace(-1, 1, ROWS, dtype=np.float64)
@@ -41,10 +45,9 @@ def lay(
     spec = Spec(kind="features", input_shape=(1,), classes=tuple(classes), mean=(0.0,), std=(1.0,),
                 counts={"test": ROWS}, features=("x",), size=None, channels=None)  # fmt: skip
     arguments = {"widths": []} if model == "mlp" else {}
-    names = models.build("mlp", {"widths": []}, [1], len(classes)).state_dict()
     weight = torch.tensor([[-1.0], [1.0]])
     bias = torch.tensor([threshold, -threshold])
-    content = pack(dict(zip(names, (weight, bias), strict=True)))
+    content = pack(dict(zip(keys, (weight, bias), strict=True)))
     sha256 = hashlib.sha256(content).hexdigest()
     card = Card(
         architecture={"name": model, "arguments": arguments},
