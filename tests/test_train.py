@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import pytest
 import tasks.train as verb
 from tasks.errors import CorruptData, TrainingError
 from tasks.learning.card import load_model
-from tests.learning.samples import Trainer
+from tests.learning.samples import ROOT, Trainer
 
 pytest_plugins = ["tests.learning.fixtures"]
 
@@ -125,3 +129,23 @@ def test_features_train_the_simple_net(tables: Path, trained: Trainer) -> None:
 def test_without_prepared_data_it_says_what_to_run(tmp_path: Path, trained: Trainer) -> None:
     with pytest.raises(CorruptData, match=r"spec\.json is no spec.*run `dvc repro prepare`"):
         trained(tmp_path)
+
+
+def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp_path: Path) -> None:
+    tree = shutil.copytree(pictures, tmp_path / "tree")
+    (tree / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("epochs: 8", "epochs: 100000"))
+    shutil.copy(ROOT / "dvc.yaml", tree)
+    subprocess.run(["git", "init", "--quiet"], cwd=tree, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasks.train"], cwd=tree, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while "epoch 2/" not in process.stdout.readline():
+        assert process.poll() is None
+    asked = time.monotonic()
+    process.terminate()
+    assert process.wait(10) == 143
+    assert time.monotonic() - asked < 10
+    process.stdout.close()
+    assert list((tree / ".checkpoints").rglob("*.pt"))
