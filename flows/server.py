@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -40,7 +41,7 @@ def prepare_prefect(home: Path) -> None:
 
 @contextlib.contextmanager
 def server(home: Path) -> Iterator[None]:
-    """Have a Prefect server for the flows called in here.
+    """Have a Prefect server for the flows called in here: the shell's, the standing one of `make up`, or our own.
 
     Our own starts while Prefect is imported, lives in a session of its own (Ctrl-C does not reach it) and gets SIGTERM from
     the kernel when this process is gone, so that nobody waits for its end.
@@ -49,6 +50,7 @@ def server(home: Path) -> Iterator[None]:
         ServerUnreachable: the server named by PREFECT_API_URL does not answer, or ours does not start.
     """
     prepare_prefect(home)
+    _use_standing(home)
     named = os.environ.get("PREFECT_API_URL")
     if named:
         _wait(named, ANSWER_LIMIT_S, None, "start it (`make up`), or unset PREFECT_API_URL to use a temporary one")
@@ -86,6 +88,15 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _use_standing(home: Path) -> None:
+    """Use the server of `make up` if it runs and the shell names no other."""
+    file = home / ".prefect/service.json"
+    if "PREFECT_API_URL" not in os.environ and file.exists():
+        service = json.loads(file.read_text())
+        if answers(service["PREFECT_API_URL"]):
+            os.environ.update(service)
 
 
 def answers(url: str) -> bool:

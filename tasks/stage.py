@@ -246,8 +246,7 @@ def _reasons(entry: str | Mapping[str, Mapping[str, Any]], tree: Path, locked: M
         yield entry
         return
     for kind, changes in entry.items():
-        for where, change in changes.items():
-            path = os.path.relpath(where, tree)  # DVC writes paths as they look from the current directory
+        for path, change in changes.items():
             if isinstance(change, str):
                 yield f"{'input' if kind == 'changed deps' else 'output'} {path}: {change}"
             else:

@@ -26,9 +26,17 @@ MODULES = {
 }
 
 
+class _RunTime(ast.NodeTransformer):
+    """Takes out what only the type checker reads."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else self.generic_visit(node)
+
+
 @cache
 def tree(module: str) -> ast.Module:
-    return ast.parse(MODULES[module].read_text())
+    parsed: ast.Module = _RunTime().visit(ast.parse(MODULES[module].read_text()))
+    return parsed
 
 
 @cache

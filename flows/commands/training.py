@@ -36,9 +36,11 @@ def train(
     from flows.server import server
     from tasks.process import age_s
     from tasks.stage import home
+    from tasks.versions.tree import check
 
     values = dict(_pair(text) for text in settings or ())
     checkout = Path().resolve()
+    check(checkout, values or None)  # before a server is started for nothing
     with server(home(checkout)):
         from flows.tables import show_lines, summary_table
         from flows.training import training

@@ -19,7 +19,7 @@ from tasks import params
 from tasks.errors import DirtyCode, ParamsError, VersionError
 from tasks.process import locked
 from tasks.versions import remote
-from tasks.versions.git import common_dir, files, git, head, resolve
+from tasks.versions.git import common_dir, files, git, head, read, resolve
 from tasks.versions.registry import Registry
 
 FOLDER = ".runs"
@@ -49,21 +49,21 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None, revision: str 
         NotARepository: no git repository, or no commit in it.
         VersionError: there is no such revision.
     """
+    base = check(checkout, settings, revision)
     if settings is None:
-        base = head(checkout)
-        _refuse_edits(checkout, base)
         with locked(checkout / ".dvc/tmp/ratchet-run.lock", f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports")
         return
     runs = common_dir(checkout).parent / FOLDER
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    place = Place(runs / name, _commit(checkout, revision), runs / "reports" / name)
+    place = Place(runs / name, base, runs / "reports" / name)
     git("worktree", "add", "--quiet", "--detach", str(place.tree), place.base, cwd=checkout)
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
             _share_cache(common_dir(checkout).parent, place.tree)
             _lay_over_newest(place.tree)
-            set_params(place.tree / params.FILE, settings)
+            file = place.tree / params.FILE
+            file.write_text(replaced(file.read_text(encoding="utf-8"), settings), encoding="utf-8")
             yield place
         except BaseException:
             _drop_all_but(KEPT, runs, checkout)
@@ -92,11 +92,17 @@ def _refuse_edits(tree: Path, base: str) -> None:
         )
 
 
-def _commit(checkout: Path, revision: str) -> str:
-    head(checkout)
+def check(checkout: Path, settings: Mapping[str, str] | None, revision: str = "HEAD") -> str:
+    """The commit that such a run would start from; raises what `workplace` raises, before anything is started."""
+    newest = head(checkout)
+    if settings is None:
+        params.load(checkout)
+        _refuse_edits(checkout, newest)
+        return newest
     commit = resolve(checkout, f"{revision}^{{commit}}")
     if commit is None:
         raise VersionError(f"{revision!r} is no commit of {checkout.resolve()}; `git log --all --oneline` lists them")
+    replaced((read(checkout, commit, params.FILE) or b"").decode(), settings)
     return commit
 
 
@@ -134,8 +140,8 @@ def _lay_over_newest(tree: Path) -> None:
     remote.checkout(tree)
 
 
-def set_params(file: Path, settings: Mapping[str, str]) -> None:
-    """Replace values in a params.yaml, keeping its comments; values are YAML 1.2, as DVC reads the file.
+def replaced(text: str, settings: Mapping[str, str]) -> str:
+    """The text of a params.yaml with some values replaced, comments kept; values are YAML 1.2, as DVC reads the file.
 
     Raises:
         ParamsError: a key that the file does not have, or a value that it may not have.
@@ -143,11 +149,9 @@ def set_params(file: Path, settings: Mapping[str, str]) -> None:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    if not settings:
-        return
-    document = YAML()
+    document, plain = YAML(), YAML(typ="safe", pure=True)
     document.preserve_quotes, document.width = True, 4096
-    content = document.load(file.read_text(encoding="utf-8"))
+    content = document.load(text)
     for key, value in settings.items():
         *sections, name = key.split(".")
         place = content
@@ -156,10 +160,10 @@ def set_params(file: Path, settings: Mapping[str, str]) -> None:
         if not isinstance(place, dict):
             raise ParamsError(f"{key}: {params.FILE} has no such key")
         try:
-            place[name] = YAML(typ="safe", pure=True).load(value)
+            place[name] = plain.load(value)
         except YAMLError:
             raise ParamsError(f"{key}: {value!r} is no YAML 1.2") from None
-    text = io.StringIO()
-    document.dump(content, text)
-    params.parse(YAML(typ="safe", pure=True).load(text.getvalue()))
-    file.write_text(text.getvalue(), encoding="utf-8")
+    stream = io.StringIO()
+    document.dump(content, stream)
+    params.parse(plain.load(stream.getvalue()))
+    return stream.getvalue() if settings else text
