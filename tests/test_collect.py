@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,25 @@ def test_nothing_goes_while_something_needed_is_missing(toy: Toy) -> None:
     toy.object(pipeline.of_commit(toy.tree, version.commit).output("data/raw").md5).unlink()
     with pytest.raises(ObjectsMissing, match=r"the listing of data/raw .* is gone.*nothing was dropped"):
         collect(toy.tree, apply=True, grace_s=0)
+
+
+@pytest.mark.parametrize("steps", [6, pytest.param(40, marks=pytest.mark.long)])
+def test_what_is_not_expired_comes_back_from_the_remote_after_any_history(toy: Toy, tmp_path: Path, steps: int) -> None:
+    generator = random.Random(steps)
+    toy.remote(tmp_path / "store")
+    alive: dict[str, str] = {}
+    for step in range(steps):
+        weights = f"weights {step}"
+        toy.write({"source.lock": f'{{"rows": {generator.randrange(3)}}}\n'})
+        alive[toy.register(weights).name] = weights
+        if generator.random() < 0.4:
+            gone = generator.choice(sorted(alive))
+            expire(toy.tree, gone)
+            del alive[gone]
+        if generator.random() < 0.5:
+            collect(toy.tree, apply=True, on_remote=generator.random() < 0.7, grace_s=0)
+    shutil.rmtree(toy.tree / ".dvc/cache")
+    clone = toy.clone(tmp_path / "clone")
+    for name, weights in alive.items():
+        checkout(clone.tree, name, tmp_path / name)
+        assert (tmp_path / name / "models/classifier.pt").read_text() == weights

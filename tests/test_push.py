@@ -57,6 +57,9 @@ def test_a_tag_moved_by_hand_is_not_pushed_over(toy: Toy, origin: Path) -> None:
     git("tag", "--force", "-a", "-m", "moved", "classifier@v1.0.0", "HEAD", cwd=toy.tree)
     with pytest.raises(VersionError, match=r"classifier@v1\.0\.0 differs on origin: moved by hand"):
         push(toy.params, toy.tree, None, "origin")
+    toy.set("register.push_to", "origin")
+    with pytest.raises(VersionError, match="a tag differs here and on origin, and is never moved"):
+        promote.fn(toy.tree, "v1.0.0", "staging")
 
 
 def test_two_machines_never_share_a_number(toy: Toy, origin: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.errors import VersionError
-from tasks.versions.git import common_dir, git, identity
+from tasks.versions.git import Rejected, common_dir, git, identity
 
 ARTIFACT = "classifier"
 REFS = "refs/tags/"
@@ -169,9 +169,19 @@ def create(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | 
 
 
 def fetch(tree: Path, remote: str) -> None:
-    """Bring the registry's tags from a git remote; a tag that was moved there is refused, not taken."""
+    """Bring the registry's tags from a git remote.
+
+    Raises:
+        VersionError: a tag was moved, there or here; none was taken over.
+        Unreachable: the remote does not answer.
+    """
     refs = [f"{REFS}{pattern}:{REFS}{pattern}" for pattern in EVERYTHING]
-    git("fetch", "--quiet", "--no-tags", "--", remote, *refs, cwd=tree)
+    try:
+        git("fetch", "--no-tags", "--", remote, *refs, cwd=tree)
+    except Rejected as error:
+        raise VersionError(
+            f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`"
+        ) from None
 
 
 def pack(tree: Path) -> None:
