@@ -70,17 +70,22 @@ def _open(file: io.BytesIO) -> Image.Image:
 
 def pixels(image: Image.Image, size: Sequence[int], channels: int) -> np.ndarray:
     """An image under the rules above: uint8 (C, H, W); `size` is (height, width)."""
-    return stacked([image], size, channels).reshape(channels, *size)
+    return stacked([image], 1, size, channels).reshape(channels, *size)
 
 
-def stacked(images: Iterable[Image.Image], size: Sequence[int], channels: int) -> np.ndarray:
-    """Images under the rules above: uint8 (N, C, H, W). They meet on one canvas, since leaving Pillow costs most."""
-    brought = [_brought(image, size, channels) for image in images]
+def brightness(image: Image.Image) -> int:
+    """The mean of a grey copy, 0 to 255."""
+    mean: int = image.convert("L").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))  # type: ignore[assignment]
+    return mean
+
+
+def stacked(images: Iterable[Image.Image], count: int, size: Sequence[int], channels: int) -> np.ndarray:
+    """`count` images under the rules above: uint8 (N, C, H, W). They meet on one canvas: to leave Pillow singly is slow."""
     height, width = size
-    canvas = Image.new(MODES[channels], (width, height * len(brought)))
-    for place, image in enumerate(brought):
-        canvas.paste(image, (0, place * height))
-    return np.asarray(canvas).reshape(len(brought), height, width, channels).transpose(0, 3, 1, 2)
+    canvas = Image.new(MODES[channels], (width, height * count))
+    for place, image in enumerate(images):
+        canvas.paste(_brought(image, size, channels), (0, place * height))
+    return np.asarray(canvas).reshape(count, height, width, channels).transpose(0, 3, 1, 2)
 
 
 def _brought(image: Image.Image, size: Sequence[int], channels: int) -> Image.Image:
