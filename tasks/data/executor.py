@@ -48,7 +48,7 @@ def _cluster(address: str) -> Iterator[Executor]:
             "run.cluster needs Dask: `pip install -c constraints.txt -e '.[dask]'`, or set it to null"
         ) from None
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout="5s")
     except (OSError, ValueError) as error:
         raise Unreachable(
             f"no Dask scheduler answers at run.cluster {address}: {error}; start it, or set null"

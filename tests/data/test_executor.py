@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -83,8 +84,17 @@ def cluster(tmp_path):
 
 @pytest.mark.long
 def test_a_cluster_makes_the_same_bytes_though_a_worker_is_killed(small, tree, cluster):
-    import threading
-
     address, processes = cluster
-    threading.Timer(2.0, processes[-1].kill).start()
-    assert outputs(replace(small, run=replace(small.run, cluster=address)), tree) == outputs(small, tree)
+
+    def kill_half_way():
+        while len(list((tree / ".memo/ingest").glob("[!.]*"))) < 2:
+            time.sleep(0.005)
+        processes[-1].kill()
+
+    expected = outputs(small, tree)
+    shutil.rmtree(tree / ".memo")
+    killer = threading.Thread(target=kill_half_way)
+    killer.start()
+    assert outputs(replace(small, run=replace(small.run, cluster=address)), tree) == expected
+    killer.join()
+    assert processes[-1].wait(5) == -9
