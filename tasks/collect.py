@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tasks.errors import CorruptData, ObjectsMissing
 from tasks.versions import pipeline, remote
+from tasks.versions.cache import Cache
 from tasks.versions.git import git, locked
 from tasks.versions.pipeline import Output, Pipeline
 from tasks.versions.registry import Registry
@@ -39,7 +40,7 @@ def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: f
         Unreachable: the remote does not answer; nothing was dropped.
     """
     with locked(tree):
-        cache = remote.Cache(tree)
+        cache = Cache(tree)
         needed = _needed(tree, cache)
         youngest = time.time() - grace_s
         found = [file for file in _objects(cache) if _md5(file) not in needed and file.stat().st_mtime < youngest]
@@ -58,7 +59,7 @@ def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: f
         return Garbage([str(file) for file in found], size, there, kept)
 
 
-def _needed(tree: Path, cache: remote.Cache) -> set[str]:
+def _needed(tree: Path, cache: Cache) -> set[str]:
     """Every object that a version, a branch, a worktree's commit or its `dvc.lock` as it lies there names."""
     needed: set[str] = set()
     for held in _pipelines(tree):
@@ -88,7 +89,7 @@ def _pipelines(tree: Path) -> Iterator[Pipeline]:
             yield pipeline.of_tree(place, whole=False)
 
 
-def _expired(tree: Path, cache: remote.Cache) -> set[str]:
+def _expired(tree: Path, cache: Cache) -> set[str]:
     found: set[str] = set()
     for version in Registry(tree).versions():
         if version.expired:
@@ -98,7 +99,7 @@ def _expired(tree: Path, cache: remote.Cache) -> set[str]:
     return found
 
 
-def _of(cache: remote.Cache, output: Output) -> set[str]:
+def _of(cache: Cache, output: Output) -> set[str]:
     """The objects of an output, as far as its listing is here; read without trust, for deleting only what is not named."""
     found = {output.md5}
     if output.is_folder and cache.has(output.md5):
@@ -111,7 +112,7 @@ def _of(cache: remote.Cache, output: Output) -> set[str]:
     return found
 
 
-def _objects(cache: remote.Cache) -> Iterable[Path]:
+def _objects(cache: Cache) -> Iterable[Path]:
     root = cache.root / "files" / "md5"
     return (file for folder in sorted(root.glob("??")) for file in sorted(folder.iterdir()) if len(_md5(file)) >= 32)
 

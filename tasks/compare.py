@@ -17,9 +17,9 @@ from tasks.errors import CorruptData, RatchetError, VersionError
 from tasks.params import Params
 from tasks.stage import step
 from tasks.versions import gate, number
+from tasks.versions.cache import digest
 from tasks.versions.gate import Decision
 from tasks.versions.registry import Registry, Version, rolled_back
-from tasks.versions.remote import digest
 from tasks.versions.tags import checked_environment
 
 WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "reports/metrics.json"

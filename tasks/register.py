@@ -15,6 +15,7 @@ from tasks.errors import CorruptModel, DirtyCode, VersionError
 from tasks.params import Params
 from tasks.stage import step
 from tasks.versions import number, pipeline, remote, snapshot, tags
+from tasks.versions.cache import digest
 from tasks.versions.gate import Decision
 from tasks.versions.git import Rejected, locked, read
 from tasks.versions.pipeline import Pipeline
@@ -120,7 +121,7 @@ def _data(
 def _card(tree: Path, decision: Decision) -> dict[str, Any]:
     """The card as plain JSON, once the weights beside it are known to be those that the gate saw."""
     card = json.loads((tree / CARD).read_bytes())
-    found = remote.digest(tree / WEIGHTS, "sha256")
+    found = digest(tree / WEIGHTS, "sha256")
     if not found == decision.weights_sha256 == card.get("weights_sha256"):
         raise CorruptModel(
             f"{tree / WEIGHTS} has SHA-256 {found[:12]}, its card says {str(card.get('weights_sha256'))[:12]} and the "

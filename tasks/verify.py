@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import ObjectsMissing, RatchetError
 from tasks.versions import layout, loading, pipeline, remote
+from tasks.versions.cache import Cache
 from tasks.versions.git import git, resolve
 from tasks.versions.pipeline import Pipeline
 from tasks.versions.registry import Registry, Version
@@ -123,7 +124,7 @@ def _kept_by_git(tree: Path, version: Version, held: Pipeline) -> Iterator[Findi
 
 def _objects(tree: Path, version: Version, repo: Repo | None, read_remote: bool) -> Iterator[Finding]:
     """With a remote every pushed object has to be there, whole; without, in the cache. A wrong one is a fault anywhere."""
-    cache = remote.Cache(tree)
+    cache = Cache(tree)
     for output in pipeline.of_commit(tree, version.commit).outputs:
         if not output.cached:
             continue
@@ -141,7 +142,7 @@ def _objects(tree: Path, version: Version, repo: Repo | None, read_remote: bool)
             yield from _on_remote(repo, version, objects, read_remote)
 
 
-def _in_cache(cache: remote.Cache, version: Version, md5: str, what: str, needed: bool) -> Iterator[Finding]:
+def _in_cache(cache: Cache, version: Version, md5: str, what: str, needed: bool) -> Iterator[Finding]:
     if not cache.has(md5) and not needed:
         return
     try:

@@ -8,6 +8,7 @@ import pytest
 from tasks.checkout import checkout
 from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from tasks.versions import pipeline, remote
+from tasks.versions.cache import Cache, listing
 from tasks.versions.git import git
 from tests.versions.toy import Toy, tool
 
@@ -45,7 +46,7 @@ def test_one_flipped_byte_is_refused_and_named(toy: Toy, tmp_path: Path, place: 
     toy.remote(tmp_path / "store")
     version = toy.release("a")
     root = {"cache": toy.tree / ".dvc/cache", "remote": tmp_path / "store"}[place]
-    cache = remote.Cache(toy.tree)
+    cache = Cache(toy.tree)
     pushed = [output for output in pipeline.of_commit(toy.tree, version.commit).outputs if output.pushed]
     objects = {md5: what for output in pushed for md5, what in cache.objects(output).items()}
     for position, (md5, what) in enumerate(objects.items()):
@@ -72,7 +73,7 @@ def test_a_shallow_clone_without_tags_and_a_deleted_branch(toy: Toy, tmp_path: P
     with pytest.raises(VersionError, match="there is none here; `git fetch --tags origin` brings those of origin"):
         checkout(shallow, "v1.0.0", tmp_path / "out")
     git("fetch", "--quiet", "--tags", "origin", cwd=shallow)
-    use = remote.Cache(toy.tree).root
+    use = Cache(toy.tree).root
     remote.use_cache(shallow, use)
     checkout(shallow, "v1.0.0", tmp_path / "out")
     assert (tmp_path / "out/code/train.py").read_text() == "# of the feature\n"
@@ -83,7 +84,7 @@ def test_a_listing_that_leaves_its_folder_is_refused(toy: Toy, tmp_path: Path) -
     for name in ("../../escaped", "/tmp/escaped", "a/../../x", ".git/hooks/post-checkout", "", "./a", "a//b"):
         entries = [{"md5": "0" * 32, "relpath": name}]
         with pytest.raises(CorruptData, match="which is no path inside it; nothing was written"):
-            remote.listing(json.dumps(entries).encode(), "data/raw")
+            listing(json.dumps(entries).encode(), "data/raw")
     md5 = toy.cache(json.dumps([{"md5": toy.cache(b"x"), "relpath": "../../escaped"}]).encode(), ".dir")
     lock = (toy.tree / "dvc.lock").read_text()
     raw = pipeline.of_tree(toy.tree).output("data/raw").md5

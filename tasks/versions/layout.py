@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tasks.errors import ObjectsMissing, VersionError
 from tasks.versions import pipeline, remote
+from tasks.versions.cache import Cache
 from tasks.versions.git import common_dir, git, read
 from tasks.versions.registry import Version
 
@@ -33,7 +34,7 @@ def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
         local = common_dir(tree).parent / ".dvc" / "config.local"
         if local.exists():
             shutil.copy2(local, into / ".dvc" / "config.local")
-        remote.use_cache(into, remote.Cache(tree).root)
+        remote.use_cache(into, Cache(tree).root)
         return remote.checkout(into, check=True)
     except BaseException:
         drop(tree, into)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import CorruptModel
 from tasks.versions import git, pipeline
+from tasks.versions.cache import Cache, digest
 from tasks.versions.registry import Registry, Version
-from tasks.versions.remote import Cache, digest, pull
+from tasks.versions.remote import pull
 
 if TYPE_CHECKING:
     from torch import nn

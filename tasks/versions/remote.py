@@ -5,87 +5,19 @@ objects are hashed before they are used, listings of folders are checked before 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
+from tasks.errors import ObjectsMissing, Unreachable, VersionError
 from tasks.versions import pipeline
+from tasks.versions.cache import CHUNK, Cache
 from tasks.versions.git import SECRETS
 from tasks.versions.pipeline import Output
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-
-_MD5 = re.compile(r"[0-9a-f]{32}")
-_CHUNK = 1 << 20
-
-
-class Cache:
-    """DVC's cache on this disk, read without DVC."""
-
-    def __init__(self, tree: Path) -> None:
-        self.tree = tree
-        self.root = _cache_root(tree)
-
-    def path(self, md5: str) -> Path:
-        """Where the object lies, or would lie."""
-        return self.root / "files" / "md5" / md5[:2] / md5[2:]
-
-    def has(self, md5: str) -> bool:
-        return self.path(md5).is_file()
-
-    def check(self, md5: str, what: str) -> Path:
-        """The object's path once its content was hashed.
-
-        Raises:
-            ObjectsMissing: it is not in the cache.
-            CorruptData: its content is not what its name says.
-        """
-        file = self.path(md5)
-        if not file.is_file():
-            raise ObjectsMissing(f"{what} is not in DVC's cache ({file}); `dvc fetch` or `ratchet verify` tells more")
-        if digest(file, "md5") != md5.removesuffix(".dir"):
-            raise CorruptData(f"{what}: {file} does not match its hash; remove that file, then pull it again")
-        return file
-
-    def listing(self, md5: str, what: str) -> dict[str, str]:
-        """The files of a folder: relative path to MD5, hashed and checked; raises as `check` does."""
-        return listing(self.check(md5, what).read_bytes(), what)
-
-    def objects(self, output: Output) -> dict[str, str]:
-        """All objects of an output: their MD5 and what they are; a folder's listing comes first."""
-        found = {output.md5: output.path}
-        if output.is_folder:
-            files = self.listing(output.md5, output.path)
-            found |= {md5: f"{output.path}/{name}" for name, md5 in files.items()}
-        return found
-
-
-def listing(content: bytes, what: str) -> dict[str, str]:
-    """Read DVC's listing of a folder; raises `CorruptData` if a path in it would leave the folder (faults 7)."""
-    try:
-        entries = [(str(entry["relpath"]), str(entry["md5"])) for entry in json.loads(content)]
-    except (ValueError, TypeError, KeyError):
-        raise CorruptData(f"{what}: the listing of this folder is no DVC listing") from None
-    for name, md5 in entries:
-        parts = PurePosixPath(name).parts
-        odd = not parts or name.startswith("/") or ".." in parts or ".git" in parts or "\0" in name or "\\" in name
-        if odd or str(PurePosixPath(name)) != name or not _MD5.fullmatch(md5):
-            raise CorruptData(f"{what}: its listing names {name!r}, which is no path inside it; nothing was written")
-    return dict(entries)
-
-
-def digest(file: Path, algorithm: str) -> str:
-    """Hexadecimal hash of a file, read in pieces."""
-    hasher = hashlib.new(algorithm, usedforsecurity=False)
-    with file.open("rb") as stream:
-        while piece := stream.read(_CHUNK):
-            hasher.update(piece)
-    return hasher.hexdigest()
 
 
 def push(tree: Path, outputs: Sequence[Output]) -> int:
@@ -205,7 +137,7 @@ def remote_digest(repo: Repo, md5: str) -> str:
     odb = repo.cloud.get_remote_odb()
     hasher = hashlib.md5(usedforsecurity=False)
     with odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
-        while piece := stream.read(_CHUNK):
+        while piece := stream.read(CHUNK):
             hasher.update(piece)
     return hasher.hexdigest()
 
@@ -243,10 +175,6 @@ def _config(tree: Path) -> dict[str, Any]:
         return dict(Config(str(tree / ".dvc")))
     except ConfigError as error:
         raise VersionError(f"DVC's configuration can't be read: {_line(error)}") from None
-
-
-def _cache_root(tree: Path) -> Path:
-    return Path(_config(tree)["cache"].get("dir") or tree / ".dvc" / "cache").resolve()
 
 
 def _line(error: BaseException) -> str:

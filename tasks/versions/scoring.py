@@ -17,6 +17,7 @@ from tasks.errors import CorruptModel
 from tasks.learning.card import Card
 from tasks.learning.predict import probabilities
 from tasks.versions import loading, pipeline, remote
+from tasks.versions.cache import Cache
 from tasks.versions.paired import Answers
 from tasks.versions.registry import Version
 
@@ -49,7 +50,7 @@ def of_tree(tree: Path) -> Run:
 @contextmanager
 def of_version(tree: Path, version: Version) -> Iterator[Run]:
     """The run that a version was, from DVC's cache (pulled if it is not there)."""
-    held, cache = pipeline.of_commit(tree, version.commit), remote.Cache(tree)
+    held, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
     for path in (PREDICTIONS, CARD, RAW):
         remote.pull(tree, held.output(path))
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
@@ -97,7 +98,7 @@ def trained(tree: Path, version: Version) -> frozenset[str]:
 
 
 def _trained_file(tree: Path, version: Version) -> Path | None:
-    cache = remote.Cache(tree)
+    cache = Cache(tree)
     prepared = [out for out in pipeline.of_commit(tree, version.commit).outputs if out.path == PREPARED]
     if not prepared or not cache.has(prepared[0].md5):
         return None
