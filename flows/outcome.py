@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from prefect import State
 from prefect.states import Completed
 
+from flows import artifacts
 from tasks.stage import Outcome
 from tasks.versions.gate import Decision
-from tasks.versions.registry import Registry, Version
+from tasks.versions.registry import Assignment, Registry, Version
+from tasks.versions.tree import Place
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,16 @@ _NAMES = {"promote": "Promoted", "refuse": "Refused", "undecided": "Undecided", 
 
 
 def ended(
-    tree: Path,
-    environment: str,
+    place: Place,
     stages: tuple[Outcome, ...],
     decision: Decision,
     version: Version | None,
+    service: Assignment | None,
     seconds: float,
 ) -> State[Summary]:
     """The final state of a run. A refusal is no failure: the run ends *Completed*, named for what came of it."""
-    metrics = json.loads((tree / "reports/metrics.json").read_text())
-    serving = Registry(tree).serving(environment)
+    metrics = json.loads((place.tree / "reports/metrics.json").read_text())
+    serving = Registry(place.tree).serving(decision.environment)
     summary = Summary(
         name=_NAMES[decision.verdict],
         stages=stages,
@@ -65,9 +67,14 @@ def ended(
         loss=metrics["loss"],
         reason=decision.reason,
         version=version.name if version else None,
-        environment=environment,
+        environment=decision.environment,
         serves=serving.name if serving else None,
-        report="reports/report.html",
+        report=os.path.relpath(place.reports / "report.html"),
         seconds=seconds,
     )
+    artifacts.leave(summary, place.tree / "reports")
+    if version:
+        artifacts.registered(summary)
+    if service:
+        artifacts.assigned(service)
     return Completed(name=summary.name, message=decision.reason, data=summary)

@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import State, flow
 from prefect.states import Completed
 
+from flows.server import follow_worker
 from tasks.predict import predict
 
 
@@ -20,6 +21,7 @@ def prediction(source: str = "data/incoming", output: str = "data/predictions", 
         output: the folder that gets a parquet file named after the time of the run, or the parquet file itself.
         environment: whose version scores.
     """
+    follow_worker()
     file = Path(output)
     if file.suffix != ".parquet":
         file = file / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.parquet"

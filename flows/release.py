@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import State, flow
 from prefect.states import Completed
 
+from flows import artifacts
 from tasks.promote import promote, rollback
 
 
@@ -20,6 +21,7 @@ def promotion(version: str, environment: str = "prod", reason: str = "promoted b
         reason: kept in the history.
     """
     assignment = promote(Path(), version, environment, reason)
+    artifacts.assigned(assignment)
     return Completed(name="Promoted", message=f"{assignment.version} serves in {environment}", data=assignment)
 
 
@@ -33,4 +35,5 @@ def rolling_back(environment: str = "prod", to: str | None = None, reason: str =
         reason: kept in the history.
     """
     assignment = rollback(Path(), environment, to, reason)
+    artifacts.assigned(assignment)
     return Completed(name="Rolled back", message=f"{assignment.version} serves in {environment} again", data=assignment)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import ServerUnreachable
-from tasks.process import GUARDED_LAUNCH, environment_setdefault
+from tasks.process import GUARDED_LAUNCH, end_with_parent, environment_setdefault
 
 START_LIMIT_S = 60.0  # for a server of our own: a new database on a slow disk
 ANSWER_LIMIT_S = 10.0  # for one that should be running already
@@ -97,6 +97,14 @@ def _use_standing(home: Path) -> None:
         service = json.loads(file.read_text())
         if answers(service["PREFECT_API_URL"]):
             os.environ.update(service)
+
+
+def follow_worker() -> None:
+    """In a deployment's run: end when the worker (or `ratchet serve`) dies, so that no run goes on that nobody can cancel."""
+    from prefect.runtime import deployment
+
+    if deployment.id:
+        end_with_parent()
 
 
 def answers(url: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import State, flow
 
 from flows.outcome import Summary, ended
+from flows.server import follow_worker
 from tasks import params
 from tasks.compare import compare
 from tasks.promote import promote
@@ -33,12 +34,12 @@ def training(
         revision: the commit, branch or tag whose code a run in a tree of its own takes.
     """
     started = time.monotonic()
+    follow_worker()
     with workplace(Path(), settings, revision) as place:
         tree, knobs = place.tree, params.load(place.tree)
         refresh(knobs, tree)
         stages = (ingest(tree), validate(tree), prepare(tree), train(tree), evaluate(tree))
         decision = compare(knobs, tree, environment)
         version = register(knobs, tree, decision, place.base) if decision.promotes else None
-        if version:
-            promote(tree, version.name, environment, decision.reason, automatic=True)
-        return ended(tree, environment, stages, decision, version, time.monotonic() - started)
+        service = promote(tree, version.name, environment, decision.reason, automatic=True) if version else None
+        return ended(place, stages, decision, version, service, time.monotonic() - started)

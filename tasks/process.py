@@ -8,6 +8,7 @@ dies, and the stage holds a lease, the far end of a pipe that closes with the fl
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import fcntl
 import json
@@ -77,7 +78,8 @@ def run(arguments: list[str], tree: Path, log: Callable[[str], None]) -> tuple[i
             start_new_session=True,
         )
         # A grandchild may keep the pipe open after DVC has ended: read in a thread, wait here.
-        reader = threading.Thread(target=_pump, args=(child, log), daemon=True)
+        context = contextvars.copy_context()  # `log` may want to know which run it writes for
+        reader = threading.Thread(target=context.run, args=(_pump, child, log), daemon=True)
         reader.start()
         try:
             child.wait()
@@ -251,6 +253,11 @@ def die_with_parent(_worker: int = 0) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _signal_at_parents_death(signal.SIGKILL)
+
+
+def end_with_parent() -> None:
+    """Have this process get SIGTERM when its parent dies, however it dies."""
+    _signal_at_parents_death(signal.SIGTERM)
 
 
 def _signal_at_parents_death(number: signal.Signals) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -83,8 +84,11 @@ class StageTask:
         lines: list[str] = []
         console = logging.LoggerAdapter(log.logger.getChild("stage"), log.extra)
 
+        progress = _Progress(self.name)
+
         def pass_on(line: str) -> None:
             lines.append(line)
+            progress.see(line)
             (console if line.startswith(f"{self.name}: ") else log).info(line)  # the rest are DVC's own
 
         code, status = process.run(arguments, tree, pass_on)
@@ -94,6 +98,26 @@ class StageTask:
         if status is None:
             return Outcome(self.name, "restored", tuple(reasons), seconds, 0, 0)
         return Outcome(self.name, "ran", tuple(reasons), seconds, status.total_s, status.startup_s)
+
+
+class _Progress:
+    """Shows on the run's page how far a stage is that prints `epoch 3/8`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._artifact: Any = None
+
+    def see(self, line: str) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        found = re.search(r"\bepoch (\d+)/(\d+)", line)
+        if found is None:
+            return
+        share = 100 * int(found[1]) / int(found[2])
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(share, key=f"{self.name}-progress", description=self.name)
+        else:
+            update_progress_artifact(self._artifact, share)
 
 
 class Stage(StageTask):

@@ -1,0 +1,72 @@
+"""What a run leaves on its page in Prefect: artifacts for people, events for automations."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.events import emit_event
+
+if TYPE_CHECKING:
+    from flows.outcome import Summary
+    from tasks.versions.registry import Assignment
+
+PICTURE_LIMIT = 200_000  # bytes of a picture that goes into the database
+
+
+def leave(summary: Summary, reports: Path) -> None:
+    """Leave the run's artifacts: what ran and why; and, if anything did, metrics, the gate's word, pictures, the report."""
+    rows = [
+        {
+            "stage": stage.stage,
+            "result": stage.how,
+            "why": "; ".join(stage.why) or "nothing that it reads has changed",
+            "seconds": round(stage.seconds, 1),
+        }
+        for stage in summary.stages
+    ]
+    create_table_artifact(rows, key="stages", description="What was cached, and why the rest ran")
+    if all(stage.how == "cached" for stage in summary.stages):
+        return
+    metrics = [{"metric": "accuracy", "value": summary.accuracy}, {"metric": "loss", "value": summary.loss}]
+    create_table_artifact(metrics, key="metrics", description="On the test rows")
+    serves = (
+        f"{summary.serves} serves in {summary.environment}"
+        if summary.serves
+        else f"nothing serves in {summary.environment}"
+    )
+    create_markdown_artifact(
+        f"**{summary.name}**: {summary.reason}\n\nNew version: {summary.version or 'none'}. {serves}.",
+        key="gate",
+        description="What the gate decided",
+    )
+    for picture in sorted((reports / "plots").glob("*.png")):
+        if picture.stat().st_size < PICTURE_LIMIT:
+            data = base64.b64encode(picture.read_bytes()).decode()
+            create_image_artifact(f"data:image/png;base64,{data}", key=picture.stem.replace("_", "-"))
+    create_link_artifact(
+        (reports / "report.html").resolve().as_uri(), key="report", link_text="The report, on the worker"
+    )
+
+
+def registered(summary: Summary) -> None:
+    """Say that there is a new version, for automations."""
+    _emit("registered", str(summary.version), accuracy=summary.accuracy, reason=summary.reason)
+
+
+def assigned(assignment: Assignment) -> None:
+    """Say that a version went into service, or back into it, for automations."""
+    event = "rolled-back" if assignment.action == "rollback" else "promoted"
+    _emit(event, assignment.version, environment=assignment.environment, reason=assignment.reason)
+
+
+def _emit(event: str, version: str, **payload: object) -> None:
+    resource = {"prefect.resource.id": f"ratchet.version.{version}", "prefect.resource.name": f"classifier@{version}"}
+    emit_event(event=f"ratchet.version.{event}", resource=resource, payload=payload)
