@@ -1,0 +1,197 @@
+"""The standing service: a real server with a password, a real worker, runs triggered through the API."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import BIN, Checkout
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class Service:
+    """`make up` in a checkout, on a port of its own."""
+
+    def __init__(self, checkout: Checkout) -> None:
+        self.checkout = checkout
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = str(probe.getsockname()[1])
+
+    def __call__(self, command: str, code: int = 0) -> str:
+        done = self.checkout.run("python", "-m", "flows.service", command, code=code, PREFECT_SERVER_API_PORT=self.port)
+        return done.stdout + done.stderr
+
+    def settings(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads((self.checkout.path / ".prefect/service.json").read_text())
+        return found
+
+    def api(self, path: str, content: dict[str, Any] | None = None, password: str | None = None) -> Any:
+        """Ask the server; POST where there is `content`."""
+        secret = password or self.settings()["PREFECT_API_AUTH_STRING"]
+        request = urllib.request.Request(
+            f"{self.settings()['PREFECT_API_URL']}{path}",
+            data=None if content is None else json.dumps(content).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Basic {b64encode(secret.encode()).decode()}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def trigger(self, deployment: str, **parameters: Any) -> str:
+        found = self.api(f"/deployments/name/{deployment}")
+        run = self.api(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        return str(run["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api(f"/flow_runs/{run}")["state"]
+        return found
+
+    def wait(self, run: str, limit_s: float = 120) -> dict[str, Any]:
+        until(lambda: self.state(run)["type"] in FINAL, limit_s)
+        return self.state(run)
+
+    def logs(self, run: str) -> list[str]:
+        found = self.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+        return [line["message"] for line in found]
+
+
+def until(condition: Callable[[], Any], limit_s: float) -> float:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < limit_s, f"it did not happen in {limit_s} s"
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def service(released: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    import shutil
+
+    path = tmp_path_factory.mktemp("service") / "checkout"
+    shutil.copytree(released.path, path, symlinks=True)
+    up = Service(Checkout(path))
+    try:
+        assert "Prefect is up at" in up("up")
+        yield up
+    finally:
+        up("down")
+        assert not [process for process in psutil.process_iter(["cwd"]) if str(process.info["cwd"] or "").startswith(str(path))]
+
+
+def stage_processes(checkout: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cwd", "cmdline"]):
+        words = " ".join(process.info["cmdline"] or ())
+        if str(process.info["cwd"] or "").startswith(str(checkout)) and ("tasks." in words or "dvc" in words):
+            found.append(process)
+    return found
+
+
+def test_it_asks_for_the_password_and_keeps_it_to_its_owner(service: Service) -> None:
+    assert service.api("/health") is True
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        service.api("/flows/count", {}, password="admin:guess")
+    assert (service.checkout.path / ".prefect/service.json").stat().st_mode & 0o077 == 0
+    assert "answers" in service("status")
+
+
+def test_every_deployment_is_there(service: Service) -> None:
+    found = {each["name"]: each for each in service.api("/deployments/filter", {})}
+    assert set(found) == {"training", "prediction", "verification", "rollback"}
+    assert found["training"]["global_concurrency_limit"]["limit"] == 1
+    assert [schedule["active"] for schedule in found["training"]["schedules"]] == [True]
+    assert [each["name"] for each in service.api("/automations/filter", {})] == ["ratchet: runs that died"]
+
+
+def test_a_run_with_nothing_new_ends_cached_and_leaves_nothing(service: Service) -> None:
+    run = service.trigger("training/training")
+    assert service.wait(run)["name"] == "Unchanged"
+    tasks = service.api("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run]}}})
+    cached = {task["name"] for task in tasks if task["state"]["name"] == "Cached"}
+    assert cached == {"ingest", "validate", "prepare", "train", "evaluate"}
+    assert service.checkout.git("worktree", "list").count("\n") == 0
+
+
+def test_a_run_trains_registers_and_shows_it(service: Service) -> None:
+    (service.checkout.path / "params.yaml").open("a").write("# a person is editing this\n")
+    edited = (service.checkout.path / "params.yaml").read_bytes()
+    run = service.trigger("training/training", settings={"train.seed": "5", "gate.margin": "0.9"}, environment="staging")
+    state = service.wait(run)
+    assert (state["type"], state["name"]) == ("COMPLETED", "Promoted")
+    found = {each["key"] for each in service.api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})}
+    assert {"stages", "metrics", "gate", "report", "train-progress"} <= found
+    lines = service.logs(run)
+    assert "train: param train.seed: 0 → 5" in lines
+    assert [line for line in lines if line.startswith("train: epoch 2/2")]
+    (newest, _) = service.checkout.json("versions")
+    assert newest["environments"] == ["staging"]
+    assert (service.checkout.path / "params.yaml").read_bytes() == edited
+    events = service.api("/events/filter", {"filter": {"event": {"prefix": ["ratchet."]}}})["events"]
+    assert {event["event"] for event in events} >= {"ratchet.version.registered", "ratchet.version.promoted"}
+
+
+def test_a_cancelled_run_saves_ends_all_it_started_and_is_gone_on_with(service: Service) -> None:
+    settings = {"train.seed": "6", "train.epochs": "40", "run.checkpoint_seconds": "1"}
+    run = service.trigger("training/training", settings=settings)
+    until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 1/40")], 60)
+    service.api(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    until(lambda: not stage_processes(service.checkout.path), 15)
+    assert service.wait(run, 40)["type"] == "CANCELLED"
+    assert list((service.checkout.path / ".checkpoints").rglob("*.pt"))
+
+
+def test_a_bad_setting_fails_the_run_and_says_so(service: Service) -> None:
+    run = service.trigger("training/training", settings={"train.epohcs": "3"})
+    state = service.wait(run)
+    assert state["type"] == "FAILED"
+    assert "train.epohcs: unknown key; did you mean epochs?" in state["message"]
+    gone = service.wait(service.trigger("training/training", revision="deadbeef"))
+    assert "'deadbeef' is no commit" in gone["message"]
+
+
+def test_a_parameter_of_the_wrong_type_is_refused(service: Service) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="409|422"):
+        service.trigger("training/training", environment={"no": "text"})
+
+
+def test_the_rollback_deployment_rolls_back(service: Service) -> None:
+    service.checkout.ratchet("promote", "v1.0.0", "--environment", "shadow")
+    newest = service.checkout.json("versions")[0]["version"]
+    service.checkout.ratchet("promote", newest, "--environment", "shadow")
+    run = service.trigger("rollback/rollback", environment="shadow", reason="it disappoints")
+    state = service.wait(run)
+    assert (state["name"], state["message"]) == ("Rolled back", "v1.0.0 serves in shadow again")
+
+
+def test_when_nothing_runs_the_commands_say_what_to_do(copy: Checkout) -> None:
+    done = copy.run("python", "-m", "flows.service", "status", code=1)
+    assert "start one with `make up`" in done.stderr
+    done = copy.ratchet("train", code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "no Prefect server answers at http://127.0.0.1:9/api after 10 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+def test_a_killed_flow_takes_its_stage_along(service: Service) -> None:
+    settings = {"train.seed": "7", "train.epochs": "40"}
+    run = service.trigger("training/training", settings=settings)
+    until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 1/40")], 60)
+    (flow,) = {process.parent().pid for process in stage_processes(service.checkout.path) if "dvc" in process.cmdline()}
+    os.kill(flow, signal.SIGKILL)
+    assert until(lambda: not stage_processes(service.checkout.path), 10) < 6
+    assert service.wait(run, 130)["type"] == "CRASHED"
+    assert subprocess.run([BIN / "python", "-m", "flows", "verify"], cwd=service.checkout.path, check=False).returncode == 0
