@@ -96,5 +96,26 @@ def test_a_file_that_arrives_changes_the_lock(configured, parquet, tree):
 
 
 def test_looking_at_files_that_are_here_imports_no_torch(tree):
-    code = "import sys; from pathlib import Path; from tasks.refresh import refresh; assert 'torch' not in sys.modules"
+    code = f"""
+import sys
+from pathlib import Path
+from tasks import params
+from tasks.refresh import refresh
+from tasks.params import TorchvisionSource
+from tasks.data.sources import base, kinds
+places = base.Places(Path({str(tree)!r}), Path({str(tree)!r}))
+kinds.resolve(TorchvisionSource(type="torchvision", name="FashionMNIST", root={str(ASSETS)!r}, arguments={{}}), places)
+assert not {{"torch", "polars", "datasets", "pandera"}} & sys.modules.keys(), sys.modules.keys()
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_runs_tree_finds_what_arrived_in_the_main_checkout(configured, parquet, tree, tmp_path):
+    run = tmp_path / "run"
+    (run / "data/incoming").mkdir(parents=True)
+    (run / "data/incoming/.gitkeep").touch()
+    (tree / ".git/worktrees/run").mkdir(parents=True)
+    (run / ".git").write_text(f"gitdir: {tree}/.git/worktrees/run\n")
+    image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
+    refresh.fn(configured(parquet()), run)
+    assert json.loads((run / "source.lock").read_text())["sources"][0]["files"][0]["name"] == "a.parquet"

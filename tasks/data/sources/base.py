@@ -15,7 +15,7 @@ import io
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,10 @@ class Places:
         return (self.home / "data" / "downloads").absolute()
 
     def find(self, path: str) -> Path:
-        """A path of the params: in the tree, else in the main checkout (where `data/incoming` is)."""
+        """A path of the params: in the tree, else in the main checkout, where alone `data/incoming` is."""
         near = self.tree / path
-        return near if near.exists() else self.home / path
+        incoming = PurePosixPath(path).parts[:2] == ("data", "incoming")
+        return near if near.exists() and not incoming else self.home / path
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table
-from tasks.errors import CorruptData, ParamsError
+from tasks.errors import CorruptData, ParamsError, SourceChanged
 from tasks.params import CustomSource
 
 ROWS = 10  # in one batch
@@ -28,7 +28,7 @@ class RowSource(Protocol):
 
 
 def resolve(source: CustomSource, _: Places) -> Entry:
-    return {"class": source.source, "resolved": str(_made(source).revision())}
+    return {"source": source.source, "resolved": str(_made(source).revision())}
 
 
 def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
@@ -37,6 +37,10 @@ def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
 
 def read(part: Part) -> Rows:
     made = _made(part.source)
+    if str(made.revision()) != part.detail["resolved"]:
+        raise SourceChanged(
+            f"{part.source.source} is at {made.revision()}, source.lock at {part.detail['resolved']}; run `ratchet refresh`"
+        )
     return Rows(_batches(made, part.source.source), getattr(made, "classes", None), getattr(made, "licence", None))
 
 

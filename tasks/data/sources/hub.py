@@ -23,6 +23,7 @@ def resolve(source: HuggingFaceSource, _: Places) -> Entry:
         info = HfApi().dataset_info(source.repository, revision=source.revision)
         card = info.card_data
         licence = card.get("license") if card is not None else None
+        licence = " and ".join(licence) if isinstance(licence, list) else licence
         return {"repository": source.repository, "resolved": info.sha, "licence": licence}
 
 

@@ -213,10 +213,14 @@ def test_csv(ingested, tree):
         ingested({"type": "csv", "path": "data/flowers.csv", "label": "name", "features": ["width"]})
 
 
-def test_the_example_in_custom(ingested):
+def test_the_example_in_custom(ingested, configured, tree):
     source = {"type": "custom", "source": "custom.blobs:Blobs", "arguments": {"rows": 250, "seed": 0}}
     info, rows = ingested(source)
     assert len(rows) == 250 and info["classes"] == ["left", "right"] and info["licence"] == "CC0-1.0"
+    with pytest.raises(
+        SourceChanged, match="is at 9 rows of seed 0, source.lock at 250 rows of seed 0; run `ratchet refresh`"
+    ):
+        ingest.fn(configured({**source, "arguments": {"rows": 9, "seed": 0}}), tree)
     with pytest.raises(ParamsError, match=r"no class custom.blobs:Cubes"):
         ingested({**source, "source": "custom.blobs:Cubes"})
 
