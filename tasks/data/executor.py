@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from tasks.errors import ParamsError, Unreachable
 from tasks.params import RunParams
@@ -42,13 +43,14 @@ def _start() -> str:
 def _cluster(address: str) -> Iterator[Executor]:
     """A cluster whose workers see this checkout at the same path; a shard whose worker is lost goes to another."""
     try:
-        from distributed import Client
+        import distributed
     except ImportError:
         raise ParamsError(
             "run.cluster needs Dask: `pip install -c constraints.txt -e '.[dask]'`, or set it to null"
         ) from None
+    connect: Any = distributed.Client
     try:
-        client = Client(address, timeout="5s")
+        client = connect(address, timeout="5s")
     except (OSError, ValueError) as error:
         raise Unreachable(
             f"no Dask scheduler answers at run.cluster {address}: {error}; start it, or set null"

@@ -218,7 +218,7 @@ def test_the_example_in_custom(ingested, configured, tree):
     info, rows = ingested(source)
     assert len(rows) == 250 and info["classes"] == ["left", "right"] and info["licence"] == "CC0-1.0"
     with pytest.raises(
-        SourceChanged, match="is at 9 rows of seed 0, source.lock at 250 rows of seed 0; run `ratchet refresh`"
+        SourceChanged, match=r"is at 9 rows of seed 0, source.lock at 250 rows of seed 0; run `ratchet refresh`"
     ):
         ingest.fn(configured({**source, "arguments": {"rows": 9, "seed": 0}}), tree)
     with pytest.raises(ParamsError, match=r"no class custom.blobs:Cubes"):
