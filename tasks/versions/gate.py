@@ -24,7 +24,7 @@ FILE = "reports/gate.json"
 
 
 class Slice(NamedTuple):
-    """One class or group by itself: `p` is corrected for the number of them judged; `fallen`: it got too much worse."""
+    """One class or group by itself: `p` that it lost no more than `gate.slice_margin`, corrected for how many are judged."""
 
     name: str
     rows: int
@@ -177,11 +177,12 @@ def judge_slices(
     for name, mask in masks.items():
         part = answers.at(mask)
         if len(part.targets) >= params.min_slice:
-            found[name] = (len(part.targets), *paired.disagreements(part))
-    corrected = paired.holm({name: paired.mcnemar(won, lost) for name, (_, lost, won) in found.items()})
+            found[name] = (*paired.disagreements(part), len(part.targets))
+    p_values = {name: paired.p_fallen(*counts, params.slice_margin) for name, counts in found.items()}
+    corrected = paired.holm(p_values)
     slices = []
-    for name, (rows, lost, won) in found.items():
-        fallen = (lost - won) / rows > params.slice_margin and corrected[name] < 1 - params.confidence
+    for name, (lost, won, rows) in found.items():
+        fallen = corrected[name] < 1 - params.confidence
         slices.append(Slice(name, rows, (won - lost) / rows, corrected[name], fallen))
     return tuple(slices)
 

@@ -69,6 +69,11 @@ def tango(lost: int, won: int, rows: int, confidence: float) -> tuple[float, flo
     return low, high
 
 
+def p_fallen(lost: int, won: int, rows: int, margin: float) -> float:
+    """One-sided p-value of Tango's test that the difference is no further below zero than `margin`."""
+    return NormalDist().cdf(score(lost, won, rows, -margin))
+
+
 def score(lost: int, won: int, rows: int, delta: float) -> float:
     """Tango's test statistic of the hypothesis that the difference is `delta`."""
     a = 2.0 * rows
