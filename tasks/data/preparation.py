@@ -6,7 +6,7 @@ import hashlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -112,42 +112,58 @@ def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) ->
 
 
 def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
-    """The inputs of one split, copied from those of the shards without being held in memory."""
+    """The inputs of one split, copied from those of the shards."""
     dtype = np.dtype(np.uint8 if spec.kind == "image" else np.float32)
-    with (out / INPUTS).open("wb") as file:
-        shape = (spec.counts[split], *spec.input_shape)
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+
+    def parts() -> Iterator[np.ndarray]:
         for folder in folders:
-            with (folder / f"{split}.bin").open("rb") as part:
-                if spec.kind == "image":
-                    shutil.copyfileobj(part, file, 1 << 20)
-                else:
-                    rows = np.frombuffer(part.read(), dtype).reshape(-1, *spec.input_shape)
-                    file.write(imputed(rows, np.asarray(spec.mean)).tobytes())
+            path = folder / f"{split}.bin"
+            if path.stat().st_size:
+                rows = np.memmap(path, dtype, "r").reshape(-1, *spec.input_shape)
+                yield rows if spec.kind == "image" else imputed(rows, np.asarray(spec.mean))
+
+    _save(out / INPUTS, dtype, (spec.counts[split], *spec.input_shape), parts())
 
 
 def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
-    """The images of one split as they came, and where each begins: int64 (N + 1,)."""
-    offsets = np.zeros(spec.counts[split] + 1, np.int64)
-    start = 1
+    """The images of one split as they came, and where each begins and the last one ends: int64 (N + 1,)."""
+
+    def offsets() -> Iterator[np.ndarray]:
+        end = np.zeros(1, np.int64)
+        yield end
+        for folder in folders:
+            lengths = pq.read_table(folder / f"{split}.parquet", columns=["length"])["length"].to_numpy()
+            ends = end[-1] + np.cumsum(lengths)
+            yield ends
+            end = ends if len(ends) else end
+
     with (out / ENCODED).open("wb") as file:
         for folder in folders:
             with (folder / f"{split}.bin").open("rb") as part:
                 shutil.copyfileobj(part, file, 1 << 20)
-            lengths = pq.read_table(folder / f"{split}.parquet", columns=["length"])["length"].to_numpy()
-            offsets[start : start + len(lengths)] = lengths
-            start += len(lengths)
-    np.save(out / OFFSETS, np.cumsum(offsets))
+    _save(out / OFFSETS, np.dtype(np.int64), (spec.counts[split] + 1,), offsets())
 
 
 def _targets(split: str, folders: Sequence[Path], rows: int, indices: dict[str, int], out: Path) -> None:
-    targets = np.empty(rows, np.int64)
-    start = 0
-    with pq.ParquetWriter(out / META, pa.schema([shaping.META.field("row_id")]), write_page_checksum=True) as writer:
-        for folder in folders:
-            table = pq.read_table(folder / f"{split}.parquet", columns=["row_id", "label"])
-            writer.write_table(table.select(["row_id"]))
-            targets[start : start + len(table)] = [indices[label] for label in table["label"].to_pylist()]
-            start += len(table)
-    np.save(out / TARGETS, targets)
+    """The places of the labels among the classes, and the rows' ids."""
+
+    def targets() -> Iterator[np.ndarray]:
+        with pq.ParquetWriter(
+            out / META, pa.schema([shaping.META.field("row_id")]), write_page_checksum=True
+        ) as writer:
+            for folder in folders:
+                table = pq.read_table(folder / f"{split}.parquet", columns=["row_id", "label"])
+                writer.write_table(table.select(["row_id"]))
+                yield np.array([indices[label] for label in table["label"].to_pylist()], np.int64)
+
+    _save(out / TARGETS, np.dtype(np.int64), (rows,), targets())
+
+
+def _save(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """An `.npy` file of `parts` one after the other, never all in memory."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            assert part.dtype == dtype
+            file.write(part.tobytes())
