@@ -94,6 +94,7 @@ Source = Annotated[
 class IngestParams:
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     shard_rows: Positive
+    keep: tuple[StrictStr, ...]
 
 
 @_section

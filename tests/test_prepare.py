@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.data.spec import Spec
-from tasks.errors import ValidationFailed
+from tasks.errors import CorruptData, ValidationFailed
 from tasks.ingest import ingest
 from tasks.prepare import prepare
 from tasks.refresh import refresh
@@ -72,6 +72,25 @@ def test_features_are_imputed_by_the_mean_of_training(configured, parquet, tree)
     imputed = np.float32(spec.mean[0])
     assert np.isfinite(train).all() and (train[:, 0] == imputed).sum() > 5
     assert spec.mean[0] == pytest.approx(train[train[:, 0] != imputed, 0].mean(), rel=1e-5)
+
+
+def test_kept_columns_come_along_and_name_no_row(configured, parquet, tree):
+    (tree / "data/incoming").mkdir(parents=True)
+    table = pa.table(
+        {"x": [float(row) for row in range(60)], "site": [row % 3 for row in range(60)], "label": ["a", "b"] * 30}
+    )
+    pq.write_table(table, tree / "data/incoming/a.parquet")
+    out = run(configured(parquet(image=None, features=["x"]), ingest={"keep": ["site"]}), tree)
+    assert Spec.read(out / "spec.json").features == ("x",)
+    kept = pq.read_table(out / "train/meta.parquet")
+    rows = pq.read_table(tree / "data/raw/shard-00000.parquet").to_pylist()
+    site = {row["row_id"]: row["site"] for row in rows}
+    assert kept["site"].to_pylist() == [site[row] for row in kept["row_id"].to_pylist()]
+    before = list(site)
+    run(configured(parquet(image=None, features=["x"])), tree)
+    assert pq.read_table(tree / "data/raw/shard-00000.parquet")["row_id"].to_pylist() == before
+    with pytest.raises(CorruptData, match=r"a.parquet has no column town; it has label, site, x"):
+        run(configured(parquet(image=None, features=["x"]), ingest={"keep": ["town"]}), tree)
 
 
 def test_a_class_that_training_never_sees_is_named(configured, parquet, tree):

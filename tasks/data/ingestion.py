@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, poo
     jobs, sources = [], []
     for number, (source, entry) in enumerate(zip(params.ingest.sources, entries, strict=True)):
         for part in parts(source, entry, places):
+            part = replace(part, keep=params.ingest.keep)
             inputs = [part.identity(), params.ingest.shard_rows]
             jobs.append(memo.Job(read_part, (part, params.ingest.shard_rows), inputs))
             sources.append(number)
@@ -40,7 +42,8 @@ def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, poo
             name = f"shard-{len(listed):05d}.parquet"
             link(folder / shard["file"], raw / name)
             listed.append({**shard, "file": name, "source": number})
-    info = {**_joined([fact for fact in facts if fact["shards"]]), "sources": list(entries), "shards": listed}
+    joined = _joined([fact for fact in facts if fact["shards"]], params.ingest.keep)
+    info = {**joined, "sources": list(entries), "shards": listed}
     info["rows"] = sum(shard["rows"] for shard in listed)
     write_json(raw / shards.DATASET, info)
     return info
@@ -52,7 +55,7 @@ def read_part(part: Part, shard_rows: int, folder: Path) -> None:
     given: set[str] = set()
 
     def tables() -> Iterator[pa.Table]:
-        for table in map(whole, rows.batches):
+        for table in (whole(table, part.keep) for table in rows.batches):
             if "split" in table.column_names:
                 given.update(table["split"].unique().drop_null().to_pylist())
             yield table
@@ -94,7 +97,7 @@ def _columns(fact: dict[str, Any]) -> dict[str, str]:
     return {name: kind for name, kind in fact["columns"] if name != "split"}
 
 
-def _joined(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _joined(facts: Sequence[dict[str, Any]], keep: Sequence[str]) -> dict[str, Any]:
     """One schema for all; raises `CorruptData` that names the first difference."""
     if not facts:
         raise CorruptData("the sources hold no rows; look at ingest.sources in params.yaml")
@@ -116,7 +119,8 @@ def _joined(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "kind": "image" if "image" in columns else "features",
         "label_type": "string" if columns["label"] in ("string", "large_string") else "int",
         "classes": named[0] if named else None,
-        "features": [name for name in columns if name not in ("row_id", "label", "image")],
+        "features": [name for name in columns if name not in ("row_id", "label", "image", *keep)],
+        "kept": list(keep),
         "columns": list(columns.items()),
         "licence": " and ".join(sorted({fact["licence"] for fact in facts if fact["licence"]})) or None,
     }

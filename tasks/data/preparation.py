@@ -37,19 +37,20 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
     encoded = (
         shards.kind == "image" and shards.info["rows"] * math.prod(outline.input_shape) > params.decoded_limit_bytes
     )
-    facts = [outline.input_shape, outline.features, encoded, params.val_fraction, params.test_fraction]
+    kept = shards.info["kept"]
+    facts = [kept, outline.input_shape, outline.features, encoded, params.val_fraction, params.test_fraction]
     jobs = []
     for shard in shards:
         rows, given = dropped.get(shard.path.name, np.empty(0, np.int64)), known[shard.source]
         inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), given, *facts]
-        jobs.append(memo.Job(shaping.shape, (shard, rows, given, outline, encoded, params), inputs))
+        jobs.append(memo.Job(shaping.shape, (shard, rows, given, kept, outline, encoded, params), inputs))
     folders = list(memo.folders(jobs, store, pool, "prepare"))
     spec, indices = _spec(outline, shards, [shaping.summary(folder) for folder in folders])
     for split in SPLITS:
         (out / split).mkdir()
         join = _join_encoded if encoded else _join
         join(split, folders, spec, out / split)
-        _targets(split, folders, spec.counts[split], indices, out / split)
+        _targets(split, folders, spec.counts[split], indices, kept, out / split)
     spec.write(out / "spec.json")
     return spec
 
@@ -144,16 +145,17 @@ def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) ->
     _save(out / OFFSETS, np.dtype(np.int64), (spec.counts[split] + 1,), offsets())
 
 
-def _targets(split: str, folders: Sequence[Path], rows: int, indices: dict[str, int], out: Path) -> None:
-    """The places of the labels among the classes, and the rows' ids."""
+def _targets(
+    split: str, folders: Sequence[Path], rows: int, indices: dict[str, int], kept: Sequence[str], out: Path
+) -> None:
+    """The places of the labels among the classes; the rows' ids and what is kept of them."""
+    schema = pa.schema([(name, pa.string()) for name in ("row_id", *kept)])
 
     def targets() -> Iterator[np.ndarray]:
-        with pq.ParquetWriter(
-            out / META, pa.schema([shaping.META.field("row_id")]), write_page_checksum=True
-        ) as writer:
+        with pq.ParquetWriter(out / META, schema, write_page_checksum=True) as writer:
             for folder in folders:
-                table = pq.read_table(folder / f"{split}.parquet", columns=["row_id", "label"])
-                writer.write_table(table.select(["row_id"]))
+                table = pq.read_table(folder / f"{split}.parquet", columns=["label", *schema.names])
+                writer.write_table(table.select(schema.names))
                 yield np.array([indices[label] for label in table["label"].to_pylist()], np.int64)
 
     _save(out / TARGETS, np.dtype(np.int64), (rows,), targets())

@@ -43,7 +43,9 @@ def schema(info: dict[str, Any], params: ValidateParams) -> pa.DataFrameSchema:
     Raises:
         ValidationFailed: `validate.columns` names a column that is not there.
     """
-    if unknown := sorted((params.columns.keys() | {*params.unique}) - {"row_id", "label", *info["features"]}):
+    if unknown := sorted(
+        (params.columns.keys() | {*params.unique}) - {"row_id", "label", *info["features"], *info["kept"]}
+    ):
         has = ", ".join(["label", *info["features"]])
         raise ValidationFailed(f"validate.columns and unique name {', '.join(unknown)}; the rows have {has}")
     columns = {"row_id": pa.Column(pl.String), "label": _label(info, params.columns.get("label"))}
@@ -56,6 +58,7 @@ def schema(info: dict[str, Any], params: ValidateParams) -> pa.DataFrameSchema:
         finite = _check("not_finite", lambda column: column.cast(pl.Float64).is_finite())
         dtype = DTYPES[rules.dtype] if rules.dtype else None
         columns[name] = pa.Column(dtype, [finite, *_checks(rules)], nullable=rules.nullable)
+    columns.update({name: pa.Column(pl.String, nullable=True) for name in info["kept"]})
     return pa.DataFrameSchema(columns, strict=True)
 
 

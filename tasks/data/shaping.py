@@ -19,7 +19,6 @@ from tasks.data.spec import Spec
 from tasks.data.splits import SPLITS, splits
 from tasks.params import PrepareParams
 
-META = pa.schema([("row_id", pa.string()), ("label", pa.string())])
 SUMMARY = "summary.json"
 CHUNK_BYTES = 1 << 22  # of the inputs that are made at once
 
@@ -28,17 +27,19 @@ def shape(
     shard: Shard,
     dropped: np.ndarray,
     known: Sequence[str],
+    kept: Sequence[str],
     outline: Spec,
     encoded: bool,
     params: PrepareParams,
     folder: Path,
 ) -> None:
-    """Write per split `<split>.bin` (the inputs, one after the other), `<split>.parquet` (row_id, label; for encoded images
-    also their length), and `summary.json` (rows per split and label; sums over the training split).
+    """Write per split `<split>.bin` (the inputs, one after the other), `<split>.parquet` (row_id, label, `kept`; for encoded
+    images also their length), and `summary.json` (rows per split and label; sums over the training split).
 
     Args:
         dropped: rows to leave out, int64 (n,).
         known: splits that the shard's source gives.
+        kept: columns that are carried along.
         encoded: keep the bytes of the images as they came.
 
     Raises:
@@ -59,7 +60,8 @@ def shape(
         statistics.add(inputs[where == 0])
         for index, split in enumerate(SPLITS):
             part = table.filter(pa.array(where == index))
-            meta = pa.table([part["row_id"], part["label"].cast(pa.string())], META)
+            label = part["label"].cast(pa.string())
+            meta = part.select(["row_id", *kept]).add_column(1, "label", label).replace_schema_metadata(None)
             if encoded:
                 images = part["image"].combine_chunks().field("bytes").to_pylist()
                 files[split].writelines(images)

@@ -10,7 +10,7 @@ import polars as pl
 
 from tasks.data.schema import CODES
 
-PART_ROWS = 500_000  # ids compared at once
+PART_ROWS = 200_000  # ids compared at once
 RANKS = {"test": 0, "val": 1}  # of the copy that stays; all others come after
 GROUP = ("a", "b")
 

@@ -32,7 +32,7 @@ Counts = Counter[tuple[str, str, str]]  # rows by (split, label, reason); a good
 
 def run(params: ValidateParams, shards: Shards, out: Path, store: Path, pool: Executor) -> dict[str, Any]:
     """Check every shard and write the quarantine to `out`; returns the content of `validation.json`."""
-    facts = {key: shards.info[key] for key in ("kind", "label_type", "classes", "features")}
+    facts = {key: shards.info[key] for key in ("kind", "label_type", "classes", "features", "kept")}
     rules = {key: value for key, value in asdict(params).items() if key in ("max_pixels", "columns", "unique")}
     jobs = [memo.Job(checking.check, (shard, facts, params), [shard.sha256, facts, rules]) for shard in shards]
     folders = list(memo.folders(jobs, store, pool, "validate"))

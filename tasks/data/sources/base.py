@@ -55,12 +55,13 @@ class Part:
     root: Path  # the files' names are relative to it
     files: tuple[dict[str, Any], ...]
     detail: dict[str, Any] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()  # columns that are carried along
 
     def identity(self) -> list[Any]:
         """What the rows depend on, without the place where they lie."""
         from dataclasses import asdict
 
-        return [asdict(self.source), list(self.files), self.detail]
+        return [asdict(self.source), list(self.files), self.detail, self.keep]
 
     def verify(self) -> None:
         """Raises `SourceChanged` unless every file is what source.lock pins."""
@@ -123,18 +124,24 @@ def image_table(images: Sequence[bytes | None], labels: pa.Array, **columns: Seq
     return pa.table({"label": labels, "image": image, **{k: pa.array(v, pa.string()) for k, v in columns.items()}})
 
 
-def whole(table: pa.Table) -> pa.Table:
-    """Add the `row_id` that is missing, in the order and types that shards have.
+def whole(table: pa.Table, keep: Sequence[str]) -> pa.Table:
+    """The columns in the order and types that shards have, with the `row_id` that is missing.
 
     Raises:
-        CorruptData: a feature that is no number.
+        CorruptData: a feature that is no number, or a column to keep that is not there.
     """
+    if missing := [name for name in keep if name not in table.column_names]:
+        raise CorruptData(f"ingest.keep names {', '.join(missing)}; a source has {', '.join(table.column_names)} only")
+    image = "image" in table.column_names
+    features = [name for name in table.column_names if not image and name not in ("row_id", "label", "split", *keep)]
     if "row_id" not in table.column_names:
-        ids = _image_ids(table) if "image" in table.column_names else _feature_ids(table)
+        ids = _image_ids(table) if image else _feature_ids(table, features)
         table = table.append_column("row_id", pa.array(ids, pa.string()))
     table = table.set_column(table.column_names.index("label"), "label", _labels(table["label"]))
+    for name in keep:
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
     first = [name for name in ("row_id", "label", "split", "image") if name in table.column_names]
-    return table.select([*first, *(name for name in table.column_names if name not in first)])
+    return table.select([*first, *features, *keep])
 
 
 def _labels(labels: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -152,9 +159,8 @@ def _image_ids(table: pa.Table) -> list[str]:
     return [hashlib.blake2b(image.as_buffer() or b"", digest_size=16).hexdigest() for image in images]
 
 
-def _feature_ids(table: pa.Table) -> list[str]:
+def _feature_ids(table: pa.Table, names: Sequence[str]) -> list[str]:
     """Canonical form: float64 in the order of the columns, one zero, one NaN; null is the NaN of another sign."""
-    names = [name for name in table.column_names if name not in ("label", "split")]
     values = np.empty((table.num_rows, len(names)), np.float64)
     for i, name in enumerate(names):
         column = table[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,19 +28,20 @@ def parts(source: CsvSource, entry: Entry, places: Places) -> list[Part]:
 
 
 def read(part: Part) -> Rows:
-    return Rows(_batches(part.root / part.files[0]["name"], part.source))
+    return Rows(_batches(part.root / part.files[0]["name"], part.source, part.keep))
 
 
-def _batches(path: Path, source: CsvSource) -> Iterator[pa.Table]:
+def _batches(path: Path, source: CsvSource, keep: Sequence[str]) -> Iterator[pa.Table]:
     """Every feature is float64, so that a file without a decimal point gives the same schema as one with."""
     features = list(source.features)
-    types = dict.fromkeys(features, pa.float64())
+    types = {**dict.fromkeys(features, pa.float64()), **dict.fromkeys(keep, pa.string())}
+    columns = [source.label, *features, *keep]
     reading = pyarrow.csv.ReadOptions(block_size=BLOCK)
-    options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=[source.label, *features])
+    options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=columns)
     try:
         with pyarrow.csv.open_csv(path, read_options=reading, convert_options=options) as reader:
             for batch in reader:
-                yield pa.Table.from_batches([batch]).rename_columns(["label", *features])
+                yield pa.Table.from_batches([batch]).rename_columns(["label", *columns[1:]])
     except (pa.ArrowException, KeyError, OSError) as error:
         cause = " ".join(str(error).split())
         raise CorruptData(f"{path.name} cannot be read as CSV: {cause}; correct the file or ingest.sources") from None

@@ -46,7 +46,7 @@ def read(part: Part) -> Rows:
             revision=part.detail["resolved"],
             cache_dir=str(part.root),
         )
-    wanted = [source.label, *([source.image] if source.image else source.features or [])]
+    wanted = [source.label, *([source.image] if source.image else source.features or []), *part.keep]
     if missing := [name for name in wanted if name not in data.column_names]:
         has = ", ".join(data.column_names)
         raise CorruptData(

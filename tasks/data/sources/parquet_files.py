@@ -42,7 +42,7 @@ def read(part: Part) -> Rows:
     source: ParquetSource = part.source
     path = part.root / part.files[0]["name"]
     schema = parquet.schema(path)
-    wanted = [source.label, *([source.image] if source.image else source.features or [])]
+    wanted = [source.label, *([source.image] if source.image else source.features or []), *part.keep]
     here = {*schema.names, *part.detail["partition"]}
     if missing := [name for name in wanted if name not in here]:
         raise CorruptData(
