@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.data.dataset import open_inputs
 from tasks.data.files import sha256, write_json, writing
 from tasks.errors import CorruptModel, DataError
 from tasks.learning import metrics, plots, report
@@ -37,7 +38,7 @@ def evaluate(params: Params, tree: Path) -> None:
     model, card = load_model(tree / "models/classifier.json", tree / "models/classifier.pt")
     if card.spec_sha256 != sha256(tree / PREPARED / "spec.json"):
         raise CorruptModel("models/classifier.json: trained for another data/prepared/spec.json; run `dvc repro train`")
-    inputs, targets = np.load(test / "inputs.npy", mmap_mode="r"), np.load(test / "targets.npy")
+    inputs, targets = open_inputs(test), np.load(test / "targets.npy")
     if not len(targets):
         raise DataError(f"{PREPARED}/test has no rows; raise prepare.test_fraction")
     began = time.monotonic()

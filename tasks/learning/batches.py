@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from tasks.data.dataset import PreparedDataset
+from tasks.process import die_with_parent
 
 
 class Placement(Protocol):
@@ -80,7 +81,7 @@ def batches(
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_die_with_parent,
+        worker_init_fn=die_with_parent,
         generator=torch.Generator().manual_seed(0),  # the loader's own draw must not depend on the global state
     )
     for inputs, targets in loader:
@@ -95,13 +96,3 @@ def resident(dataset: PreparedDataset, device: torch.device) -> tuple[Tensor, Te
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _die_with_parent(_: int) -> None:
-    """Loader workers outlive a killed parent by seconds, unless they ask the kernel to end them."""
-    import ctypes
-    import signal
-    import sys
-
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

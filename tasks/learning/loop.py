@@ -24,7 +24,7 @@ from tasks.learning.distributed import ALONE, STOPPED, Group
 from tasks.learning.normalise import Normalise
 from tasks.learning.progress import Watched
 from tasks.learning.state import Asked, Row, State, Watch
-from tasks.params import Params, TrainParams
+from tasks.params import Params, RunParams, TrainParams
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def fit(
 
     done, total = state.epoch * state.steps + state.step, chosen.epochs * state.steps
     progress = Watched(done, total, len(train) / state.steps, say, group.leads)
-    with _memory_hint(chosen), progress as watched:
+    with _advice(chosen, params.run), progress as watched:
         while not state.finished:
             # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────
             watch = Watch(state)
@@ -130,11 +130,16 @@ def _row_bytes(dataset: PreparedDataset) -> int:
 
 
 @contextlib.contextmanager
-def _memory_hint(chosen: TrainParams) -> Iterator[None]:
-    """Turn running out of memory into advice."""
+def _advice(chosen: TrainParams, run: RunParams) -> Iterator[None]:
+    """Turn running out of memory, here or in a worker, into advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):
+            raise TrainingError(
+                f"a loader process died: {error}; set run.loader_workers to {run.loader_workers // 2} if memory ran out, and "
+                "run it again to go on from the last checkpoint"
+            ) from error
         short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
         if not short:
             raise

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,22 @@ def test_out_of_memory_proposes_a_batch_size(pictures: Path, tmp_path: Path, mon
         TrainingError, match=r"memory with 50 rows .* set train\.batch_size to 25, or train\.accumulate to 2"
     ):
         run(pictures, tmp_path)
+
+
+class Deadly(PreparedDataset):
+    """Its rows kill whoever loads them, unless that is the training process."""
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitems__(indices)
+
+
+def test_a_loader_that_dies_is_an_error(pictures: Path, tmp_path: Path) -> None:
+    prepared = pictures / "data/prepared"
+    spec, train, val = Spec.read(prepared / "spec.json"), Deadly(prepared / "train"), PreparedDataset(prepared / "val")
+    with pytest.raises(TrainingError, match=r"a loader process died: .*set run\.loader_workers to 0"):
+        fit(chosen(run__loader_workers=1), spec, train, val, Checkpoints(tmp_path / "checkpoints"))
 
 
 def test_the_table_of_auto() -> None:
