@@ -11,6 +11,7 @@ from flows.outcome import Summary, ended
 from flows.server import follow_worker
 from tasks import params
 from tasks.compare import compare
+from tasks.compare_data import compare_data
 from tasks.promote import promote
 from tasks.refresh import refresh
 from tasks.register import register
@@ -38,8 +39,10 @@ def training(
     with workplace(Path(), settings, revision) as place:
         tree, knobs = place.tree, params.load(place.tree)
         refresh(knobs, tree)
-        stages = (ingest(tree), validate(tree), prepare(tree), train(tree), evaluate(tree))
+        stages = [ingest(tree), validate(tree)]
+        compare_data(knobs, tree)
+        stages += [prepare(tree), train(tree), evaluate(tree)]
         decision = compare(knobs, tree, environment)
         version = register(knobs, tree, decision, place.base) if decision.promotes else None
         service = promote(tree, version.name, environment, decision.reason, automatic=True) if version else None
-        return ended(place, stages, decision, version, service, time.monotonic() - started)
+        return ended(place, tuple(stages), decision, version, service, time.monotonic() - started)

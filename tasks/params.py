@@ -219,6 +219,7 @@ class GateParams:
     min_slice: Positive
     slice_margin: Share
     on_undecided: Literal["refuse", "promote"]
+    max_shrink: Share
     on_new_contract: Literal["refuse", "promote"]
 
 
