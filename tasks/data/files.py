@@ -19,10 +19,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, sync: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` that takes its place once the block ends well; else nothing of it stays.
 
-    The block makes a file or a folder at that name. Everything in it is synced to disk before it is renamed.
+    The block makes a file or a folder at that name. Everything in it is synced to disk before it is renamed
+    (not with `sync=False`, for what is checked by its hash before each use).
 
     Raises:
         RatchetError: the disk is full.
@@ -33,12 +34,13 @@ def writing(path: Path) -> Iterator[Path]:
         made = holder / path.name
         yield made
         for file in [made] if made.is_file() else made.rglob("*"):
-            if file.is_file():
+            if sync and file.is_file():
                 _sync(file)
         if path.is_dir():
             path.rename(holder / "before")
         made.replace(path)
-        _sync(path.parent)
+        if sync:
+            _sync(path.parent)
     except OSError as error:
         if error.errno not in FULL and "No space left" not in str(error):
             raise

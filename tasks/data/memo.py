@@ -74,7 +74,7 @@ def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> I
 
 
 def _make(job: Job, entry: Path) -> None:
-    with writing(entry) as folder:
+    with writing(entry, sync=False) as folder:
         folder.mkdir()
         job.work(*job.arguments, folder)
         manifest = {file.name: sha256(file) for file in sorted(folder.iterdir())}
