@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import BIN, Checkout
+from tests.conftest import Checkout
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -204,15 +203,71 @@ def test_when_nothing_runs_the_commands_say_what_to_do(copy: Checkout) -> None:
 
 
 @pytest.mark.long
-def test_a_killed_flow_takes_its_stage_along(service: Service) -> None:
-    settings = {"train.seed": "7", "train.epochs": "40"}
+@pytest.mark.parametrize("victim", ["stage", "flow", "worker"])
+def test_a_kill_leaves_no_second_writer_and_the_next_run_completes(service: Service, victim: str) -> None:
+    settings = {"train.seed": str(len(victim)), "train.epochs": "12", "run.checkpoint_seconds": "1"}
     run = service.trigger("training/training", settings=settings)
-    until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 1/40")], 60)
-    (flow,) = {process.parent().pid for process in stage_processes(service.checkout.path) if "dvc" in process.cmdline()}
-    os.kill(flow, signal.SIGKILL)
-    assert until(lambda: not stage_processes(service.checkout.path), 10) < 6
-    assert service.wait(run, 130)["type"] == "CRASHED"
-    assert (
-        subprocess.run([BIN / "python", "-m", "flows", "verify"], cwd=service.checkout.path, check=False).returncode
-        == 0
-    )
+    until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 2/12")], 90)
+    found = {" ".join(process.cmdline()[1:3]): process for process in stage_processes(service.checkout.path)}
+    (dvc,) = (process for process in found.values() if "repro" in process.cmdline())
+    worker = json.loads((service.checkout.path / ".prefect/worker.pid").read_text())["pid"]
+    pids = {"stage": found["-m tasks.train"].pid, "flow": dvc.ppid(), "worker": worker}
+    os.kill(pids[victim], signal.SIGKILL)
+    until(lambda: not stage_processes(service.checkout.path), 10)
+    assert service.wait(run, 150)["type"] in ("CRASHED", "FAILED")
+    service("up")
+    again = service.wait(service.trigger("training/training", settings=settings), 150)
+    assert again["type"] == "COMPLETED"
+    assert service.checkout.ratchet("verify").returncode == 0
+
+
+@pytest.mark.long
+def test_the_server_may_restart_during_a_run(service: Service) -> None:
+    run = service.trigger("training/training", settings={"train.seed": "21", "train.epochs": "40"})
+    until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 1/40")], 90)
+    server = json.loads((service.checkout.path / ".prefect/server.pid").read_text())["pid"]
+    os.kill(server, signal.SIGKILL)
+    time.sleep(30)
+    service("up")
+    assert service.wait(run, 240)["type"] == "COMPLETED"
+
+
+@pytest.mark.long
+def test_twenty_at_once_run_one_at_a_time(service: Service) -> None:
+    runs = [service.trigger("training/training") for _ in range(20)]
+    most = 0
+    deadline = time.monotonic() + 500
+    while time.monotonic() < deadline:
+        states = [service.state(run)["type"] for run in runs]
+        most = max(most, states.count("RUNNING"))
+        if all(state in FINAL for state in states):
+            break
+        time.sleep(1)
+    assert [service.state(run)["type"] for run in runs] == ["COMPLETED"] * 20
+    assert most == 1
+
+
+@pytest.mark.long
+def test_a_schedule_fires_by_itself(service: Service) -> None:
+    found = service.api("/deployments/name/verification/verification")
+    schedule = [{"schedule": {"interval": 5, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}]
+    service.api(f"/deployments/{found['id']}/schedules", schedule)
+    wanted = {"deployments": {"id": {"any_": [found["id"]]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    until(lambda: service.api("/flow_runs/count", wanted), 120)
+    assert [run["auto_scheduled"] for run in service.api("/flow_runs/filter", wanted)][0] is True
+
+
+@pytest.mark.long
+def test_a_hundred_runs_with_nothing_to_do_leave_nothing(service: Service) -> None:
+    worker = psutil.Process(json.loads((service.checkout.path / ".prefect/worker.pid").read_text())["pid"])
+
+    def held() -> tuple[int, int]:
+        return worker.num_fds(), len(list((service.checkout.path / ".runs").iterdir()))
+
+    service.wait(service.trigger("training/training"))
+    files, trees = held()
+    memory = worker.memory_info().rss
+    for _ in range(100):
+        assert service.wait(service.trigger("training/training"))["name"] == "Unchanged"
+    assert held() <= (files + 5, trees)
+    assert worker.memory_info().rss < 1.3 * memory
