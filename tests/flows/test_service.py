@@ -254,7 +254,7 @@ def test_a_schedule_fires_by_itself(service: Service) -> None:
     service.api(f"/deployments/{found['id']}/schedules", schedule)
     wanted = {"deployments": {"id": {"any_": [found["id"]]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     until(lambda: service.api("/flow_runs/count", wanted), 120)
-    assert [run["auto_scheduled"] for run in service.api("/flow_runs/filter", wanted)][0] is True
+    assert next(run["auto_scheduled"] for run in service.api("/flow_runs/filter", wanted)) is True
 
 
 @pytest.mark.long
