@@ -440,12 +440,12 @@ def write(figures: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
     parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/results.md")
     arguments = parser.parse_args()
     with bench_on_scratch() as bench:
         bench.say(f"{os.cpu_count()} CPU cores, `python -m benchmarks.data`.\n")
-        for part in arguments.parts:
+        for part in arguments.parts or PARTS:
             PARTS[part](bench)
             bench.say("")
     if arguments.write:

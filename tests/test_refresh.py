@@ -67,6 +67,27 @@ def test_nowhere_to_be_had_names_the_hosts_and_three_ways_on(configured, package
     assert not (tree / "source.lock").exists()
 
 
+def test_root_on_debian_installs_the_package_when_no_host_answers(
+    configured, package, tree, tmp_path, monkeypatch, capsys
+):
+    import os
+
+    monkeypatch.setattr(fashion_mnist, "_download", lambda downloads: (["host"], "no answer"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$1" = update ] || mv {package} {tmp_path}/installed\n'
+    )
+    apt.chmod(0o755)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "installed")
+    monkeypatch.setenv("PATH", f"{apt.parent}:{os.environ['PATH']}")
+    refresh.fn(configured(), tree)
+    assert (tmp_path / "asked").read_text().splitlines() == ["update -q", "install -q -y dataset-fashion-mnist"]
+    assert "installing Debian's package dataset-fashion-mnist" in capsys.readouterr().out
+    assert (tree / "data/downloads/FashionMNIST/raw/t10k-labels-idx1-ubyte").is_file()
+
+
 def test_8_a_cut_package_is_not_taken(configured, package, tree, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "_download", lambda downloads: (["host"], "no answer"))
     monkeypatch.setattr(fashion_mnist, "_install", lambda: False)
