@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from tasks.compare import best_before, compare, gate_versions
+from tasks.data import splits
 from tasks.errors import CorruptData, ObjectsMissing, VersionError
 from tasks.promote import promote, rollback
 from tasks.register import register
-from tasks.versions import gate, load, path, pipeline
+from tasks.versions import gate, load, path, pipeline, scoring
 from tasks.versions.gate import Decision
 from tasks.versions.git import head
-from tests.versions.real import lay
+from tests.versions.real import ROW_IDS, lay
 from tests.versions.toy import BIN, ROOT, Toy
 
 PACKAGES = [*ROOT.glob("tasks/data/**/*.py"), *ROOT.glob("tasks/learning/*.py")]
@@ -86,6 +87,16 @@ def test_rows_that_either_was_trained_on_do_not_count(toy: Toy) -> None:
     decision = train(toy, 0.1, trained=range(50, 150))
     assert (decision.compared, decision.excluded) == (850, 150)
     assert decision.verdict == "promote"
+
+
+def test_the_split_is_computed_again_where_the_prepared_data_are_gone(toy: Toy) -> None:
+    train(toy, 0.2, trained=range(100))
+    toy.object(pipeline.of_tree(toy.tree).output("data/prepared").md5).unlink()
+    found = scoring.trained(toy.tree, toy.registry.find("prod"))
+    prepare = toy.params.prepare
+    expected = splits.splits(ROW_IDS, None, (), prepare.val_fraction, prepare.test_fraction)
+    assert 600 < len(found) < 900
+    assert found == {row_id for row_id, split in zip(ROW_IDS, expected, strict=True) if split == 0}
 
 
 def test_many_small_steps_down_are_stopped(toy: Toy) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.data import shards, spec
+from tasks.data import shards, spec, splits
 from tasks.errors import CorruptModel
 from tasks.learning.card import Card
 from tasks.learning.predict import probabilities
@@ -43,23 +43,31 @@ class Run:
 
 def of_tree(tree: Path) -> Run:
     """The run that lies in `tree`."""
-    folder = tree / PREPARED / TRAINED
-    return _run(tree / PREDICTIONS, tree / CARD, tree / RAW, folder if folder.is_file() else None)
+    file = tree / PREPARED / TRAINED
+    return _run(tree / PREDICTIONS, tree / CARD, tree / RAW, _row_ids(file) if file.is_file() else frozenset())
 
 
 @contextmanager
 def of_version(tree: Path, version: Version) -> Iterator[Run]:
     """The run that a version was, from DVC's cache (pulled if it is not there)."""
     held, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
-    for path in (PREDICTIONS, CARD, RAW):
+    for path in (PREDICTIONS, CARD):
         remote.pull(tree, held.output(path))
+    predictions, card = (cache.path(held.output(path).md5) for path in (PREDICTIONS, CARD))
+    with _raw(tree, version) as raw:
+        yield _run(predictions, card, raw, trained(tree, version))
+
+
+@contextmanager
+def _raw(tree: Path, version: Version) -> Iterator[Path]:
+    """The shards of a version, as links into DVC's cache (pulled if they are not there)."""
+    output, cache = pipeline.of_commit(tree, version.commit).output(RAW), Cache(tree)
+    remote.pull(tree, output)
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
-        raw = Path(folder) / "raw"
-        for name, md5 in cache.listing(held.output(RAW).md5, RAW).items():
-            (raw / name).parent.mkdir(parents=True, exist_ok=True)
-            (raw / name).symlink_to(cache.path(md5))
-        predictions, card = (cache.path(held.output(path).md5) for path in (PREDICTIONS, CARD))
-        yield _run(predictions, card, raw, _trained_file(tree, version))
+        for name, md5 in cache.listing(output.md5, RAW).items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).symlink_to(cache.path(md5))
+        yield Path(folder)
 
 
 def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[Answers, np.ndarray]:
@@ -92,18 +100,40 @@ def groups(run: Run, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def trained(tree: Path, version: Version) -> frozenset[str]:
-    """The rows that a version was trained on; none where DVC's cache has its prepared data no longer."""
-    file = _trained_file(tree, version)
-    return frozenset() if file is None else _row_ids(file)
+    """The rows that a version was trained on.
+
+    Prepared data are never pushed; where they are gone, the split is computed again from the version's raw rows and params
+    (then quarantined rows are among them, which are in no test split either).
+    """
+    held, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
+    prepared = held.output(PREPARED)
+    if cache.has(prepared.md5):
+        md5 = cache.listing(prepared.md5, PREPARED).get(TRAINED)
+        if md5 and cache.has(md5):
+            return _row_ids(cache.check(md5, TRAINED))
+    knobs = next(sections["prepare"] for sections in held.params.values() if "prepare" in sections)
+    with _raw(tree, version) as raw:
+        return _split_again(raw, float(knobs["val_fraction"]), float(knobs["test_fraction"]))
 
 
-def _trained_file(tree: Path, version: Version) -> Path | None:
-    cache = Cache(tree)
-    prepared = [out for out in pipeline.of_commit(tree, version.commit).outputs if out.path == PREPARED]
-    if not prepared or not cache.has(prepared[0].md5):
-        return None
-    md5 = cache.listing(prepared[0].md5, PREPARED).get(TRAINED)
-    return cache.path(md5) if md5 and cache.has(md5) else None
+def _split_again(raw: Path, val_fraction: float, test_fraction: float) -> frozenset[str]:
+    """The training rows of `raw`, by the rule that `prepare` splits with."""
+    held = [(shard.source, *_ids_and_splits(shard)) for shard in shards.Shards.open(raw)]
+    known: dict[int, set[str]] = {}
+    for source, _, given in held:
+        known.setdefault(source, set()).update(name for name in given or () if name)
+    found: set[str] = set()
+    for source, row_ids, given in held:
+        into = splits.splits(row_ids, given, known[source], val_fraction, test_fraction)
+        found.update(row_id for row_id, split in zip(row_ids, into, strict=True) if split == 0)
+    return frozenset(found)
+
+
+def _ids_and_splits(shard: shards.Shard) -> tuple[list[str], list[str | None] | None]:
+    names = pq.read_schema(shard.path).names
+    table = pq.read_table(shard.path, columns=[name for name in ("row_id", "split") if name in names])
+    given = table["split"].to_pylist() if "split" in names else None
+    return table["row_id"].to_pylist(), given
 
 
 def _said(champion: Version, model: Any, card: Card, table: Any, batch_size: int) -> np.ndarray:
@@ -114,7 +144,7 @@ def _said(champion: Version, model: Any, card: Card, table: Any, batch_size: int
     return np.asarray(found.argmax(axis=1))
 
 
-def _run(predictions: Path, card: Path, raw: Path, trained_file: Path | None) -> Run:
+def _run(predictions: Path, card: Path, raw: Path, trained: frozenset[str]) -> Run:
     described = Card.read(card).spec
     names = [name for name in pq.read_schema(predictions).names if name != "probabilities"]
     table = pq.read_table(predictions, columns=names)
@@ -125,7 +155,7 @@ def _run(predictions: Path, card: Path, raw: Path, trained_file: Path | None) ->
         classes=tuple(described["classes"]),
         contract=described,
         raw=raw,
-        trained=frozenset() if trained_file is None else _row_ids(trained_file),
+        trained=trained,
         slices={name: np.asarray(table[name].to_pylist(), dtype=object) for name in names if name not in _OWN},
     )
 

@@ -21,6 +21,7 @@ from tests.versions.toy import Toy
 
 ROWS = 1000
 CLASSES = ("left", "right")
+ROW_IDS = [hashlib.md5(str(row).encode(), usedforsecurity=False).hexdigest() for row in range(ROWS)]
 
 
 def lay(
@@ -33,11 +34,10 @@ def lay(
 ) -> str:
     """Leave in `toy` what a run leaves whose model errs on the rows between 0 and `threshold`; returns the SHA-256."""
     x = np.linspace(-1, 1, ROWS, dtype=np.float64)
-    row_ids = [f"{row:032x}" for row in range(ROWS)]
     targets = (x > 0).astype(np.int64)
     raw = toy.tree / "data/raw"
     raw.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"row_id": row_ids, "label": targets, "x": x})
+    table = pa.table({"row_id": ROW_IDS, "label": targets, "x": x})
     shards.write(raw / "shard-00000.parquet", iter([table]))
     listed = [{"file": "shard-00000.parquet", "rows": ROWS, "sha256": "", "source": 0}]
     (raw / "dataset.json").write_text(json.dumps({"kind": "features", "shards": listed}))
@@ -61,11 +61,11 @@ def lay(
     toy.write({"models/.keep": "", "reports/training/curves.tsv": "epoch\n"})
     prepared = toy.tree / "data/prepared/train"
     prepared.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"row_id": [f"{row:032x}" for row in trained]}), prepared / "meta.parquet")
+    pq.write_table(pa.table({"row_id": [ROW_IDS[row] for row in trained]}), prepared / "meta.parquet")
     (toy.tree / "models/classifier.pt").write_bytes(content)
     card.write(toy.tree / "models/classifier.json")
     said = (x > threshold).astype(np.int64)
-    predictions = {"row_id": row_ids, "target": targets, "prediction": said}
+    predictions = {"row_id": ROW_IDS, "target": targets, "prediction": said}
     pq.write_table(pa.table(predictions), toy.tree / "reports/predictions.parquet")
     accuracy = float((said == targets).mean())
     toy.write({"reports/metrics.json": json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": ROWS}) + "\n"})

@@ -34,7 +34,7 @@ stages:
   train:
     cmd: python -m code.train
     deps: [code/train.py, custom, data/raw]
-    params: [train]
+    params: [prepare, train]
     outs:
       - models/classifier.json
       - models/classifier.pt
