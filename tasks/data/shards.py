@@ -77,11 +77,15 @@ class Shards:
 
     @classmethod
     def open(cls, raw: Path) -> Shards:
-        """Raises `CorruptData` if `dataset.json` is missing or broken."""
+        """Raises `CorruptData` if `dataset.json` is missing or broken, or names a file elsewhere."""
         try:
             info = json.loads((raw / DATASET).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CorruptData(f"{raw / DATASET} cannot be read: {error}; run `dvc repro ingest`") from None
+        if outside := [shard["file"] for shard in info["shards"] if Path(shard["file"]).name != shard["file"]]:
+            raise CorruptData(
+                f"{raw / DATASET} names {outside[0]}, which is not beside it; run `dvc repro --force ingest`"
+            )
         return cls(raw, info)
 
     def __iter__(self) -> Iterator[Shard]:

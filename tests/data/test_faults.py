@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tasks.errors import ParamsError, SourceChanged
+from tasks.data.shards import Shards
+from tasks.errors import CorruptData, ParamsError, SourceChanged
 from tasks.ingest import ingest
 from tasks.refresh import refresh
 from tests.data.samples import REPOSITORY, image_file, pictures
@@ -80,6 +81,15 @@ def test_30_hostile_names_are_refused_as_params(configured, source):
     columns = {"label": "label", "image": "image", "features": None} if source["type"] == "huggingface" else {}
     with pytest.raises(ParamsError, match=r"ingest.sources"):
         configured({**source, **columns})
+
+
+def test_30_a_listing_that_points_out_of_its_folder_is_refused(sample, tree):
+    refresh.fn(sample, tree)
+    ingest.fn(sample, tree)
+    listing = tree / "data/raw/dataset.json"
+    listing.write_text(listing.read_text().replace("shard-00000.parquet", "../shard-00000.parquet"))
+    with pytest.raises(CorruptData, match=r"names ../shard-00000.parquet, which is not beside it"):
+        Shards.open(tree / "data/raw")
 
 
 def test_30_a_lock_that_points_out_of_its_source_is_refused(configured, parquet, tree):
