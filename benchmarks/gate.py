@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from tasks import params as parameters
 from tasks.params import GateParams
 from tasks.versions import gate
 from tasks.versions.paired import Answers
 
-PARAMS = GateParams(
-    min_accuracy=0.85,
+PARAMS = replace(
+    parameters.load(Path(__file__).parents[1]).gate,
+    min_accuracy=0.8,
     metric="accuracy",
     rule="no_worse",
     margin=0.005,

@@ -7,13 +7,14 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from tasks import params
 from tasks.errors import VersionError
-from tasks.params import GateParams
 from tasks.versions import gate, paired
 from tasks.versions.gate import Decision
 from tasks.versions.paired import Answers
 
-PARAMS = GateParams(
+PARAMS = replace(
+    params.load(Path(__file__).parents[2]).gate,
     min_accuracy=0.8,
     metric="accuracy",
     rule="no_worse",
