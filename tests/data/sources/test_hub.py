@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.data.spec import Spec
 from tests.data.hub import COMMIT, REPOSITORY, hub
 from tests.data.samples import image_file, png
 
@@ -23,11 +24,14 @@ from pathlib import Path
 from tasks import params
 from tasks.errors import RatchetError
 from tasks.ingest import ingest
+from tasks.prepare import prepare
 from tasks.refresh import refresh
+from tasks.validate import validate
 tree = Path(sys.argv[1])
 try:
     refresh.fn(params.load(tree), tree)
-    ingest.fn(params.load(tree), tree)
+    for stage in (ingest, validate, prepare):
+        stage.fn(params.load(tree), tree)
 except RatchetError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -70,6 +74,7 @@ def ingested(tree, source, endpoint, tmp_path):
     raw = YAML(typ="safe").load((tree / "params.yaml").read_text())
     raw["ingest"]["sources"] = [source]
     raw["run"]["workers"] = 1
+    raw["prepare"].update(size=[16, 16], channels=3, val_fraction=0.0, test_fraction=0.0)
     YAML().dump(raw, tree / "params.yaml")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.run(
@@ -105,6 +110,15 @@ def test_rows_come_as_they_are_at_a_pinned_commit(tree, served, tmp_path):
     assert table["label"].to_pylist() == labels and set(table["split"].to_pylist()) == {"train"}
     info = json.loads((tree / "data/raw/dataset.json").read_text())
     assert info["label_type"] == "string" and info["licence"] == "mit"
+    report = json.loads((tree / "reports/validation.json").read_text())
+    assert report["modes"] == {"L": 1, "P": 2, "RGB": 2, "RGBA": 1} and report["sizes"] == {"30x40": 5, "7x9": 1}
+    spec = Spec.read(tree / "data/prepared/spec.json")
+    assert spec.classes == ("nailong", "other") and np.load(tree / "data/prepared/train/inputs.npy").shape == (
+        6,
+        3,
+        16,
+        16,
+    )
 
 
 @pytest.mark.long  # the client waits between its own tries
