@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gzip
-import itertools
 import os
 import random
 import re
@@ -21,185 +19,25 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import ruamel.yaml
 import torch
 import torchvision
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 import tasks.train as verb
+from benchmarks.contenders import ROOT, Bench, Tutorial, fashion, in_lightning, lightning, limit, ours, tutorial
 from tasks import params as parameters
-from tasks.data.dataset import PreparedDataset
-from tasks.data.spec import Spec
-from tasks.learning import models, precision
+from tasks.learning import precision
 from tasks.learning.checkpoint import Checkpoints
 from tasks.learning.distributed import ALONE
-from tasks.learning.loop import Trained, fit
 from tasks.learning.normalise import Normalise
 from tasks.learning.state import State
-from tasks.params import Params
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results.md"
 TURNS = 5
 RATES = (0.001, 0.01, 0.05, 0.1)  # learning rates that the tutorial's loop is tuned over
 GOAL = 0.90
-
-
-class Bench:
-    """The data and params that all parts share."""
-
-    def __init__(self, prepared: Path) -> None:
-        self.prepared = prepared
-        self.spec = Spec.read(prepared / "spec.json")
-        self.train, self.val = (PreparedDataset(prepared / split) for split in ("train", "val"))
-        self.scratch = Path(tempfile.mkdtemp(prefix="ratchet-bench-"))
-        self.figures: list[str] = []
-
-    def params(self, **values: Any) -> Params:
-        """params.yaml with other values: `train__epochs=2`."""
-        raw = ruamel.yaml.YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
-        raw["run"]["checkpoint_seconds"] = 1e9
-        for key, value in values.items():
-            *path, last = key.split("__")
-            section = raw
-            for part in path:
-                section = section[part]
-            section[last] = value
-        return parameters.parse(raw)
-
-    def fit(self, params: Params, stop: Callable[[], bool] = lambda: False) -> Trained:
-        checkpoints = Checkpoints(self.scratch / f"{time.monotonic_ns()}")
-        return fit(params, self.spec, self.train, self.val, checkpoints, stop=stop, say=_silent)
-
-    def accuracy(self, trained: Trained, name: str = "cnn") -> float:
-        """On the test rows, in float32."""
-        model = models.build(name, {}, self.spec.input_shape, len(self.spec.classes)).eval()
-        model.load_state_dict(trained.weights)
-        test, normalise = PreparedDataset(self.prepared / "test"), Normalise(self.spec, torch.device("cpu"))
-        with torch.no_grad():
-            inputs, targets = test.__getitems__(range(len(test)))
-            found = torch.cat([model(normalise(part)).argmax(1) for part in torch.split(inputs, 1000)])
-        return (found == targets).double().mean().item()
-
-    def say(self, line: str) -> None:
-        print(line, flush=True)
-        self.figures.append(line)
-
-
-def _silent(_line: str) -> None:
-    """A benchmark prints its own lines."""
-
-
-# ── the contenders ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def ours(bench: Bench, name: str, steps: int) -> float:
-    """Images a second of the real loop, over `steps` steps after three to warm up."""
-    moments: list[float] = []
-
-    def stop() -> bool:
-        moments.append(time.perf_counter())
-        return len(moments) > steps + 3
-
-    with contextlib.suppress(SystemExit):
-        bench.fit(bench.params(model__name=name), stop)
-    return 256 * steps / (moments[steps + 2] - moments[2])
-
-
-def limit(bench: Bench, name: str, steps: int) -> float:
-    """Images a second of the same step on one batch that is already there, normalised."""
-    params = bench.params(model__name=name)
-    plan = precision.plan(params.train, 0)
-    state = State.start(params, bench.spec, plan, ALONE, bench.train, bench.val)
-    inputs, targets = bench.train.__getitems__(range(256))
-    inputs = Normalise(bench.spec, plan.device)(inputs)
-    for step in range(steps + 3):
-        if step == 3:
-            began = time.perf_counter()
-        state.learn(inputs, targets).item()
-    return 256 * steps / (time.perf_counter() - began)
-
-
-class Tutorial:
-    """The loop of PyTorch's tutorials: torchvision's Dataset, ToTensor, DataLoader, float32."""
-
-    def __init__(self, bench: Bench, name: str, lr: float | None = None) -> None:
-        tensor = torchvision.transforms.ToTensor()
-        data = torchvision.datasets.FashionMNIST(fashion(bench.scratch), train=True, transform=tensor)
-        self.loader = DataLoader(data, batch_size=256 if lr is None else 64, shuffle=True)
-        self.model = models.build(name, {}, bench.spec.input_shape, len(bench.spec.classes)).train()
-        self.criterion = nn.CrossEntropyLoss()
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(self.model.parameters(), lr=0.004)
-            if lr is None
-            else torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
-        )
-
-    def steps(self) -> Iterator[float]:
-        for inputs, targets in self.loader:
-            loss = self.criterion(self.model(inputs), targets)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            yield loss.item()
-
-
-def tutorial(bench: Bench, name: str, steps: int) -> float:
-    turn = Tutorial(bench, name).steps()
-    for _ in range(2):
-        next(turn)
-    began = time.perf_counter()
-    for _ in itertools.islice(turn, steps):
-        pass
-    return 256 * steps / (time.perf_counter() - began)
-
-
-def lightning(bench: Bench, name: str, steps: int) -> float:
-    """The same model in Lightning, bf16-mixed, on the tutorial's data."""
-    import lightning as pl
-
-    base = Tutorial(bench, name)
-    moments: list[float] = []
-
-    class Module(pl.LightningModule):  # type: ignore[misc]  # lightning is no dependency
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = base.model
-
-        def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
-            moments.append(time.perf_counter())
-            return base.criterion(self.model(batch[0]), batch[1])  # type: ignore[no-any-return]
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return base.optimizer
-
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    pl.Trainer(max_steps=steps + 3, precision="bf16-mixed", accelerator="cpu", **quiet).fit(Module(), base.loader)
-    return 256 * steps / (moments[steps + 2] - moments[2])
-
-
-def fashion(folder: Path) -> Path:
-    """A root that torchvision takes as Fashion-MNIST, unpacked from where Ratchet finds it."""
-    raw = folder / "FashionMNIST/raw"
-    if not raw.exists():
-        raw.mkdir(parents=True)
-        for place in (Path("/usr/share/datasets/fashion-mnist"), ROOT / "data/downloads/FashionMNIST/raw"):
-            for file in place.glob("*ubyte.gz"):
-                with gzip.open(file) as packed, (raw / file.stem).open("wb") as plain:
-                    shutil.copyfileobj(packed, plain)
-    return folder
 
 
 # ── the parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,40 +69,66 @@ def throughput(bench: Bench) -> None:
 
 
 def target(bench: Bench) -> None:
-    """Seconds of training to `GOAL` on the test rows; evaluating is not counted for either."""
-    test = torchvision.datasets.FashionMNIST(fashion(bench.scratch), train=False)
-    inputs, targets = test.data[:, None].float() / 255, test.targets
+    """Seconds of training to `GOAL` on the test rows; the tutorial's and Lightning's evaluations are not counted."""
     found: dict[float, float] = {}
     for lr in RATES:
-        loop, spent = Tutorial(bench, "cnn", lr), 0.0
-        for _half in range(8):
-            began = time.perf_counter()
-            for _ in itertools.islice(loop.steps(), 469):
-                pass
-            spent += time.perf_counter() - began
-            loop.model.eval()
-            with torch.no_grad():
-                right = torch.cat([loop.model(part).argmax(1) for part in torch.split(inputs, 1000)]) == targets
-            loop.model.train()
-            if right.double().mean().item() >= GOAL:
-                found[lr] = spent
-                break
-            if found and spent > 1.5 * min(found.values()):
-                break
+        watch = Reached(bench, Tutorial(bench, "cnn", lr), found)
+        while not watch.ended:
+            for _ in watch.loop.steps():
+                if watch.step():
+                    break
+        if watch.reached:
+            found[lr] = watch.spent
+    best = min(found, key=lambda lr: found[lr])
+    watch = Reached(bench, Tutorial(bench, "cnn", best), {})
+    with contextlib.suppress(ImportError):
+        in_lightning(watch.loop, seen=watch.step, max_epochs=Reached.EPOCHS)
     times = []
     for seed in range(3):
         began = time.perf_counter()
         trained = bench.fit(bench.params(train__epochs=2, train__seed=seed))
         spent = time.perf_counter() - began
         times.append(spent if bench.accuracy(trained) >= GOAL else float("inf"))
-    best = min(found, key=lambda lr: found[lr])
     mine = statistics.median(times)
-    each = ", ".join(f"{lr:g}: {found[lr]:.0f} s" if lr in found else f"{lr:g}: not in 4 epochs" for lr in RATES)
+    each = ", ".join(f"{lr:g}: {found[lr]:.0f} s" if lr in found else f"{lr:g}: not in time" for lr in RATES)
+    bench.say(f"| seconds to {GOAL:.2f} test accuracy, `cnn` | | |\n|---|---|---|")
+    bench.say(f"| Ratchet, `train.epochs=2`, validation included, median of 3 seeds | {mine:.1f} | ×1 |")
     bench.say(
-        f"Seconds to {GOAL:.2f} test accuracy (`cnn`): Ratchet, `train.epochs=2`, {mine:.1f} (median of 3 seeds, validation "
-        f"included); the tutorial's loop with SGD, {found[best]:.0f} at its best rate {best:g} ({each}): "
-        f"{found[best] / mine:.1f} times as long."
+        f"| tutorial, SGD with momentum, batch 64, best rate {best:g} | {found[best]:.1f} | ×{found[best] / mine:.1f} |"
     )
+    there = f"{watch.spent:.1f} | ×{watch.spent / mine:.1f}" if watch.steps else "not installed | "
+    bench.say(f"| the same in Lightning, bf16-mixed | {there} |")
+    bench.say(f"\nThe tutorial's rates: {each}.")
+
+
+class Reached:
+    """Counts the seconds of a tutorial's steps, and asks every half epoch whether `GOAL` is reached."""
+
+    EPOCHS = 4
+    HALF = 469
+
+    def __init__(self, bench: Bench, loop: Tutorial, others: dict[float, float]) -> None:
+        test = torchvision.datasets.FashionMNIST(fashion(bench.scratch), train=False)
+        self._inputs, self._targets = test.data[:, None].float() / 255, test.targets
+        self.loop, self._bound = loop, 1.5 * min(others.values(), default=float("inf"))
+        self.steps, self.spent, self.reached, self._since = 0, 0.0, False, time.perf_counter()
+
+    @property
+    def ended(self) -> bool:
+        return self.reached or self.steps >= 2 * self.HALF * self.EPOCHS or self.spent > self._bound
+
+    def step(self) -> bool:
+        self.steps += 1
+        if self.steps % self.HALF == 0:
+            self.spent += time.perf_counter() - self._since
+            self.loop.model.eval()
+            with torch.no_grad():
+                parts = torch.split(self._inputs, 1000)
+                said = [self.loop.model(part.to(self.loop.device)).argmax(1).cpu() for part in parts]
+            self.loop.model.train()
+            self.reached = (torch.cat(said) == self._targets).double().mean().item() >= GOAL
+            self._since = time.perf_counter()
+        return self.ended
 
 
 def recipe(bench: Bench) -> None:
@@ -394,27 +258,46 @@ PARTS = {part.__name__: part for part in (kills, throughput, target, recipe, sta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--prepared", type=Path, default=ROOT / "data/prepared")
+    parser.add_argument(
+        "--gpu", action="store_true", help="only where there is a CUDA device; the parts that it changes"
+    )
     parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/results.md")
     arguments = parser.parse_args()
+    if arguments.gpu and not torch.cuda.is_available():
+        parser.error("this machine has no CUDA device")
+    chosen = arguments.parts or (["throughput", "target", "recipe", "start"] if arguments.gpu else list(PARTS))
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     bench = Bench(arguments.prepared)
-    bench.say(f"torch {torch.__version__}, {os.cpu_count()} CPU cores, {precision.plan(bench.params().train, 0)}.\n")
+    place = f"torch {torch.__version__}, {os.cpu_count()} CPU cores, {precision.plan(bench.params().train, 0)}"
+    print(place, flush=True)
+    found = {}
     try:
-        for part in arguments.parts:
+        for part in chosen:
+            bench.figures = []
             PARTS[part](bench)
-            bench.say("")
+            found[part] = "\n".join(bench.figures)
     finally:
         shutil.rmtree(bench.scratch)
     if arguments.write:
-        write("\n".join(bench.figures))
+        write("Training on CUDA" if arguments.gpu else "Training", place, found)
 
 
-def write(text: str) -> None:
-    """Replace the section "Training" of the results."""
-    before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
-    rest = re.sub(r"(?ms)^## Training\n.*?(?=^## |\Z)", "", before).rstrip()
-    RESULTS.write_text(f"{rest}\n\n## Training\n\n{text.strip()}\n", encoding="utf-8")
+def write(title: str, place: str, found: dict[str, str]) -> None:
+    """Replace these parts in the section `title` of the results; the others stay."""
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
+    section = re.compile(rf"(?ms)^## {title}\n.*?(?=^## |\Z)")
+    before = section.search(text)
+    held = dict(re.findall(r"(?ms)^### (\w+)\n\n(.*?)\n*(?=^### |\Z)", before.group() if before else ""))
+    parts = "\n\n".join(f"### {part}\n\n{(held | found)[part]}" for part in PARTS if part in held | found)
+    note = (
+        "" if torch.cuda.is_available() else " No CUDA device was used yet; `make bench-gpu` prints the same for one."
+    )
+    made = f"## {title}\n\n`python -m benchmarks.training`, {place}.{note}\n\n{parts}\n\n"
+    text = section.sub(lambda _: made, text) if before else f"{text.rstrip()}\n\n{made}"
+    RESULTS.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
