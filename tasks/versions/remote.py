@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ObjectsMissing, Unreachable, VersionError
+from tasks.errors import ObjectsMissing, RatchetError, Unreachable, VersionError
 from tasks.versions import pipeline
 from tasks.versions.cache import CHUNK, Cache
 from tasks.versions.git import SECRETS
@@ -146,15 +146,16 @@ def remote_digest(repo: Repo, md5: str) -> str:
 def opened(tree: Path) -> Iterator[Repo]:
     """DVC's repository, for talking to its remote; failures of the transport become `Unreachable`."""
     from dvc.config import NoRemoteError, RemoteConfigError
-    from dvc.exceptions import DvcException
 
     repo = _repo(tree)
     try:
         yield repo
     except (NoRemoteError, RemoteConfigError) as error:
         raise VersionError(f"the DVC remote is not set up rightly: {error}; see `dvc remote list`") from None
-    except (OSError, DvcException) as error:
-        raise Unreachable(f"the DVC remote does not answer ({_line(error)}); try again when it is back") from None
+    except (RatchetError, ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError):
+        raise
+    except Exception as error:  # each transport has its own tree of exceptions, most of them no OSError
+        raise Unreachable(f"the DVC remote does not answer ({_line(error)}); try again when it is back") from error
     finally:
         repo.close()
 
