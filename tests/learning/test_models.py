@@ -31,9 +31,10 @@ def test_simple_net_is_the_one_that_was_asked_for() -> None:
     assert models.parameters(model) == 10 * 50 + 50 + 50 + 1
 
 
-# One of each family that adapts in its own way; `make test-long` builds and runs all of them.
-SOME = ["resnet18", "mobilenet_v3_small", "vit_b_16", "googlenet", "squeezenet1_1"]
-SIDE = {"inception_v3": 96, "vit_h_14": 56, "maxvit_t": 224, "alexnet": 64}
+# One of each family that adapts in its own way, run for real; `make test-long` looks at all of them.
+SOME = ["resnet18", "mobilenet_v3_small", "vit_b_16", "googlenet", "squeezenet1_1", "regnet_y_400mf"]
+SIDE = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
+REST = sorted(name for name in set(zoo.names()) - set(SOME) if not name.startswith("regnet"))  # they refuse "meta"
 
 
 def check(name: str) -> None:
@@ -49,9 +50,10 @@ def test_torchvision_classifiers_take_other_channels_and_classes(name: str) -> N
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(SOME)))
+@pytest.mark.parametrize("name", REST)
 def test_every_torchvision_classifier_does(name: str) -> None:
-    check(name)
+    with torch.device("meta"):  # shapes without values: the largest has 600 million
+        check(name)
 
 
 def test_a_class_in_custom_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
