@@ -22,7 +22,7 @@ from tasks.learning.augment import augment, mixer
 from tasks.learning.checkpoint import Checkpoints
 from tasks.learning.distributed import ALONE, STOPPED, Group
 from tasks.learning.normalise import Normalise
-from tasks.learning.progress import Watched
+from tasks.learning.progress import Display
 from tasks.learning.state import Asked, Row, State, Watch
 from tasks.params import Params, RunParams, TrainParams
 
@@ -71,8 +71,8 @@ def fit(
     due = time.monotonic() + params.run.checkpoint_seconds
 
     done, total = state.epoch * state.steps + state.step, chosen.epochs * state.steps
-    progress = Watched(done, total, len(train) / state.steps, say, group.leads)
-    with _advice(chosen, params.run), progress as watched:
+    progress = Display(done, total, len(train) / state.steps, say, group.leads)
+    with _advice(chosen, params.run), progress as display:
         while not state.finished:
             # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────
             watch = Watch(state)
@@ -86,7 +86,7 @@ def fit(
                     inputs, targets = mix(inputs, targets)
                 loss = state.learn(inputs, targets)
                 watch.step(loss, stop())
-                watched.step(f"epoch {state.epoch + 1}/{chosen.epochs}")
+                display.step(f"epoch {state.epoch + 1}/{chosen.epochs}")
                 if watch.asked_to_stop or time.monotonic() >= due:
                     watch.settle()
                     _save(state, checkpoints, group)
@@ -101,7 +101,7 @@ def fit(
             except Asked:
                 _save(state, checkpoints, group)
                 raise SystemExit(STOPPED) from None
-            watched.epoch(
+            display.epoch(
                 f"epoch {state.epoch}/{chosen.epochs}  loss {row['train_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
                 f"  lr {row['learning_rate']:.4f}"
             )

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 QUIET_S = 20.0  # without a terminal: between two lines within an epoch
 
 
-class Watched:
+class Display:
     """Counts steps, and says what there is to say. Use it as a context manager.
 
     Args:
@@ -37,7 +37,7 @@ class Watched:
         self._bar = Progress(*columns, transient=True, disable=not (shown and sys.stdout.isatty()))
         self._task = self._bar.add_task("training", total=total, completed=done, rate="")
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> Display:
         self._bar.start()
         return self
 
