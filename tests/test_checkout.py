@@ -99,7 +99,7 @@ def test_a_remote_that_is_gone(toy: Toy, tmp_path: Path) -> None:
     toy.release("a")
     clone = toy.clone(tmp_path / "clone")
     (tmp_path / "store").rename(tmp_path / "unmounted")
-    with pytest.raises(Unreachable, match="the DVC remote .* is not there; mount it"):
+    with pytest.raises(Unreachable, match=r"the DVC remote .* is not there; mount it"):
         checkout(clone.tree, "v1.0.0", tmp_path / "out")
     (tmp_path / "unmounted").rename(tmp_path / "store")
     assert checkout(clone.tree, "v1.0.0", tmp_path / "out").version == "v1.0.0"
