@@ -384,7 +384,7 @@ def growth(bench: Bench) -> None:
     moved = sum(after[row] != split for row, split in before.items())
     nothing_s, _ = prepared(params, tree)
     bench.say(
-        f"- 1,000 rows more in a file of their own: {moved} of {len(before):,} rows moved to another split. The three stages took "
+        f"- 1,000 rows more in a file of their own: {moved} of {len(before):,} rows moved to another split. The stages took "
         f"{more_s:.1f} s instead of {all_s:.1f} s, and {nothing_s:.1f} s with nothing new, imports included."
     )
 
