@@ -83,6 +83,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Take the version that served before back into service. No unattended run undoes it."""
+    import flows.tables  # noqa: F401  # before --whole puts other code in its place
     from tasks.promote import rollback as step
 
     assignment = step.fn(Path(), environment, to, reason, whole)
@@ -119,14 +120,20 @@ def checkout(
 def verify(
     version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: every version.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every version and environment (the default).")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Make the version again from its sources and compare; as long as a run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check versions: tags, commits, objects in cache and remote by SHA-256, safe loading. Exit code 1 on any fault."""
+    from tasks.verify import rerun as make_again
     from tasks.verify import verify as step
 
-    if version and every:
-        raise VersionError("name a version or give --all, not both")
+    if (version and every) or (rerun and not version):
+        raise VersionError("name one version, or give --all; --rerun takes one version")
     found = step(Path(), version)
+    if rerun and version and not found:
+        found = make_again(Path(), version)
     lines = [f"{finding.version}  {finding.what}: {finding.message}" for finding in found]
     show([vars(finding) for finding in found], "\n".join(lines) or "everything is as it should be", as_json)
     if found:

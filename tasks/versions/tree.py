@@ -18,7 +18,7 @@ from pathlib import Path
 from tasks import params
 from tasks.errors import DirtyCode, ParamsError, VersionError
 from tasks.process import locked
-from tasks.versions import remote
+from tasks.versions import remote, whole
 from tasks.versions.git import common_dir, files, git, head, read, resolve
 from tasks.versions.registry import Registry
 
@@ -96,6 +96,7 @@ def check(checkout: Path, settings: Mapping[str, str] | None, revision: str = "H
     """The commit that such a run would start from; raises what `workplace` raises, before anything is started."""
     newest = head(checkout)
     if settings is None:
+        whole.recover(checkout)
         params.load(checkout)
         _refuse_edits(checkout, newest)
         return newest
