@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-long check format bench clean up down status deploy
+.PHONY: help install run test test-long check format bench bench-gpu clean up down status deploy
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ status: $(STAMP)  ## say what runs
 
 deploy: $(STAMP)  ## register the deployments and automations on a running server
 	@$(BIN)/python -m flows.service deploy
+
+bench-gpu: $(STAMP)  ## the training table on a CUDA device
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m benchmarks.training --gpu --write
 
 bench: $(STAMP)  ## what orchestration costs (after `make run`)
 	@$(BIN)/python benchmarks/orchestration.py

@@ -20,10 +20,10 @@ pytest_plugins = ["tests.learning.fixtures"]
 
 
 @pytest.fixture
-def scored(tree: Path, trained: Trainer) -> Path:
-    trained(tree)
-    evaluate.fn(chosen(), tree)
-    return tree
+def scored(pictured: Path, trained: Trainer) -> Path:
+    trained(pictured)
+    evaluate.fn(chosen(), pictured)
+    return pictured
 
 
 def test_it_counts_as_a_plain_loop_does(scored: Path) -> None:
@@ -42,9 +42,11 @@ def test_it_counts_as_a_plain_loop_does(scored: Path) -> None:
 
 
 def test_two_trees_get_the_same_bytes(scored: Path, tmp_path: Path) -> None:
-    def reports(tree: Path) -> dict[str, bytes]:
+    def reports(pictured: Path) -> dict[str, bytes]:
         return {
-            str(file.relative_to(tree)): file.read_bytes() for file in (tree / "reports").rglob("*") if file.is_file()
+            str(file.relative_to(pictured)): file.read_bytes()
+            for file in (pictured / "reports").rglob("*")
+            if file.is_file()
         }
 
     other = shutil.copytree(scored, tmp_path / "somewhere/else", ignore=shutil.ignore_patterns("metrics.json", "plots"))

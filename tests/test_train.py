@@ -29,15 +29,15 @@ def stop_after(steps: int) -> Callable[[], bool]:
     return lambda: next(count) >= steps
 
 
-def test_it_writes_weights_a_card_and_curves(tree: Path, trained: Trainer) -> None:
-    written = trained(tree)
-    model, card = load_model(tree / "models/classifier.json", tree / "models/classifier.pt")
+def test_it_writes_weights_a_card_and_curves(pictured: Path, trained: Trainer) -> None:
+    written = trained(pictured)
+    model, card = load_model(pictured / "models/classifier.json", pictured / "models/classifier.pt")
     assert card.architecture == {"name": "cnn", "arguments": {}}
     assert not model.training
     lines = written["reports/training/curves.tsv"].decode().splitlines()
     assert lines[0].split("\t") == ["epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate"]
     assert len(lines) == 3
-    assert not (tree / ".checkpoints").exists() or not list((tree / ".checkpoints").iterdir())
+    assert not (pictured / ".checkpoints").exists() or not list((pictured / ".checkpoints").iterdir())
 
 
 def test_one_seed_gives_one_model_and_another_another(pictures: Path, tmp_path: Path, trained: Trainer) -> None:
@@ -52,13 +52,13 @@ def test_a_stopped_run_goes_on_and_ends_bit_equal(
 ) -> None:
     hard = {"train__ema": 0.9, "train__patience": 2, "train__augment__crop": 2, "run__loader_workers": workers}
     whole = trained(shutil.copytree(pictures, tmp_path / "whole"), **hard)
-    tree = shutil.copytree(pictures, tmp_path / "stopped")
+    pictured = shutil.copytree(pictures, tmp_path / "stopped")
     monkeypatch.setattr(verb, "stopping", stop_after(steps))
     with pytest.raises(SystemExit, match="143"):
-        trained(tree, **hard)
-    assert list((tree / ".checkpoints").rglob("*.pt"))
+        trained(pictured, **hard)
+    assert list((pictured / ".checkpoints").rglob("*.pt"))
     monkeypatch.setattr(verb, "stopping", lambda: False)
-    assert trained(tree, **hard) == whole
+    assert trained(pictured, **hard) == whole
 
 
 def test_a_corrupt_checkpoint_gives_way_to_the_one_before(
@@ -69,38 +69,38 @@ def test_a_corrupt_checkpoint_gives_way_to_the_one_before(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = trained(shutil.copytree(pictures, tmp_path / "whole"))
-    tree = shutil.copytree(pictures, tmp_path / "stopped")
+    pictured = shutil.copytree(pictures, tmp_path / "stopped")
     monkeypatch.setattr(verb, "stopping", stop_after(5))
     with pytest.raises(SystemExit):
-        trained(tree)
-    newest = max((tree / ".checkpoints").rglob("*.pt"))
+        trained(pictured)
+    newest = max((pictured / ".checkpoints").rglob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:-1])
     monkeypatch.setattr(verb, "stopping", lambda: False)
     capsys.readouterr()
-    assert trained(tree) == whole
+    assert trained(pictured) == whole
     said = capsys.readouterr().out
     assert f"checkpoint {newest.name} is corrupt" in said
     assert "goes on from epoch 1, step" in said
 
 
 def test_other_data_or_params_start_afresh(
-    tree: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pictured: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(verb, "stopping", stop_after(5))
     with pytest.raises(SystemExit):
-        trained(tree)
+        trained(pictured)
     monkeypatch.setattr(verb, "stopping", lambda: False)
-    trained(tree, train__lr=0.001)
-    targets = tree / "data/prepared/train/targets.npy"
+    trained(pictured, train__lr=0.001)
+    targets = pictured / "data/prepared/train/targets.npy"
     np.save(targets, np.load(targets)[::-1])
-    trained(tree)
+    trained(pictured)
     assert "goes on" not in capsys.readouterr().out
 
 
-def test_a_loss_that_is_no_number_stops_within_a_step(tree: Path, trained: Trainer) -> None:
+def test_a_loss_that_is_no_number_stops_within_a_step(pictured: Path, trained: Trainer) -> None:
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in epoch 1, step [1-9].*lower train.lr"):
-        trained(tree, train__lr=1e30, train__optimizer={"name": "SGD", "arguments": {}}, train__schedule=None)
-    assert not (tree / "models").exists()
+        trained(pictured, train__lr=1e30, train__optimizer={"name": "SGD", "arguments": {}}, train__schedule=None)
+    assert not (pictured / "models").exists()
 
 
 def test_a_nan_in_the_data_is_named(tables: Path, trained: Trainer) -> None:
@@ -132,13 +132,13 @@ def test_without_prepared_data_it_says_what_to_run(tmp_path: Path, trained: Trai
 
 
 def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp_path: Path) -> None:
-    tree = shutil.copytree(pictures, tmp_path / "tree")
-    (tree / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("epochs: 8", "epochs: 100000"))
-    shutil.copy(ROOT / "dvc.yaml", tree)
-    subprocess.run(["git", "init", "--quiet"], cwd=tree, check=True)
+    pictured = shutil.copytree(pictures, tmp_path / "pictured")
+    (pictured / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("epochs: 8", "epochs: 100000"))
+    shutil.copy(ROOT / "dvc.yaml", pictured)
+    subprocess.run(["git", "init", "--quiet"], cwd=pictured, check=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.train"], cwd=tree, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tasks.train"], cwd=pictured, env=environment, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     while "epoch 2/" not in process.stdout.readline():
@@ -148,4 +148,4 @@ def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp
     assert process.wait(10) == 143
     assert time.monotonic() - asked < 10
     process.stdout.close()
-    assert list((tree / ".checkpoints").rglob("*.pt"))
+    assert list((pictured / ".checkpoints").rglob("*.pt"))

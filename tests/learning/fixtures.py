@@ -28,9 +28,9 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tree(pictures: Path, tmp_path: Path) -> Path:
+def pictured(pictures: Path, tmp_path: Path) -> Path:
     """A tree of its own with the images of `pictures`."""
-    return shutil.copytree(pictures, tmp_path / "tree")
+    return shutil.copytree(pictures, tmp_path / "pictured")
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """Run the stage in a tree; gives what it wrote, by name."""
     import tasks.train as verb
 
-    monkeypatch.setattr(verb, "home", lambda tree: tree)
+    monkeypatch.setattr(verb, "home", lambda pictured: pictured)
 
-    def run(tree: Path, **values: Any) -> dict[str, bytes]:
-        verb.train.fn(chosen(**values), tree)
+    def run(pictured: Path, **values: Any) -> dict[str, bytes]:
+        verb.train.fn(chosen(**values), pictured)
         names = ("models/classifier.pt", "models/classifier.json", "reports/training/curves.tsv")
-        return {name: (tree / name).read_bytes() for name in names}
+        return {name: (pictured / name).read_bytes() for name in names}
 
     return run

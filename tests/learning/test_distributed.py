@@ -25,9 +25,10 @@ PLAIN = {
 }
 
 
-def curve(tree: Path) -> list[list[float]]:
+def curve(pictured: Path) -> list[list[float]]:
     return [
-        [float(x) for x in line.split()] for line in (tree / "reports/training/curves.tsv").read_text().splitlines()[1:]
+        [float(x) for x in line.split()]
+        for line in (pictured / "reports/training/curves.tsv").read_text().splitlines()[1:]
     ]
 
 
@@ -48,12 +49,12 @@ def children() -> set[int]:
 def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
     pictures: Path, tmp_path: Path, trained: Trainer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    whole, tree = (shutil.copytree(pictures, tmp_path / name) for name in ("whole", "killed"))
+    whole, pictured = (shutil.copytree(pictures, tmp_path / name) for name in ("whole", "killed"))
     both = {**PLAIN, "train__processes": 2, "train__epochs": 6}
     before = children()
 
     def kill() -> None:
-        while not list(tree.glob(".checkpoints/*/*.pt")):
+        while not list(pictured.glob(".checkpoints/*/*.pt")):
             time.sleep(0.05)
         workers = [pid for pid in children() - before if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(max(workers), signal.SIGKILL)
@@ -61,17 +62,17 @@ def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(TrainingError, match=r"one of 2 training processes ended.*run it again to go on"):
-        trained(tree, **both)
+        trained(pictured, **both)
     killer.join()
-    assert not (tree / "models").exists()
-    position = max(tree.glob(".checkpoints/*/*.pt")).name
+    assert not (pictured / "models").exists()
+    position = max(pictured.glob(".checkpoints/*/*.pt")).name
     assert position > "000000"
     capfd.readouterr()
-    resumed = trained(tree, **both)
+    resumed = trained(pictured, **both)
     assert "goes on from epoch" in capfd.readouterr().out
     assert resumed == trained(whole, **both)
 
 
-def test_a_fault_in_a_worker_keeps_its_kind_and_words(tree: Path, trained: Trainer) -> None:
+def test_a_fault_in_a_worker_keeps_its_kind_and_words(pictured: Path, trained: Trainer) -> None:
     with pytest.raises(TrainingError, match=r"train\.batch_size: 1 rows a step are too few for 2 processes"):
-        trained(tree, **{**PLAIN, "train__batch_size": 1}, train__processes=2)
+        trained(pictured, **{**PLAIN, "train__batch_size": 1}, train__processes=2)

@@ -27,8 +27,8 @@ SGD = {"name": "SGD", "arguments": {}}
 EXACT = {"train__precision": "float32", "train__augment__flip": False, "train__optimizer": SGD, "train__schedule": None}
 
 
-def run(tree: Path, tmp_path: Path, say: Any = lambda line: None, **values: Any) -> Trained:
-    prepared = tree / "data/prepared"
+def run(pictured: Path, tmp_path: Path, say: Any = lambda line: None, **values: Any) -> Trained:
+    prepared = pictured / "data/prepared"
     splits = [PreparedDataset(prepared / split) for split in ("train", "val")]
     params = chosen(**{"run__checkpoint_seconds": 1e9, **values})
     return fit(params, Spec.read(prepared / "spec.json"), *splits, Checkpoints(tmp_path / "checkpoints"), say=say)

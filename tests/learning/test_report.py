@@ -33,10 +33,10 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def page(tree: Path, trained: Trainer) -> str:
-    trained(tree)
-    evaluate.fn(chosen(evaluate__worst=5), tree)
-    return (tree / "reports/report.html").read_text()
+def page(pictured: Path, trained: Trainer) -> str:
+    trained(pictured)
+    evaluate.fn(chosen(evaluate__worst=5), pictured)
+    return (pictured / "reports/report.html").read_text()
 
 
 def test_it_is_one_file_that_fetches_nothing(page: str) -> None:
