@@ -19,13 +19,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (torch and its libraries are about 6 GB; some minutes the first time)"
 	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@PREFECT_HOME=$(CURDIR)/.prefect $(BIN)/prefect server database upgrade --yes >/dev/null # takes 15 s, once
 	@touch $@
 
 run: $(STAMP)  ## train on Fashion-MNIST, from the data to a version in service
 	@$(BIN)/ratchet train
 
 test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(STAMP)  ## run the long tests too: kills, soaks, races
 	@$(BIN)/python -m pytest -m 'long or not long' --timeout 3600
