@@ -258,11 +258,19 @@ def why(tree: Path, name: str) -> list[str]:
 
 def open_repo(tree: Path) -> Any:
     """DVC's repository in `tree`, with a site cache of its own: the shared one is world-writable and holds pickles."""
-    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home(tree) / ".dvc/tmp/site"))
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    preload(tree)
     from dvc.repo import Repo
 
     return Repo(str(tree))
+
+
+def preload(tree: Path) -> None:
+    """Import DVC, so that a command can do so while it waits for a server."""
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home(tree) / ".dvc/tmp/site"))
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    import dvc.exceptions
+    import dvc.lock
+    import dvc.repo  # noqa: F401
 
 
 def _reasons(entry: str | Mapping[str, Mapping[str, Any]], tree: Path, locked: Mapping[str, Any]) -> Iterator[str]:

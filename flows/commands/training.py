@@ -35,7 +35,7 @@ def train(
     """
     from flows.server import server
     from tasks.process import age_s
-    from tasks.stage import home
+    from tasks.stage import home, preload
     from tasks.versions.tree import check
 
     values = dict(_pair(text) for text in settings or ())
@@ -45,6 +45,7 @@ def train(
         from flows.tables import show_lines, summary_table
         from flows.training import training
 
+        preload(checkout)
         if not as_json:
             show_lines()
         try:
