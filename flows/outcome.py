@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from prefect import State
 from prefect.states import Completed
@@ -41,9 +40,6 @@ class Summary:
     def startup_s(self) -> float:
         """Seconds of those that went to interpreters and imports."""
         return sum(stage.startup_s for stage in self.stages)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 _NAMES = {"promote": "Promoted", "refuse": "Refused", "undecided": "Undecided", "known": "Unchanged"}

@@ -8,7 +8,7 @@ for a good row).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,6 @@ class Scored:
     rows: int
     bad: int  # rows of those that could not be scored
     output: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @step
