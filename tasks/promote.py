@@ -140,7 +140,6 @@ def _assign(
     last, counter = registry.last_assignment(), registry.next_counter()
     name = tags.assignment_tag(environment, counter)
     tags.create(registry.tree, name, version.commit, text, [version.tag, last], push_to)
-    tags.pack(registry.tree)
     made = registry.entry(environment, counter)
     assert made is not None
     return made

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import CorruptModel, DirtyCode, VersionError
+from tasks.errors import CorruptModel, VersionError
 from tasks.params import Params
 from tasks.stage import step
 from tasks.versions import number, pipeline, remote, snapshot, tags
@@ -59,12 +59,7 @@ def check_clean(tree: Path, base: str, run: Pipeline) -> None:
     dirty = pipeline.differing(tree, base, run.code)
     if (tree / pipeline.PIPELINE).read_bytes() != read(tree, base, pipeline.PIPELINE):
         dirty.append(pipeline.PIPELINE)
-    if dirty:
-        files = " ".join(dirty)
-        raise DirtyCode(
-            f"{', '.join(dirty)}: not as commit {base[:12]} holds it, and a version names the commit it was made from; "
-            f"`git add {files} && git commit`, then run again"
-        )
+    pipeline.refuse_dirty(dirty, base)
 
 
 def _publish(push_to: str, tree: Path, decision: Decision, base: str, run: Pipeline, card: dict[str, Any]) -> Version:
@@ -86,7 +81,6 @@ def _publish(push_to: str, tree: Path, decision: Decision, base: str, run: Pipel
         text = tags.message(subject, lines, data)
         tag = tags.version_tag(name)
         tags.create(tree, tag, made, text, [newest.tag if newest else None, registry.last_assignment()], push_to)
-        tags.pack(tree)
         return registry.find(tag)
 
 

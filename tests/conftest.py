@@ -10,9 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.versions.toy import Toy
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests/assets"
@@ -113,3 +116,11 @@ def copy(released: Checkout, tmp_path: Path) -> Iterator[Checkout]:
     shutil.copytree(released.path, target, symlinks=True)
     yield Checkout(target)
     shutil.rmtree(target)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    """A small checkout with real git and a real DVC cache, whose runs cost milliseconds."""
+    from tests.versions.toy import Toy
+
+    return Toy.make(tmp_path / "checkout")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,6 @@ from tasks.versions.git import git
 from tests.versions.toy import Toy, tool
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
-
-
-@pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
 
 
 def test_a_version_from_the_remote_alone(toy: Toy, tmp_path: Path) -> None:
@@ -61,6 +57,25 @@ def test_one_flipped_byte_is_refused_and_named(toy: Toy, tmp_path: Path, place: 
         file.write_bytes(held)
 
 
+def test_plain_dvc_hashes_what_comes_from_the_remote(toy: Toy, tmp_path: Path) -> None:
+    toy.remote(tmp_path / "store")
+    version = toy.release("a")
+    assert "verify = true" in (toy.tree / ".dvc/config.local").read_text()
+    assert (toy.tree / ".dvc/config.local").stat().st_mode & 0o777 == 0o600
+    toy.commit("Adopt it")
+    weights = pipeline.of_commit(toy.tree, version.commit).output("models/classifier.pt")
+    there = tmp_path / "store/files/md5" / weights.md5[:2] / weights.md5[2:]
+    there.chmod(0o644)
+    there.write_text("b")
+    there.chmod(0o444)  # DVC believes what is read-only, unless told to verify
+    clone = toy.clone(tmp_path / "clone")
+    with pytest.raises((CorruptData, ObjectsMissing), match=r"models/classifier\.pt"):
+        checkout(clone.tree, "v1.0.0", tmp_path / "out")
+    tool("dvc", "pull", weights.path, cwd=clone.tree, check=False)
+    assert not (clone.tree / weights.path).exists()
+    assert not clone.object(weights.md5).exists()
+
+
 def test_a_shallow_clone_without_tags_and_a_deleted_branch(toy: Toy, tmp_path: Path) -> None:
     git("checkout", "--quiet", "-b", "feature", cwd=toy.tree)
     toy.write({"code/train.py": "# of the feature\n"})
@@ -73,8 +88,7 @@ def test_a_shallow_clone_without_tags_and_a_deleted_branch(toy: Toy, tmp_path: P
     with pytest.raises(VersionError, match="there is none here; `git fetch --tags origin` brings those of origin"):
         checkout(shallow, "v1.0.0", tmp_path / "out")
     git("fetch", "--quiet", "--tags", "origin", cwd=shallow)
-    use = Cache(toy.tree).root
-    remote.use_cache(shallow, use)
+    shutil.copytree(Cache(toy.tree).root, Cache(shallow).root)
     checkout(shallow, "v1.0.0", tmp_path / "out")
     assert (tmp_path / "out/code/train.py").read_text() == "# of the feature\n"
 

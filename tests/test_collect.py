@@ -16,11 +16,6 @@ from tests.versions.toy import Toy, tool
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
-
-
 def test_only_what_expired_goes(toy: Toy, tmp_path: Path) -> None:
     toy.remote(tmp_path / "store")
     first, second = toy.register("a"), toy.release("b")

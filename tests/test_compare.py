@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +19,6 @@ from tests.versions.real import ROW_IDS, lay
 from tests.versions.toy import BIN, ROOT, Toy
 
 PACKAGES = [*ROOT.glob("tasks/data/**/*.py"), *ROOT.glob("tasks/learning/*.py")]
-
-
-@pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
 
 
 def train(toy: Toy, threshold: float, environment: str = "prod", **run: Any) -> Decision:

@@ -12,11 +12,6 @@ from tasks.versions import pipeline, tags
 from tests.versions.toy import ROOT, Toy, gto_stages
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
-
-
 def test_rollback_goes_to_what_served_before_and_further(toy: Toy) -> None:
     for weights in "abc":
         toy.release(weights)

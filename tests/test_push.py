@@ -14,11 +14,6 @@ from tests.versions.toy import Toy
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
-
-
-@pytest.fixture
 def origin(toy: Toy, tmp_path: Path) -> Path:
     """A bare repository that `toy` and its clones push to."""
     git("init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin.git"), cwd=tmp_path)

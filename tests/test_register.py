@@ -12,11 +12,6 @@ from tasks.versions.git import git, head, read
 from tests.versions.toy import Toy, gto_stages, tool
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
-
-
 def test_a_version_is_a_commit_beside_the_branch(toy: Toy) -> None:
     base = head(toy.tree)
     version = toy.register("weights")

@@ -13,11 +13,6 @@ from tests.versions.toy import Toy
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
-
-
-@pytest.fixture
 def whole(toy: Toy, tmp_path: Path) -> Toy:
     """A checkout with a remote and one real version in service."""
     toy.remote(tmp_path / "store")

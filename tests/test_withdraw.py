@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,11 +8,6 @@ from tasks.errors import VersionError
 from tasks.promote import promote, rollback
 from tasks.withdraw import expire, withdraw
 from tests.versions.toy import Toy, gto_stages, tool
-
-
-@pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy.make(tmp_path / "checkout")
 
 
 def test_a_withdrawn_version_can_serve_nowhere(toy: Toy) -> None:

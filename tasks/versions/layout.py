@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tasks.errors import ObjectsMissing, VersionError
 from tasks.versions import pipeline, remote
-from tasks.versions.cache import Cache
-from tasks.versions.git import common_dir, git, read
+from tasks.versions.git import git, read
 from tasks.versions.registry import Version
 
 
@@ -31,10 +30,7 @@ def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
     force = ("--force", "--force")
     git("worktree", "add", *force, "--quiet", "--detach", "--", str(into.resolve()), version.commit, cwd=tree)
     try:
-        local = common_dir(tree).parent / ".dvc" / "config.local"
-        if local.exists():
-            shutil.copy2(local, into / ".dvc" / "config.local")
-        remote.use_cache(into, Cache(tree).root)
+        remote.share(tree, into)
         return remote.checkout(into, check=True)
     except BaseException:
         drop(tree, into)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks.errors import VersionError
+from tasks.errors import DirtyCode, VersionError
 from tasks.versions.git import blobs, files, read
 
 PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
@@ -95,6 +95,15 @@ def parse(pipeline: bytes | None, lock: bytes | None, where: str, whole: bool = 
 def differing(tree: Path, base: str, inputs: Mapping[str, str]) -> list[str]:
     """Paths among `inputs` (with the MD5 that a run used) whose content differs from what commit `base` holds."""
     return sorted(path for path, md5 in inputs.items() if md5 != _md5_at(tree, base, path, md5.endswith(".dir")))
+
+
+def refuse_dirty(paths: Sequence[str], base: str) -> None:
+    """Raise `DirtyCode` if there are any `paths`, whose content differs from what commit `base` holds."""
+    if paths:
+        raise DirtyCode(
+            f"{', '.join(paths)}: not as commit {base[:12]} holds it, and a version names the commit that it was made "
+            f"from; `git add {' '.join(paths)} && git commit`, then run this again (`dvc repro` trains without a version)"
+        )
 
 
 def _md5_at(tree: Path, commit: str, path: str, folder: bool) -> str | None:

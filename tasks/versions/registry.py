@@ -132,11 +132,8 @@ class Registry:
         """The assignment that decides what serves there; None if there is none, or the last one was taken back."""
         tags.checked_environment(environment)
         patterns = (f"{ARTIFACT}#{environment}#*", f"{ARTIFACT}#{environment}!#*")
-        counters = _counters(tags.names(self.tree, *patterns))
-        if not counters:
-            return None
-        last = max(counters)
-        found = self.entry(environment, last)
+        last = tags.last(tags.names(self.tree, *patterns))
+        found = None if last is None else self.entry(environment, last[0])
         return None if found is None or found.action == "unassign" else found
 
     def entry(self, environment: str, counter: int) -> Assignment | None:
@@ -199,13 +196,13 @@ class Registry:
 
     def next_counter(self) -> int:
         """The counter of the next assignment: it runs over the artifact, whatever the environment."""
-        return 1 + max(_counters(tags.names(self.tree, f"{ARTIFACT}#*", f"{ARTIFACT}@*")), default=0)
+        last = tags.last(tags.names(self.tree, f"{ARTIFACT}#*", f"{ARTIFACT}@*!#*"))
+        return 1 + (last[0] if last else 0)
 
     def last_assignment(self) -> Tag | None:
         """The tag with the highest counter, in whatever environment."""
-        found = tags.names(self.tree, f"{ARTIFACT}#*")
-        last = max(found, key=lambda name: (_counters([name]) or [0])[0], default=None)
-        return tags.read(self.tree, last)[0] if last else None
+        last = tags.last(tags.names(self.tree, f"{ARTIFACT}#*"))
+        return tags.read(self.tree, last[1])[0] if last else None
 
     def _numbers(self) -> list[Number]:
         parsed = map(tags.parse, tags.names(self.tree, f"{ARTIFACT}@*"))
@@ -289,10 +286,6 @@ def _assignment(tag: Tag, numbers: dict[str, str], below: int | None) -> Assignm
 
 def _ours(tag: Tag) -> bool:
     return "version" in tag.data
-
-
-def _counters(found: Sequence[str]) -> list[int]:
-    return [name.counter for name in map(tags.parse, found) if name and name.counter is not None]
 
 
 def _number(name: str) -> Number:

@@ -5,7 +5,9 @@ objects are hashed before they are used, listings of folders are checked before 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.errors import ObjectsMissing, RatchetError, Unreachable, VersionError
 from tasks.versions import pipeline
 from tasks.versions.cache import CHUNK, Cache
-from tasks.versions.git import SECRETS
+from tasks.versions.git import SECRETS, common_dir
 from tasks.versions.pipeline import Output
 
 if TYPE_CHECKING:
@@ -147,6 +149,7 @@ def opened(tree: Path) -> Iterator[Repo]:
     """DVC's repository, for talking to its remote; failures of the transport become `Unreachable`."""
     from dvc.config import NoRemoteError, RemoteConfigError
 
+    hash_what_comes(tree)
     repo = _repo(tree)
     try:
         yield repo
@@ -240,12 +243,30 @@ def edited_outputs(tree: Path) -> list[str]:
     return sorted(path for path, how in outs.items() if how == "modified")
 
 
-def use_cache(tree: Path, cache: Path) -> None:
-    """Make DVC in `tree` use the cache folder `cache`, by the tree's own `.dvc/config.local` (the rest of it stays)."""
+def share(tree: Path, into: Path) -> None:
+    """Let DVC in the worktree `into` use the cache of `tree`, with the main checkout's local settings (credentials)."""
+    local = common_dir(tree).parent / ".dvc" / "config.local"
+    if local.exists():
+        shutil.copy2(local, into / ".dvc" / "config.local")
+    _set_here(into, {"cache": {"dir": str(Cache(tree).root.resolve())}})
+
+
+def hash_what_comes(tree: Path) -> None:
+    """Set `verify = true` for every remote in the checkout's own settings, so that plain `dvc pull` hashes too."""
+    lax = [name for name, held in _config(tree).get("remote", {}).items() if not held.get("verify")]
+    if lax:
+        _set_here(tree, {f'remote "{name}"': {"verify": "true"} for name in lax})
+
+
+def _set_here(tree: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
+    """Add to the tree's `.dvc/config.local`, which git ignores and only its owner may read; the rest of it stays."""
     from configobj import ConfigObj  # type: ignore[import-untyped]  # DVC's own reader
 
     local = tree / ".dvc" / "config.local"
     held = ConfigObj(str(local), interpolation=False)
-    held.setdefault("cache", {})["dir"] = str(cache.resolve())
-    local.touch(0o600)
-    held.write()
+    for section, values in settings.items():
+        held.setdefault(section, {}).update(values)
+    (local.parent / "tmp").mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=local.parent / "tmp", delete=False) as beside:  # of mode 0600
+        held.write(beside)
+    Path(beside.name).replace(local)

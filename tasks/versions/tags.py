@@ -25,7 +25,7 @@ ARTIFACT = "classifier"
 REFS = "refs/tags/"
 EVERYTHING = (f"{ARTIFACT}@*", f"{ARTIFACT}#*")
 _ABSENT = "0" * 40
-_LOOSE_TAGS = 1000  # more than these in the folder of loose references are packed
+_LOOSE_TAGS = 250  # more than these in the folder of loose references are packed
 
 _ENVIRONMENT = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,98}[a-zA-Z0-9])?"
 ENVIRONMENT = re.compile(_ENVIRONMENT, re.A)
@@ -131,6 +131,20 @@ def names(tree: Path, *patterns: str) -> list[str]:
     return git("for-each-ref", "--format=%(refname:strip=2)", *(REFS + each for each in patterns), cwd=tree).split()
 
 
+def last(found: Sequence[str]) -> tuple[int, str] | None:
+    """The highest counter among names of tags, and the name; of 10,000 names only the last ones are parsed."""
+
+    def counter(name: str) -> int:
+        digits = name.rpartition("#")[2]
+        return int(digits) if digits.isdecimal() and len(digits) < 100 else -1
+
+    for name in sorted(found, key=counter, reverse=True):
+        parsed = parse(name)
+        if parsed is not None and parsed.counter is not None:
+            return parsed.counter, name
+    return None
+
+
 def read(tree: Path, *patterns: str) -> list[Tag]:
     """The annotated tags of the registry that match git's patterns; others are passed over, as GTO does."""
     fields = ["refname:strip=2", "objecttype", "objectname", "*objectname", "taggerdate:unix", "taggername", "contents"]
@@ -165,6 +179,7 @@ def create(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | 
     if push_to:
         git("push", "--quiet", "--", push_to, f"{oid}:{REFS}{name}", cwd=tree)
     git("update-ref", "-m", "ratchet", REFS + name, oid, _ABSENT, cwd=tree)
+    _pack(tree)
     return oid
 
 
@@ -182,9 +197,10 @@ def fetch(tree: Path, remote: str) -> None:
         raise VersionError(
             f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`"
         ) from None
+    _pack(tree)
 
 
-def pack(tree: Path) -> None:
+def _pack(tree: Path) -> None:
     """Pack the references when there are many loose tags: git then lists 20,000 in 10 ms, not 160."""
     with os.scandir(common_dir(tree) / "refs" / "tags") as entries:
         many = sum(1 for _ in entries) > _LOOSE_TAGS

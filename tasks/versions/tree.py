@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import params
-from tasks.errors import DirtyCode, ParamsError, VersionError
+from tasks.errors import ParamsError, VersionError
 from tasks.process import locked
-from tasks.versions import remote, whole
+from tasks.versions import pipeline, remote, whole
 from tasks.versions.git import common_dir, files, git, head, read, resolve
 from tasks.versions.registry import Registry
 
@@ -60,7 +60,7 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None, revision: str 
     git("worktree", "add", "--quiet", "--detach", str(place.tree), place.base, cwd=checkout)
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
-            _share_cache(common_dir(checkout).parent, place.tree)
+            remote.share(common_dir(checkout).parent, place.tree)
             _lay_over_newest(place.tree)
             file = place.tree / params.FILE
             file.write_text(replaced(file.read_text(encoding="utf-8"), settings), encoding="utf-8")
@@ -84,12 +84,7 @@ def _refuse_edits(tree: Path, base: str) -> None:
     code = sorted({"dvc.yaml", *(dep for dep in deps if dep.endswith((".py", ".html")) or dep == "custom")})
     changed = git("diff", "--name-only", base, "--", *code, cwd=tree).splitlines()
     new = git("ls-files", "--others", "--exclude-standard", "--", *code, cwd=tree).splitlines()
-    if changed or new:
-        files = " ".join([*changed, *new])
-        raise DirtyCode(
-            f"{files}: not as commit {base[:12]} holds it, and a version names the commit that it was made from; "
-            f"`git add {files} && git commit`, then run this again (`dvc repro` trains without a version)"
-        )
+    pipeline.refuse_dirty([*changed, *new], base)
 
 
 def check(checkout: Path, settings: Mapping[str, str] | None, revision: str = "HEAD") -> str:
@@ -120,15 +115,6 @@ def _drop_all_but(kept: int, runs: Path, checkout: Path) -> None:
         with contextlib.suppress(Exception), locked(tree.with_suffix(".lock"), str(tree)):
             drop(tree)
     git("worktree", "prune", cwd=checkout)
-
-
-def _share_cache(main: Path, tree: Path) -> None:
-    """Point the tree's DVC at the main checkout's cache, with its local settings (credentials are kept there)."""
-    local = main / ".dvc/config.local"
-    target = tree / ".dvc/config.local"
-    if local.exists():
-        shutil.copy2(local, target)
-    remote.use_cache(tree, main / ".dvc/cache")
 
 
 def _lay_over_newest(tree: Path) -> None:

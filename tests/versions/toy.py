@@ -103,7 +103,7 @@ class Toy:
 
     def remote(self, folder: Path) -> None:
         """Make a folder the DVC remote, and commit that."""
-        config = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {folder}\n    verify = true\n"
+        config = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {folder}\n"
         self.write({".dvc/config": config})
         self.commit("Set a remote")
 
