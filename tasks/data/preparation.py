@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.data import memo, quarantine, shaping
@@ -45,12 +46,12 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
         inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), given, *facts]
         jobs.append(memo.Job(shaping.shape, (shard, rows, given, kept, outline, encoded, params), inputs))
     folders = list(memo.folders(jobs, store, pool, "prepare"))
-    spec, indices = _spec(outline, shards, [shaping.summary(folder) for folder in folders])
+    spec, labels = _spec(outline, shards, [shaping.summary(folder) for folder in folders])
     for split in SPLITS:
         (out / split).mkdir()
         join = _join_encoded if encoded else _join
         join(split, folders, spec, out / split)
-        _targets(split, folders, spec.counts[split], indices, kept, out / split)
+        _targets(split, folders, spec.counts[split], labels, kept, out / split)
     spec.write(out / "spec.json")
     return spec
 
@@ -73,8 +74,8 @@ def _outline(params: PrepareParams, shards: Shards) -> Spec:
     return Spec(**blank, input_shape=(len(names),), features=names, size=None, channels=None)
 
 
-def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) -> tuple[Spec, dict[str, int]]:
-    """The whole spec, and the place among its classes of a label as shards hold it.
+def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) -> tuple[Spec, list[str]]:
+    """The whole spec, and its classes as the shards name them in their labels.
 
     Classes are those of the training split, in the order of their numbers or words.
     """
@@ -109,7 +110,7 @@ def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) ->
         std=tuple((deviation / scale).tolist()),
         counts={split: labels[split].total() for split in SPLITS},
     )
-    return spec, {label: index for index, label in enumerate(seen)}
+    return spec, seen
 
 
 def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
@@ -146,17 +147,18 @@ def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) ->
 
 
 def _targets(
-    split: str, folders: Sequence[Path], rows: int, indices: dict[str, int], kept: Sequence[str], out: Path
+    split: str, folders: Sequence[Path], rows: int, labels: Sequence[str], kept: Sequence[str], out: Path
 ) -> None:
     """The places of the labels among the classes; the rows' ids and what is kept of them."""
     schema = pa.schema([(name, pa.string()) for name in ("row_id", *kept)])
+    places = pa.array(labels, pa.string())
 
     def targets() -> Iterator[np.ndarray]:
         with pq.ParquetWriter(out / META, schema, write_page_checksum=True) as writer:
             for folder in folders:
                 table = pq.read_table(folder / f"{split}.parquet", columns=["label", *schema.names])
                 writer.write_table(table.select(schema.names))
-                yield np.array([indices[label] for label in table["label"].to_pylist()], np.int64)
+                yield pc.index_in(table["label"], places).to_numpy().astype(np.int64)
 
     _save(out / TARGETS, np.dtype(np.int64), (rows,), targets())
 

@@ -31,6 +31,27 @@ def test_what_fits_is_untouched():
     assert np.array_equal(brought(png(GREY), channels=1), GREY[None])
 
 
+@pytest.mark.parametrize("array", [GREY, COLOUR], ids=["grey", "colour"])
+def test_a_plain_png_is_read_as_pillow_reads_it_damaged_or_not(array):
+    def read(reader, content):
+        try:
+            return np.asarray(reader(content)).tolist()
+        except (images.BadImage, OSError, SyntaxError, ValueError):
+            return None
+
+    def pillow(content):
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return image
+
+    whole = png(array)
+    assert images._plain(whole, images.MAX_PIXELS) is not None
+    cut = [whole[:at] for at in range(len(whole))]
+    flipped = [whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in range(len(whole))]
+    for content in [whole, *cut, *flipped]:
+        assert read(images.load, content) == read(pillow, content)
+
+
 def test_grey_and_colour():
     assert np.array_equal(brought(png(GREY)), np.stack([GREY] * 3))
     luma = COLOUR @ np.array([0.299, 0.587, 0.114])
