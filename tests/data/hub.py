@@ -11,24 +11,34 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 REPOSITORY = "friends/toys"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def commit(files: dict[str, bytes]) -> str:
+    """The id of the newest commit, which has these files."""
+    return hashlib.sha1(json.dumps({name: etag(body) for name, body in files.items()}).encode()).hexdigest()
 
 
 @contextmanager
 def hub(files: dict[str, bytes], cut: set[str] | None = None) -> Iterator[str]:
-    """Serve `files` (by their name in the repository); yields the endpoint. What is in `cut` breaks off half way."""
+    """Serve `files` (by their name in the repository); yields the endpoint. What is in `cut` breaks off half way.
+
+    Parquet files are kept in LFS, as the Hub does. What was downloaded is listed at `/fetched`.
+    """
+    fetched: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            route, _, _ = self.path.partition("?")
+            route, _, query = self.path.partition("?")
             info = f"/api/datasets/{REPOSITORY}"
             if route == info or route.startswith(f"{info}/revision/"):
                 self.answer(about(files))
             elif route.startswith(f"{info}/tree/"):
                 below = "/".join(route[len(f"{info}/tree/") :].split("/")[1:])
-                self.answer(listing(files, below))
+                self.answer(listing(files, below, "recursive=true" in query.lower()))
             elif route.startswith(f"/datasets/{REPOSITORY}/resolve/"):
-                self.file(route.split("/", 6)[6] if COMMIT in route or "/main/" in route else "")
+                self.file(route.split("/", 6)[6] if commit(files) in route or "/main/" in route else "")
+            elif route == "/fetched":
+                self.answer(fetched)
             else:
                 self.missing()
 
@@ -48,7 +58,12 @@ def hub(files: dict[str, bytes], cut: set[str] | None = None) -> Iterator[str]:
             if name not in files:
                 self.missing("EntryNotFound")
                 return
-            self.respond(files[name], {"ETag": f'"{etag(files[name])}"', "X-Repo-Commit": COMMIT})
+            body, linked = files[name], {}
+            if name.endswith(".parquet"):
+                linked = {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
+            if self.command == "GET":
+                fetched.append(name)
+            self.respond(body, {"ETag": f'"{etag(body)}"', "X-Repo-Commit": commit(files), **linked})
 
         def answer(self, content: Any) -> None:
             self.respond(json.dumps(content).encode(), {"Content-Type": "application/json"})
@@ -87,13 +102,18 @@ def etag(body: bytes) -> str:
 
 
 def entry(name: str, body: bytes) -> dict[str, Any]:
-    return {"type": "file", "path": name, "size": len(body), "oid": etag(body)}
+    file = {"type": "file", "path": name, "size": len(body), "oid": etag(body)}
+    if name.endswith(".parquet"):
+        file["lfs"] = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
+    return file
 
 
-def listing(files: dict[str, bytes], below: str) -> list[dict[str, Any]]:
-    """What lies directly in a folder."""
+def listing(files: dict[str, bytes], below: str, deep: bool) -> list[dict[str, Any]]:
+    """What lies in a folder, directly or `deep`."""
     start = f"{below}/" if below else ""
     inside = [name for name in files if name.startswith(start)]
+    if deep:
+        return [entry(name, files[name]) for name in inside]
     folders = {start + name[len(start) :].split("/")[0] for name in inside if "/" in name[len(start) :]}
     made = [{"type": "directory", "path": name, "size": 0, "oid": etag(name.encode())} for name in sorted(folders)]
     return made + [entry(name, files[name]) for name in inside if "/" not in name[len(start) :]]
@@ -102,7 +122,7 @@ def listing(files: dict[str, bytes], below: str) -> list[dict[str, Any]]:
 def about(files: dict[str, bytes]) -> dict[str, Any]:
     return {
         "id": REPOSITORY,
-        "sha": COMMIT,
+        "sha": commit(files),
         "private": False,
         "gated": False,
         "disabled": False,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import glob
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from tasks.data.files import sha256
+from tasks.data.sources import parquet_files
 from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows
 from tasks.errors import CorruptData, SourceMissing, Unreachable
 from tasks.params import HuggingFaceSource
@@ -16,7 +21,7 @@ from tasks.params import HuggingFaceSource
 ROWS = 10  # in one batch
 
 
-def resolve(source: HuggingFaceSource, _: Places) -> Entry:
+def resolve(source: HuggingFaceSource, places: Places) -> Entry:
     from huggingface_hub import HfApi
 
     with _answering(source):
@@ -24,16 +29,79 @@ def resolve(source: HuggingFaceSource, _: Places) -> Entry:
         card = info.card_data
         licence = card.get("license") if card is not None else None
         licence = " and ".join(licence) if isinstance(licence, list) else licence
-        return {"repository": source.repository, "resolved": info.sha, "licence": licence}
+        entry = {"repository": source.repository, "resolved": info.sha, "licence": licence}
+        return {**entry, **_parquet(source, str(info.sha), places)}
+
+
+def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str, Any]:
+    """The parquet files of the splits, so that a new commit costs what is new in it; nothing for other formats."""
+    import datasets
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from huggingface_hub import HfApi, hf_hub_download
+
+    cache = str(_cache(places))
+    builder = datasets.load_dataset_builder(source.repository, source.config, revision=commit, cache_dir=cache)
+    if not isinstance(builder, Parquet):
+        return {}
+    listed = builder.config.data_files or {}
+    if missing := [theirs for theirs in source.splits.values() if theirs not in listed]:
+        raise CorruptData(
+            f"{source.repository} has no split {', '.join(missing)}; it has {', '.join(listed)}; correct ingest.sources"
+        )
+    names = {
+        str(url).partition(f"@{commit}/")[2]: split for split, theirs in source.splits.items() for url in listed[theirs]
+    }
+    files = []
+    for file in HfApi().get_paths_info(source.repository, list(names), revision=commit, repo_type="dataset"):
+        if file.lfs is not None:
+            digest = file.lfs.sha256
+        else:
+            where = {"revision": commit, "repo_type": "dataset", "cache_dir": cache}
+            digest = sha256(Path(hf_hub_download(source.repository, file.path, **where)))
+        files.append({"name": file.path, "size": file.size, "sha256": digest, "split": names[file.path]})
+    label = (builder.info.features or {}).get(source.label)
+    classes = list(label.names) if isinstance(label, datasets.ClassLabel) else None
+    return {"classes": classes, "files": sorted(files, key=lambda file: list(names).index(file["name"]))}
 
 
 def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]:
-    detail = {"resolved": entry["resolved"], "licence": entry["licence"]}
-    root = places.downloads / "huggingface"
-    return [Part(source, root, (), {**detail, "split": split}) for split in source.splits]
+    """One for each parquet file, fetched here if it is not yet; in other formats one for each split."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    cache, licence = _cache(places), entry["licence"]
+    if "files" not in entry:
+        detail = {"resolved": entry["resolved"], "licence": licence}
+        return [Part(source, cache, (), {**detail, "split": split}) for split in source.splits]
+    with _answering(source):
+        folder = snapshot_download(
+            source.repository,
+            repo_type="dataset",
+            revision=entry["resolved"],
+            cache_dir=cache,
+            allow_patterns=[glob.escape(file["name"]) for file in entry["files"]],
+        )
+    made = []
+    for file in entry["files"]:
+        detail = {"file": file["name"], "partition": {"split": file["split"]}, "classes": entry["classes"]}
+        made.append(Part(source, Path(folder), (file,), {**detail, "licence": licence}))
+    return made
+
+
+def _cache(places: Places) -> Path:
+    return places.downloads / "huggingface"
 
 
 def read(part: Part) -> Rows:
+    if part.files:
+        rows = parquet_files.read(part)
+        return replace(rows, classes=part.detail["classes"] or rows.classes, licence=part.detail["licence"])
+    return _read_split(part)
+
+
+def _read_split(part: Part) -> Rows:
     import datasets
 
     source: HuggingFaceSource = part.source

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from tasks.data.spec import Spec
-from tests.data.hub import COMMIT, REPOSITORY, hub
+from tests.data.hub import REPOSITORY, commit, hub
 from tests.data.samples import image_file, png
 
 pytest_plugins = ["tests.data.fixtures"]
@@ -104,7 +105,7 @@ def test_rows_come_as_they_are_at_a_pinned_commit(tree, served, tmp_path):
         done = ingested(tree, SOURCE, endpoint, tmp_path)
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads((tree / "source.lock").read_text())["sources"]
-    assert entry["resolved"] == COMMIT and entry["licence"] == "mit"
+    assert entry["resolved"] == commit(files) and entry["licence"] == "mit"
     table = pq.read_table(tree / "data/raw/shard-00000.parquet")
     assert [image["bytes"] for image in table["image"].to_pylist()] == images
     assert table["label"].to_pylist() == labels and set(table["split"].to_pylist()) == {"train"}
@@ -119,6 +120,44 @@ def test_rows_come_as_they_are_at_a_pinned_commit(tree, served, tmp_path):
         16,
         16,
     )
+
+
+def test_a_new_commit_costs_what_is_new_in_it(tree, served, tmp_path):
+    files, _, _ = served
+    files["data/train-00000-of-00002.parquet"] = files.pop("data/train-00000-of-00001.parquet")
+    images, labels = [png(np.full((20, 20), level, np.uint8)) for level in (10, 200)], ["other", "nailong"]
+    with hub(files) as endpoint:
+        assert ingested(tree, SOURCE, endpoint, tmp_path).returncode == 0
+        files["data/train-00001-of-00002.parquet"] = image_file(tmp_path / "more", images, labels).read_bytes()
+        before = {path: path.stat().st_mtime_ns for path in (tree / ".memo").glob("*/*/manifest.json")}
+        done = ingested(tree, SOURCE, endpoint, tmp_path)
+        assert done.returncode == 0, done.stderr
+        with urllib.request.urlopen(f"{endpoint}/fetched") as answer:
+            fetched = json.load(answer)
+    assert [name for name in fetched if name.endswith(".parquet")] == [
+        "data/train-00000-of-00002.parquet",
+        "data/train-00001-of-00002.parquet",
+    ]
+    after = {path: path.stat().st_mtime_ns for path in (tree / ".memo").glob("*/*/manifest.json")}
+    assert before.items() <= after.items() and len(after) == 2 * len(before) == 6  # ingest, validate, prepare
+    (entry,) = json.loads((tree / "source.lock").read_text())["sources"]
+    assert entry["resolved"] == commit(files) and [file["split"] for file in entry["files"]] == ["train", "train"]
+
+
+def test_files_that_are_no_parquet_are_read_by_the_client(tree, tmp_path):
+    lines = [{"label": label, "width": width} for label, width in (("cat", 1.5), ("dog", 2.5), ("cat", 3.5))]
+    source = {**SOURCE, "image": None, "features": ["width"]}
+    with hub({"data/train.jsonl": "\n".join(map(json.dumps, lines)).encode()}) as endpoint:
+        done = ingested(tree, source, endpoint, tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pq.read_table(tree / "data/raw/shard-00000.parquet")
+    assert table["label"].to_pylist() == ["cat", "dog", "cat"] and table["width"].to_pylist() == [1.5, 2.5, 3.5]
+
+
+def test_a_split_that_the_hub_lacks_is_named(tree, served, tmp_path):
+    with hub(served[0]) as endpoint:
+        done = ingested(tree, {**SOURCE, "splits": {"train": "training"}}, endpoint, tmp_path)
+    assert "CorruptData: friends/toys has no split training; it has train; correct ingest.sources" in done.stderr
 
 
 @pytest.mark.long  # the client waits between its own tries
