@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +36,7 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
     """The parquet files of the splits, so that a new commit costs what is new in it; nothing for other formats."""
     import datasets
     from datasets.packaged_modules.parquet.parquet import Parquet
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, RepoFile, hf_hub_download
 
     cache = str(_cache(places))
     builder = datasets.load_dataset_builder(source.repository, source.config, revision=commit, cache_dir=cache)
@@ -53,11 +52,14 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
     }
     files = []
     for file in HfApi().get_paths_info(source.repository, list(names), revision=commit, repo_type="dataset"):
+        assert isinstance(file, RepoFile)
         if file.lfs is not None:
             digest = file.lfs.sha256
-        else:
-            where = {"revision": commit, "repo_type": "dataset", "cache_dir": cache}
-            digest = sha256(Path(hf_hub_download(source.repository, file.path, **where)))
+        else:  # small enough to lie in git itself
+            fetched = hf_hub_download(
+                source.repository, file.path, repo_type="dataset", revision=commit, cache_dir=cache
+            )
+            digest = sha256(Path(fetched))
         files.append({"name": file.path, "size": file.size, "sha256": digest, "split": names[file.path]})
     label = (builder.info.features or {}).get(source.label)
     classes = list(label.names) if isinstance(label, datasets.ClassLabel) else None
@@ -67,10 +69,7 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
 def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]:
     """One for each parquet file, fetched here if it is not yet; in other formats one for each split."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     cache, licence = _cache(places), entry["licence"]
     if "files" not in entry:
         detail = {"resolved": entry["resolved"], "licence": licence}
