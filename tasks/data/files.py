@@ -29,8 +29,7 @@ def writing(path: Path, sync: bool = True) -> Iterator[Path]:
         RatchetError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
-    try:
+    with beside(path) as holder:
         made = holder / path.name
         yield made
         for file in [made] if made.is_file() else made.rglob("*"):
@@ -41,12 +40,24 @@ def writing(path: Path, sync: bool = True) -> Iterator[Path]:
         made.replace(path)
         if sync:
             _sync(path.parent)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A folder for the files that making `path` takes, on the same file system; it goes with the block.
+
+    Raises:
+        RatchetError: the disk is full.
+    """
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name[:40]}.", dir=path.parent, ignore_cleanup_errors=True
+        ) as name:
+            yield Path(name)
     except OSError as error:
         if error.errno not in FULL and "No space left" not in str(error):
             raise
         raise RatchetError(f"the disk is full: {path} could not be written; make room, then run it again") from None
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.data import checking, memo, quarantine, twins
-from tasks.data.files import writing
+from tasks.data.files import beside, writing
 from tasks.data.histogram import added
 from tasks.data.schema import REASONS
 from tasks.data.shards import Shards
@@ -38,10 +37,8 @@ def run(params: ValidateParams, shards: Shards, out: Path, store: Path, pool: Ex
     folders = list(memo.folders(jobs, store, pool, "validate"))
     rows = [folder / checking.ROWS for folder in folders]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as temporary:
-        codes, like = (
-            _array(Path(temporary) / name, kind, shards) for name, kind in (("c", np.uint8), ("t", np.int64))
-        )
+    with beside(out) as scratch:
+        codes, like = (_array(scratch / name, kind, shards) for name, kind in (("c", np.uint8), ("t", np.int64)))
         starts = [0, *itertools.accumulate(shard.rows for shard in shards)]
         for path, start, end in zip(rows, starts[:-1], starts[1:], strict=True):
             codes[start:end] = pl.read_parquet(path, columns=["code"])["code"].to_numpy()

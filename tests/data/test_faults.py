@@ -2,64 +2,94 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from tasks import params as parameters
+from tasks.data.files import sha256
 from tasks.data.shards import Shards
 from tasks.errors import CorruptData, ParamsError, SourceChanged
 from tasks.ingest import ingest
+from tasks.prepare import prepare
 from tasks.refresh import refresh
+from tasks.validate import validate
 from tests.data.samples import REPOSITORY, image_file, pictures
 
 pytest_plugins = ["tests.data.fixtures"]
 
 FULL = """
+import json
 import sys
 from pathlib import Path
 from tasks import params
+from tasks.data.files import sha256
 from tasks.errors import RatchetError
 from tasks.ingest import ingest
 from tasks.prepare import prepare
+from tasks.validate import validate
 tree = Path(sys.argv[1])
+before = {file for file in tree.rglob("*") if file.is_file()}
 try:
-    {"ingest": ingest, "prepare": prepare}[sys.argv[2]].fn(params.load(tree), tree)
+    {"ingest": ingest, "validate": validate, "prepare": prepare}[sys.argv[2]].fn(params.load(tree), tree)
 except RatchetError as error:
     print(error)
-left = [str(file) for name in ("raw", "prepared") for file in (tree / "data").rglob(f"*{name}*/*")]
-left += [str(file) for file in (tree / ".memo").rglob("*.bin")]
-print("left:", left)
+left = {file for file in tree.rglob("*") if file.is_file() and file not in before}
+print(json.dumps({str(file.relative_to(tree)): sha256(file) for file in left}))
 """
 
 
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="no namespaces here"
 )
-def test_5_a_full_disk_leaves_nothing_half_written(configured, parquet, tree):
-    """`data/` and `.memo/` on a file system of 1 MB each."""
+@pytest.mark.parametrize(
+    ("stage", "full", "free"),
+    [
+        ("ingest", "data", 60),
+        ("ingest", ".memo", 60),
+        ("validate", "data", 0),
+        ("validate", ".memo", 8),
+        ("validate", "reports", 4),
+        ("prepare", "data", 60),
+        ("prepare", ".memo", 60),
+    ],
+)
+def test_5_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, free):
+    """One folder on a file system with no more than `free` kB free."""
     from ruamel.yaml import YAML
 
     raw = YAML(typ="safe").load((tree / "params.yaml").read_text())
     raw["ingest"]["sources"] = [parquet("incoming")]
+    raw["prepare"]["size"] = [64, 64]
     raw["run"]["workers"] = 1
     YAML().dump(raw, tree / "params.yaml")
     for part in range(4):
         image_file(tree / f"incoming/{part}.parquet", pictures(10, seed=part, side=200), [0, 1] * 5)
-    refresh.fn(configured(parquet("incoming")), tree)
-    (tree / "data").mkdir()
-    (tree / ".memo").mkdir()
-    mounts = f"mount -t tmpfs -o size=1m none {tree}/data && mount -t tmpfs -o size=1m none {tree}/.memo"
+    params = parameters.load(tree)
+    refresh.fn(params, tree)
+    stages = [ingest, validate, prepare][: ["ingest", "validate", "prepare"].index(stage) + 1]
+    for before in stages[:-1]:
+        before.fn(params, tree)
+    for folder in ("data", ".memo", "reports"):
+        (tree / folder).mkdir(exist_ok=True)
+    used = sum(-(-file.stat().st_size // 4096) * 4 for file in (tree / full).rglob("*") if file.is_file())
+    size = f"size={used + free or 4}k"
+    mount = f"cp -a {full} kept && mount -t tmpfs -o {size} none {full} && cp -a kept/. {full} && rm -r kept"
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", f'{mounts} && exec "$@"', "sh", sys.executable, "-c", FULL, str(tree), "ingest"],
+        ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FULL, str(tree), stage],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        cwd=tree,
         capture_output=True,
         text=True,
         check=False,
     )
     assert "the disk is full: " in done.stdout and "make room, then run it again" in done.stdout, done.stderr
-    assert done.stdout.endswith("left: []\n")
+    left = json.loads(done.stdout.splitlines()[-1])
+    stages[-1].fn(params, tree)
+    assert left == {name: sha256(tree / name) for name in left}  # what it did write is whole
 
 
 @pytest.mark.parametrize(
