@@ -19,8 +19,9 @@ def commit(files: dict[str, bytes]) -> str:
 
 
 @contextmanager
-def hub(files: dict[str, bytes], cut: set[str] | None = None) -> Iterator[str]:
+def hub(files: dict[str, bytes], cut: set[str] | None = None, token: str | None = None) -> Iterator[str]:
     """Serve `files` (by their name in the repository); yields the endpoint. What is in `cut` breaks off half way.
+    With a `token` it is a private data set.
 
     Parquet files are kept in LFS, as the Hub does. What was downloaded is listed at `/fetched`.
     """
@@ -30,6 +31,9 @@ def hub(files: dict[str, bytes], cut: set[str] | None = None) -> Iterator[str]:
         def do_GET(self) -> None:
             route, _, query = self.path.partition("?")
             info = f"/api/datasets/{REPOSITORY}"
+            if token and self.headers.get("Authorization") != f"Bearer {token}":
+                self.missing(status=401)
+                return
             if route == info or route.startswith(f"{info}/revision/"):
                 self.answer(about(files))
             elif route.startswith(f"{info}/tree/"):
@@ -68,8 +72,8 @@ def hub(files: dict[str, bytes], cut: set[str] | None = None) -> Iterator[str]:
         def answer(self, content: Any) -> None:
             self.respond(json.dumps(content).encode(), {"Content-Type": "application/json"})
 
-        def missing(self, code: str = "RepoNotFound") -> None:
-            self.send_response(404)
+        def missing(self, code: str = "RepoNotFound", status: int = 404) -> None:
+            self.send_response(status)
             self.send_header("X-Error-Code", code)
             self.send_header("Content-Length", "0")
             self.end_headers()

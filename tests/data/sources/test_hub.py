@@ -69,7 +69,7 @@ def served(tmp_path):
     )
 
 
-def ingested(tree, source, endpoint, tmp_path):
+def ingested(tree, source, endpoint, tmp_path, **environment):
     from ruamel.yaml import YAML
 
     raw = YAML(typ="safe").load((tree / "params.yaml").read_text())
@@ -80,7 +80,13 @@ def ingested(tree, source, endpoint, tmp_path):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.run(
         [sys.executable, "-c", RUN, str(tree)],
-        env={**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub-home"), "HF_HUB_DISABLE_TELEMETRY": "1"},
+        env={
+            **kept,
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(tmp_path / "hub-home"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            **environment,
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -152,6 +158,17 @@ def test_files_that_are_no_parquet_are_read_by_the_client(tree, tmp_path):
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tree / "data/raw/shard-00000.parquet")
     assert table["label"].to_pylist() == ["cat", "dog", "cat"] and table["width"].to_pylist() == [1.5, 2.5, 3.5]
+
+
+def test_34_a_token_comes_from_the_environment_and_goes_nowhere(tree, served, tmp_path):
+    with hub(served[0], token="hf_only_the_hub_may_see_this") as endpoint:
+        done = ingested(tree, SOURCE, endpoint, tmp_path)
+        assert done.stderr.startswith("SourceMissing: ingest.sources: the Hub has no friends/toys at its newest commit")
+        assert "set HF_TOKEN" in done.stderr
+        done = ingested(tree, SOURCE, endpoint, tmp_path, HF_TOKEN="hf_only_the_hub_may_see_this")
+    assert done.returncode == 0, done.stderr
+    assert "hf_only" not in done.stdout + done.stderr
+    assert not [file for file in tree.rglob("*") if file.is_file() and b"hf_only" in file.read_bytes()]
 
 
 def test_a_split_that_the_hub_lacks_is_named(tree, served, tmp_path):
