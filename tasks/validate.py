@@ -32,7 +32,7 @@ def validate(params: Params, tree: Path) -> None:
         report = validation.run(params.validate, shards, out, store, pool)
     memo.prune(store, params.run.memo_bytes)
     write_json(tree / "reports/validation.json", report)
-    page.write(tree / "reports/validation.html", report, shards, out)
+    page.write(tree / "reports/validation.html", report, shards, out, params.validate.max_pixels)
     rows, reasons = report["rows"], sorted(report["reasons"].items())
     print(
         f"validate: {rows['in']:,} rows, {rows['in'] / (time.monotonic() - began):,.0f} rows/s, "

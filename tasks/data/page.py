@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ from PIL import Image
 from tasks.data import histogram, images, parquet
 from tasks.data.files import writing
 from tasks.data.schema import REASONS
-from tasks.data.shards import Shards
+from tasks.data.shards import Shard, Shards
 
 EXAMPLES = 8  # of each reason
 SIDE = 64  # pixels of a picture's longer side
 
 
-def write(path: Path, report: dict[str, Any], shards: Shards, quarantine: Path) -> None:
+def write(path: Path, report: dict[str, Any], shards: Shards, quarantine: Path, max_pixels: int) -> None:
+    """Images of more than `max_pixels` are not decoded for it either."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = page.get_template("validation.html").render(
         report=report,
         meanings=REASONS,
-        examples=_examples(shards, quarantine),
+        examples=_examples(shards, quarantine, max_pixels),
         licence=shards.info["licence"],
         quantiles=_quantiles(report),
     )
@@ -40,7 +42,7 @@ def _quantiles(report: dict[str, Any]) -> dict[str, list[float]]:
     }
 
 
-def _examples(shards: Shards, quarantine: Path) -> dict[str, list[dict[str, Any]]]:
+def _examples(shards: Shards, quarantine: Path, max_pixels: int) -> dict[str, list[dict[str, Any]]]:
     """The first bad rows of each reason, with their picture where there is one."""
     found: dict[str, list[dict[str, Any]]] = {}
     for table in parquet.batches(quarantine):
@@ -51,27 +53,29 @@ def _examples(shards: Shards, quarantine: Path) -> dict[str, list[dict[str, Any]
     wanted: dict[str, set[int]] = {}
     for row in (row for rows in found.values() for row in rows if shards.kind == "image"):
         wanted.setdefault(row["shard"], set()).add(row["row"])
-    pictures = {key: uri for shard in shards if shard.path.name in wanted for key, uri in _pictures(shard, wanted)}
+    pictures: dict[tuple[str, int], str] = {}
+    for shard in shards:
+        if shard.path.name in wanted:
+            pictures.update(_pictures(shard, wanted[shard.path.name], max_pixels))
     for row in (row for rows in found.values() for row in rows):
         row["picture"] = pictures.get((row["shard"], row["row"]))
     return dict(sorted(found.items()))
 
 
-def _pictures(shard: Any, wanted: dict[str, set[int]]) -> list[tuple[tuple[str, int], str]]:
-    made, start, name = [], 0, shard.path.name
+def _pictures(shard: Shard, wanted: set[int], max_pixels: int) -> Iterator[tuple[tuple[str, int], str]]:
+    start = 0
     for table in shard.batches(["image"]):
-        for row in sorted(row for row in wanted[name] if start <= row < start + len(table)):
-            uri = _uri(table["image"][row - start].as_py())
+        for row in sorted(row for row in wanted if start <= row < start + len(table)):
+            uri = _uri(table["image"][row - start].as_py(), max_pixels)
             if uri:
-                made.append(((name, row), uri))
+                yield (shard.path.name, row), uri
         start += len(table)
-    return made
 
 
-def _uri(image: dict[str, Any] | None) -> str | None:
+def _uri(image: dict[str, Any] | None, max_pixels: int) -> str | None:
     """A small PNG as a data URI, or nothing where there is no picture to show."""
     try:
-        picture = images.load(image["bytes"] if image else None).convert("RGB")
+        picture = images.load(image["bytes"] if image else None, max_pixels).convert("RGB")
     except images.BadImage:
         return None
     picture.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
