@@ -1,9 +1,11 @@
 """How often the gate decides wrongly: simulated test rows, fixed seeds, the gate's own functions.
 
-    python -m benchmarks.gate [--draws 1000]
+    python -m benchmarks.gate [--draws 1000] [--never 100000]
 
 Each draw is a test set: a row's class, whether it is an easy one, and whether champion and challenger answer it rightly.
-Both err mostly on the same rows, as two models of one kind do. Prints a table in Markdown.
+Both err mostly on the same rows, as two models of one kind do. Prints tables in Markdown.
+
+Seeds start at `FIRST`. The rule was settled before they were drawn for the first time: change both together.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from tasks.params import GateParams
 from tasks.versions import gate
 from tasks.versions.paired import Answers
 
+FIRST = 1_000_000  # seed
 PARAMS = replace(
     parameters.load(Path(__file__).parents[1]).gate,
     min_accuracy=0.8,
@@ -32,32 +35,49 @@ PARAMS = replace(
     on_undecided="refuse",
     on_new_contract="refuse",
 )
+BETTER, MEANS = replace(PARAMS, rule="better"), replace(PARAMS, metric="macro_recall")
 CLASSES = tuple("abcdefghij")
+EVEN = np.full(10, 0.1)
+UNLIKE = np.linspace(0.75, 0.99, 10)  # accuracy in each class, where they differ
+SHIFTS = {
+    "one class is 55 %": np.array([0.55, *[0.05] * 9]),
+    "one class is 0.5 %": np.array([0.005, *[0.995 / 9] * 9]),
+    "each class half as many as the one before": 0.5 ** np.arange(10) / sum(0.5 ** np.arange(10)),
+    "two classes only": np.array([0.5, 0.5, *[0.0] * 8]),
+}
 
 
-def draw(
-    generator: np.random.Generator, rows: int, accuracies: tuple[float, float], prevalence: np.ndarray | None = None
-) -> Answers:
-    """One test set on which the models have these true accuracies, in every class alike."""
+def draw(seed: int, rows: int, champion: np.ndarray, challenger: np.ndarray, prevalence: np.ndarray = EVEN) -> Answers:
+    """One test set on which the models have these true accuracies per class, (10,) each."""
+    generator = np.random.default_rng(seed)
     targets = generator.choice(len(CLASSES), rows, p=prevalence)
-    return Answers(targets, *(said(generator, targets, accuracy) for accuracy in accuracies))
+    return Answers(targets, *(said(generator, targets, accuracy) for accuracy in (champion, challenger)))
 
 
-def said(generator: np.random.Generator, targets: np.ndarray, accuracy: float) -> np.ndarray:
-    """Answers that are right with this probability. Hard rows are the same for all models: each tenth row by position."""
+def said(generator: np.random.Generator, targets: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Answers that are right with this probability per class. Each tenth row by position is hard for all models."""
     hard = np.arange(len(targets)) % 10 == 0
     right_if_hard = 0.5
-    right_if_easy = (accuracy - 0.1 * right_if_hard) / 0.9
+    right_if_easy = (accuracy[targets] - 0.1 * right_if_hard) / 0.9
     right = generator.random(len(targets)) < np.where(hard, right_if_hard, right_if_easy)
     return np.where(right, targets, (targets + 1) % len(CLASSES))
 
 
-def verdicts(params: GateParams, draws: int, **how: object) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for seed in range(draws):
-        answers = draw(np.random.default_rng(seed), **how)  # type: ignore[arg-type]
-        counts[gate.decide(params, answers, CLASSES).verdict] += 1
-    return counts
+def alike(accuracy: float) -> np.ndarray:
+    return np.full(len(CLASSES), accuracy)
+
+
+def verdicts(
+    params: GateParams,
+    draws: int,
+    rows: int,
+    champion: np.ndarray,
+    challenger: np.ndarray,
+    prevalence: np.ndarray = EVEN,
+    first: int = FIRST,
+) -> Counter[str]:
+    sets = (draw(first + n, rows, champion, challenger, prevalence) for n in range(draws))
+    return Counter(gate.decide(params, answers, CLASSES).verdict for answers in sets)
 
 
 def downhill(step: float, promotions: int, rows: int, seed: int) -> tuple[int, float]:
@@ -67,59 +87,90 @@ def downhill(step: float, promotions: int, rows: int, seed: int) -> tuple[int, f
     """
     generator = np.random.default_rng(seed)
     targets = generator.choice(len(CLASSES), rows)
-    best = champion = said(generator, targets, 0.92)
+    best = champion = said(generator, targets, alike(0.92))
     level = accuracy = 0.92
     passed = 0
     for _ in range(promotions):
-        challenger = said(generator, targets, accuracy - step)
+        challenger = said(generator, targets, alike(accuracy - step))
         before = Answers(targets, best, challenger) if best is not champion else None
         if gate.decide(PARAMS, Answers(targets, champion, challenger), CLASSES, before).verdict == "promote":
             passed, accuracy, champion = passed + 1, accuracy - step, challenger
     return passed, level - accuracy
 
 
+def five_rows(seed: int) -> bool:
+    """Does a class of some 5 rows, all of them lost, keep out a model that is better elsewhere?"""
+    small = np.array([0.0005, *[0.9995 / 9] * 9])
+    answers = draw(seed, 10_000, alike(0.91), alike(0.93), small)
+    lost = answers._replace(challenger=np.where(answers.targets == 0, 1, answers.challenger))
+    return any(gate.decide(params, lost, CLASSES).verdict != "promote" for params in (PARAMS, MEANS))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
-    draws = parser.parse_args().draws
-    strict = replace(PARAMS, rule="better")
-    print(f"| {draws} draws each, gate.confidence 0.95 | promote | refuse | undecided |\n|---|---|---|---|")
-    row("equal models, 10,000 rows, rule better", draws, verdicts(strict, draws, rows=10_000, accuracies=(0.92, 0.92)))
-    row("equal models, 1,000 rows, rule better", draws, verdicts(strict, draws, rows=1000, accuracies=(0.92, 0.92)))
-    row(
-        "2 points better, 10,000 rows, rule better",
-        draws,
-        verdicts(strict, draws, rows=10_000, accuracies=(0.91, 0.93)),
-    )
-    row("equal models, 10,000 rows, margin 0.005", draws, verdicts(PARAMS, draws, rows=10_000, accuracies=(0.92, 0.92)))
-    row("worse by the margin, 10,000 rows", draws, verdicts(PARAMS, draws, rows=10_000, accuracies=(0.92, 0.915)))
-    row("2 points worse, 10,000 rows", draws, verdicts(PARAMS, draws, rows=10_000, accuracies=(0.93, 0.91)))
-    shifted = np.array([0.55, *[0.05] * 9])
-    row(
-        "equal models, prevalence shifted to 55 % of one class, 10,000 rows",
-        draws,
-        verdicts(PARAMS, draws, rows=10_000, accuracies=(0.92, 0.92), prevalence=shifted),
-    )
-    small = np.array([0.0005, *[0.9995 / 9] * 9])
-    named = sum(five_rows(seed, small) for seed in range(draws))
-    print(f"\nA class of some 5 rows that the challenger always gets wrong decided in {named} of {draws} draws.")
+    parser.add_argument("--never", type=int, default=100_000, help="draws of a shift of prevalence, over all its rows")
+    arguments = parser.parse_args()
+    overall(arguments.draws)
+    of_a_class(arguments.draws)
+    named = sum(five_rows(FIRST + n) for n in range(arguments.draws))
+    print(f"\nA class of some 5 rows, always wrong, kept a better model out in {named} of {arguments.draws} draws.")
     for step in (0.001, 0.002, 0.004):
-        ends = [downhill(step, 20, 10_000, seed) for seed in range(max(1, draws // 20))]
+        ends = [downhill(step, 20, 10_000, FIRST + seed) for seed in range(max(1, arguments.draws // 20))]
         passed, lost = (max(end[part] for end in ends) for part in (0, 1))
-        print(
-            f"20 challengers, each {step} worse than the champion: at most {passed} got through, {lost:.3f} lost at most."
-        )
+        print(f"20 challengers, each {step} worse than the one before: at most {passed} got through, {lost:.3f} lost.")
+    prevalence(arguments.never)
 
 
-def five_rows(seed: int, prevalence: np.ndarray) -> bool:
-    """Does a class of some 5 rows, all of them lost, make the gate refuse a model that is better elsewhere?"""
-    answers = draw(np.random.default_rng(seed), 10_000, (0.91, 0.93), prevalence)
-    challenger = np.where(answers.targets == 0, 1, answers.challenger)
-    return gate.decide(PARAMS, answers._replace(challenger=challenger), CLASSES).verdict != "promote"
+def overall(draws: int) -> None:
+    head(draws)
+    equal, ten = alike(0.92), 10_000
+    row("equal, 10,000 rows, rule better", verdicts(BETTER, draws, ten, equal, equal))
+    row("equal, 1,000 rows, rule better", verdicts(BETTER, draws, 1000, equal, equal))
+    row("2 points better, 10,000 rows, rule better", verdicts(BETTER, draws, ten, alike(0.91), alike(0.93)))
+    row("equal, 10,000 rows, margin 0.005", verdicts(PARAMS, draws, ten, equal, equal))
+    row("worse by the margin, 10,000 rows", verdicts(PARAMS, draws, ten, equal, alike(0.915)))
+    row("2 points worse, 10,000 rows", verdicts(PARAMS, draws, ten, alike(0.93), alike(0.91)))
+    row("4 points worse, 1,000 rows", verdicts(PARAMS, draws, 1000, alike(0.94), alike(0.90)))
 
 
-def row(name: str, draws: int, counts: Counter[str]) -> None:
-    shares = " | ".join(f"{counts[verdict] / draws:.1%}" for verdict in ("promote", "refuse", "undecided"))
+def of_a_class(draws: int) -> None:
+    """What is left of the power to see one class fall, where the other nine get a point better."""
+    print()
+    head(draws)
+    for rows in (100, 300, 1000):
+        for loss in (0.1, 0.2, 0.4):
+            accuracy = np.array([0.92 - loss, *[0.93] * 9])
+            found = verdicts(PARAMS, draws, 10 * rows, alike(0.92), accuracy)
+            row(f"one class of {rows} rows loses {100 * loss:.0f} points", found)
+
+
+def prevalence(draws: int) -> None:
+    """Equally good models, with other shares of the classes: nothing may be refused."""
+    each = max(1, draws // (len(SHIFTS) * 4))
+    print()
+    head(each)
+    total: Counter[str] = Counter()
+    for name, shares in SHIFTS.items():
+        for params, rows, accuracy in (
+            (PARAMS, 10_000, alike(0.92)),
+            (PARAMS, 10_000, UNLIKE),
+            (PARAMS, 1000, UNLIKE),
+            (MEANS, 1000, UNLIKE),
+        ):
+            first = 2 * FIRST + total.total()  # no seed twice
+            found = verdicts(params, each, rows, accuracy, accuracy, shares, first)
+            row(f"equal, {name}, {rows:,} rows, {params.metric}{', unlike classes' * (accuracy is UNLIKE)}", found)
+            total += found
+    print(f"\nRefused: {total['refuse']} of {total.total():,}.")
+
+
+def head(draws: int) -> None:
+    print(f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | undecided |\n|---|---|---|---|")
+
+
+def row(name: str, counts: Counter[str]) -> None:
+    shares = " | ".join(f"{counts[verdict] / counts.total():.1%}" for verdict in ("promote", "refuse", "undecided"))
     print(f"| {name} | {shares} |", flush=True)
 
 

@@ -143,7 +143,7 @@ def _judged(
     found = gate.decide(params.gate, answers, run.classes, before, scoring.groups(run, rows))
     verdict, reason = _settled(params, found.verdict, found.reason, champion, other)
     if found.estimate is not None:
-        names = ("champion_score", "challenger_score", "difference", "low", "high")
+        names = ("champion_score", "challenger_score", "difference", "low", "high", "luck")
         figures |= dict(zip(names, found.estimate, strict=True))
     return Decision(
         verdict=verdict,

@@ -21,15 +21,21 @@ from tasks.versions.paired import Answers, Estimate
 
 Verdict = Literal["promote", "refuse", "undecided", "known"]
 FILE = "reports/gate.json"
+NEVER = 1e-5  # at most this share of the comparisons of equally good models ends with a refusal; see `decide`
 
 
 class Slice(NamedTuple):
-    """One class or group by itself: `p` that it lost no more than `gate.slice_margin`, corrected for how many are judged."""
+    """One class or group by itself; p-values are corrected for how many are judged.
+
+    `p`: that it lost no more than `gate.slice_margin`. `luck`: of such a loss where both models are equally good.
+    `fallen`: it is shown to have lost more than that margin.
+    """
 
     name: str
     rows: int
     difference: float
     p: float
+    luck: float
     fallen: bool
 
 
@@ -73,6 +79,7 @@ class Decision:
     high: float | None = None
     confidence: float | None = None
     p: float | None = None  # McNemar's, one-sided: as many rows won by chance alone
+    luck: float | None = None  # as many lost by chance alone; of `metric`
     slices: Sequence[Sequence[Any]] = ()  # see `Slice`
     best: str | None = None
     best_difference: float | None = None
@@ -133,6 +140,13 @@ def decide(
 ) -> Judgement:
     """May the challenger take the champion's place?
 
+    It is promoted where it is shown, at `gate.confidence`, to be better or within the margin. It is refused where a loss
+    beyond the margin (of all rows, of a class or group, or against the best version before) is shown at that
+    confidence *and* is no bad luck: equally good models would show one less than once in 1 / `NEVER` comparisons. That holds
+    exactly, whatever the shares of the classes, the number of rows and of groups: rows on which such models disagree
+    fall to either like a fair coin (McNemar's test), and Holm's correction covers all that is judged. Anything else is
+    undecided: a loss that is shown at `gate.confidence` alone stops a promotion, but does not refuse.
+
     Args:
         answers: what both answered to the same rows.
         classes: names of the classes that `answers` index.
@@ -143,58 +157,54 @@ def decide(
     Returns:
         The verdict, before `on_undecided`, and the numbers behind it.
     """
-    rows = len(answers.targets)
-    if rows == 0:
-        return Judgement("undecided", "no rows to compare on", None, 1.0, (), None)
-    estimate = paired.estimate(answers, params.metric, len(classes), params.confidence)
-    lost, won = paired.disagreements(answers)
-    p = paired.mcnemar(lost, won)
-    better = p < 1 - params.confidence if params.metric == "accuracy" else estimate.low > 0
-    verdict, why = _verdict(params, estimate, better)
-    reason = f"{why}: {_said(params, estimate, rows)}"
+    judged = np.flatnonzero(np.bincount(answers.targets, minlength=len(classes)) >= params.min_slice)
+    if not len(answers.targets) or (params.metric != "accuracy" and not len(judged)):
+        lack = f"of a class with gate.min_slice = {params.min_slice} rows " if len(answers.targets) else ""
+        return Judgement("undecided", f"no rows {lack}to compare on", None, 1.0, (), None)
+    estimate = paired.estimate(answers, params.metric, judged, params.confidence)
+    against = paired.estimate(best, params.metric, judged, params.confidence) if best and len(best.targets) else None
     slices = judge_slices(params, answers, classes, groups or {})
-    against = None
-    fallen = [each for each in slices if each.fallen]
-    if fallen:
+    tests = {"all": estimate.luck} | ({"best": against.luck} if against else {}) | {s.name: s.luck for s in slices}
+    luck = paired.holm(tests)
+    slices = tuple(each._replace(luck=luck[each.name]) for each in slices)
+    p = paired.mcnemar(*paired.disagreements(answers))
+    better = p < 1 - params.confidence if params.metric == "accuracy" else estimate.low > 0
+    verdict, why = _verdict(params, estimate, better, luck["all"])
+    reason = f"{why}: {_said(params, estimate, len(answers.targets))}"
+    if fallen := [each for each in slices if each.fallen]:
+        sure = any(each.luck < NEVER for each in fallen)
         worst = ", ".join(f"{each.name} ({each.difference:+.3f} on {each.rows} rows)" for each in fallen)
-        verdict, reason = "refuse", f"{worst} got worse by more than {params.slice_margin}; {reason}"
-    elif best is not None and len(best.targets):
-        against = paired.estimate(best, params.metric, len(classes), params.confidence)
-        kept = "promote" if against.low >= -params.margin else "undecided"
-        kept = "refuse" if against.high < -params.margin else kept
-        if verdict == "promote" and kept != "promote":
-            verdict = "refuse" if kept == "refuse" else "undecided"
-            reason = f"downhill: against the best before it {_said(params, against, len(best.targets))}; {reason}"
+        verdict = "refuse" if sure or verdict == "refuse" else "undecided"
+        reason = f"{worst} {'got' if sure else 'seems to have got'} worse by more than {params.slice_margin}; {reason}"
+    elif against and best and verdict == "promote" and against.low < -params.margin:
+        verdict = "refuse" if against.high < -params.margin and luck["best"] < NEVER else "undecided"
+        reason = f"downhill: against the best before it {_said(params, against, len(best.targets))}; {reason}"
     return Judgement(verdict, reason, estimate, p, slices, against)
 
 
 def judge_slices(
     params: GateParams, answers: Answers, classes: Sequence[str], groups: Mapping[str, np.ndarray]
 ) -> tuple[Slice, ...]:
-    """Every class and group with at least `gate.min_slice` rows by itself, its p-value corrected for how many there are."""
+    """Every class and group with at least `gate.min_slice` rows by itself; `p` is corrected, `luck` not yet."""
     masks = {f"class {name}": answers.targets == index for index, name in enumerate(classes)} | dict(groups)
-    found = {}
-    for name, mask in masks.items():
-        part = answers.at(mask)
-        if len(part.targets) >= params.min_slice:
-            found[name] = (*paired.disagreements(part), len(part.targets))
-    p_values = {name: paired.p_fallen(*counts, params.slice_margin) for name, counts in found.items()}
-    corrected = paired.holm(p_values)
-    slices = []
-    for name, (lost, won, rows) in found.items():
-        fallen = corrected[name] < 1 - params.confidence
-        slices.append(Slice(name, rows, (won - lost) / rows, corrected[name], fallen))
-    return tuple(slices)
+    parts = {name: answers.at(mask) for name, mask in masks.items() if mask.sum() >= params.min_slice}
+    found = {name: (*paired.disagreements(part), len(part.targets)) for name, part in parts.items()}
+    p = paired.holm({name: paired.p_fallen(*counts, params.slice_margin) for name, counts in found.items()})
+    return tuple(
+        Slice(name, rows, (won - lost) / rows, p[name], paired.mcnemar(won, lost), p[name] < 1 - params.confidence)
+        for name, (lost, won, rows) in found.items()
+    )
 
 
-def _verdict(params: GateParams, estimate: Estimate, better: bool) -> tuple[Verdict, str]:
+def _verdict(params: GateParams, estimate: Estimate, better: bool, luck: float) -> tuple[Verdict, str]:
     margin = params.margin if params.rule == "no_worse" else 0.0
     if better:
         return "promote", "better"
     if params.rule == "no_worse" and estimate.low >= -margin:
         return "promote", f"no worse than the margin of {margin}"
     if estimate.high < -margin:
-        return "refuse", f"worse than the margin of {margin}" if margin else "worse"
+        worse = f"worse than the margin of {margin}" if margin else "worse"
+        return ("refuse", worse) if luck < NEVER else ("undecided", f"seems {worse}")
     return "undecided", f"too few rows to tell, with a margin of {margin}" if margin else "not shown to be better"
 
 

@@ -28,13 +28,17 @@ class Answers(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Challenger less champion; `low` and `high` bound the true difference, each from one side."""
+    """Challenger less champion; `low` and `high` bound the true difference, each from one side.
+
+    `luck` is the one-sided p-value of a loss this large where both are equally good: small if it is no bad luck.
+    """
 
     champion: float
     challenger: float
     difference: float
     low: float
     high: float
+    luck: float
 
 
 def disagreements(answers: Answers) -> tuple[int, int]:
@@ -87,22 +91,30 @@ def score(lost: int, won: int, rows: int, delta: float) -> float:
     return excess / math.sqrt(variance)
 
 
-def estimate(answers: Answers, metric: str, classes: int, confidence: float) -> Estimate:
+def estimate(answers: Answers, metric: str, classes: np.ndarray, confidence: float) -> Estimate:
     """The difference in `metric` ("accuracy", "macro_recall", "macro_f1") on the same rows.
 
-    Bounds are Tango's for accuracy, and a paired bootstrap's percentiles (seeded: the same input, the same answer) else.
+    Bounds are Tango's for accuracy, and a paired bootstrap's percentiles (seeded: the same input, the same answer) else;
+    `luck` is McNemar's exact test for accuracy, and by the bootstrap's standard deviation else.
+
+    Args:
+        classes: indices of the classes that a macro metric is the mean of.
     """
     of = METRICS[metric]
     cells, counts = np.unique(np.stack(answers, axis=1), axis=0, return_counts=True)
     grouped = Answers(*cells.T)
-    found = [float(of(grouped.targets, said, counts[None], classes)[0]) for said in grouped[1:]]
+    theirs, ours = (float(of(grouped.targets, said, counts[None], classes)[0]) for said in grouped[1:])
     if metric == "accuracy":
-        low, high = tango(*disagreements(answers), len(answers.targets), confidence)
+        lost, won = disagreements(answers)
+        low, high = tango(lost, won, len(answers.targets), confidence)
+        luck = mcnemar(won, lost)
     else:
         draws = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
-        theirs, ours = (of(grouped.targets, said, draws, classes) for said in grouped[1:])
-        low, high = np.quantile(ours - theirs, [1 - confidence, confidence])
-    return Estimate(found[0], found[1], found[1] - found[0], float(low), float(high))
+        before, after = (of(grouped.targets, said, draws, classes) for said in grouped[1:])
+        low, high = np.quantile(after - before, [1 - confidence, confidence])
+        spread = float(np.std(after - before))
+        luck = NormalDist().cdf((ours - theirs) / spread) if spread else 1.0
+    return Estimate(theirs, ours, ours - theirs, float(low), float(high), luck)
 
 
 def holm(p_values: dict[str, float]) -> dict[str, float]:
@@ -115,25 +127,25 @@ def holm(p_values: dict[str, float]) -> dict[str, float]:
     return corrected
 
 
-def accuracy(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:  # noqa: ARG001
+def accuracy(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> np.ndarray:  # noqa: ARG001
     """Share of rows answered rightly, float64 (B,); `counts` (B, cells) is how often each cell stands in each resample."""
     return np.asarray(counts @ (said == targets) / counts.sum(axis=1))
 
 
-def macro_recall(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:
-    """Mean over the classes that have rows of the share of their rows answered rightly, float64 (B,)."""
+def macro_recall(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Mean over the `classes` that have rows of the share of their rows answered rightly, float64 (B,)."""
     right, support, _ = _tallies(targets, said, counts, classes)
     return np.asarray((right / np.maximum(support, 1)).sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1))
 
 
-def macro_f1(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:
-    """Mean F1 over the classes that have rows, float64 (B,)."""
+def macro_f1(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Mean F1 over the `classes` that have rows, float64 (B,)."""
     right, support, predicted = _tallies(targets, said, counts, classes)
     f1 = 2 * right / np.maximum(support + predicted, 1) * (support > 0)
     return np.asarray(f1.sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1))
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]] = {
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "accuracy": accuracy,
     "macro_recall": macro_recall,
     "macro_f1": macro_f1,
@@ -141,10 +153,10 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarra
 
 
 def _tallies(
-    targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: int
+    targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows answered rightly, rows, and answers of each class, int64 (B, classes) each."""
-    true, predicted = (values[:, None] == np.arange(classes) for values in (targets, said))
+    """Rows answered rightly, rows, and answers of each of the `classes`, int64 (B, classes) each."""
+    true, predicted = (values[:, None] == classes for values in (targets, said))
     return counts @ (true & predicted), counts @ true, counts @ predicted
 
 
