@@ -1,7 +1,7 @@
 """The gate: may this run's model take the place of the one in service?
 
 Reads `models/`, `reports/metrics.json`, `reports/predictions.parquet`, `data/raw/` and the version in service; writes
-`reports/gate.json`. Params: `gate`. Where nothing serves yet, torch is not imported.
+`reports/gate.json` and, for people, `reports/gate.html`. Params: `gate`. Where nothing serves yet, torch is not imported.
 """
 
 from __future__ import annotations
@@ -10,24 +10,30 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import params as parameters
 from tasks.errors import CorruptData, RatchetError, VersionError
 from tasks.params import Params
 from tasks.stage import step
-from tasks.versions import gate, number
+from tasks.versions import gate, gate_page, number
 from tasks.versions.cache import digest
 from tasks.versions.gate import Decision
 from tasks.versions.registry import Registry, Version, rolled_back
 from tasks.versions.tags import checked_environment
 
+if TYPE_CHECKING:
+    from tasks.versions.scoring import Compared, Run
+
+    _Seen = tuple[Run, Compared] | tuple[()]  # what was compared, if anything was
+
+_NOTHING: _Seen = ()
 WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "reports/metrics.json"
 
 
 @step
 def compare(params: Params, tree: Path, environment: str) -> Decision:
-    """Decide on the run in `tree` and write `reports/gate.json`.
+    """Decide on the run in `tree` and write `reports/gate.json` and `reports/gate.html`.
 
     Raises:
         VersionError: there is no run to decide on, or no such environment can be.
@@ -41,7 +47,7 @@ def compare(params: Params, tree: Path, environment: str) -> Decision:
         "rows": int(metrics["rows"]),
         "accuracy": float(metrics["accuracy"]),
     }
-    champion = registry.serving(environment)
+    champion, seen = registry.serving(environment), _NOTHING
     known = registry.known(figures["weights_sha256"])
     if known is not None:
         decision = _known(registry, known, champion, figures)
@@ -49,8 +55,9 @@ def compare(params: Params, tree: Path, environment: str) -> Decision:
         verdict, reason = gate.first(params.gate, figures["accuracy"])
         decision = Decision(verdict=verdict, reason=reason, **figures)
     else:
-        decision = _against(params, tree, champion, figures)
+        decision, seen = _against(params, tree, champion, figures)
     gate.write(decision, tree)
+    gate_page.write(tree, decision, params.gate, *seen)
     return decision
 
 
@@ -68,12 +75,12 @@ def _known(registry: Registry, known: Version, champion: Version | None, figures
     return Decision(verdict="known", reason=f"the same weights as {known.name}, {where}", **figures)
 
 
-def _against(params: Params, tree: Path, champion: Version, figures: dict[str, Any]) -> Decision:
+def _against(params: Params, tree: Path, champion: Version, figures: dict[str, Any]) -> tuple[Decision, _Seen]:
     """Both answer the same test rows, the champion from the raw rows with its own spec."""
     from tasks.versions import scoring
 
     if not math.isfinite(float(_json(tree / METRICS)["loss"])):
-        return Decision(verdict="refuse", reason="its loss is not finite", champion=champion.name, **figures)
+        return Decision(verdict="refuse", reason="its loss is not finite", champion=champion.name, **figures), _NOTHING
     best = best_before(Registry(tree), figures["environment"], champion, params.gate.metric)
     return _judged(params, tree, scoring.of_tree(tree), champion, best, figures)
 
@@ -97,7 +104,7 @@ def gate_versions(params: Params, tree: Path, champion: str, challenger: str) ->
         "version": new.name,
     }
     with scoring.of_version(tree, new) as run:
-        return _judged(params, tree, run, old, None, figures)
+        return _judged(params, tree, run, old, None, figures)[0]
 
 
 def best_before(registry: Registry, environment: str, champion: Version, metric: str) -> Version | None:
@@ -126,37 +133,39 @@ def best_before(registry: Registry, environment: str, champion: Version, metric:
 
 
 def _judged(
-    params: Params, tree: Path, run: Any, champion: Version, best: Version | None, figures: dict[str, Any]
-) -> Decision:
+    params: Params, tree: Path, run: Run, champion: Version, best: Version | None, figures: dict[str, Any]
+) -> tuple[Decision, _Seen]:
     from tasks.versions import scoring
 
     other = _new_contract(champion, run.contract)
     figures = {**figures, "champion": champion.name, "new_contract": tuple(other), "confidence": params.gate.confidence}
     try:
-        answers, rows = scoring.compared(tree, run, champion, params.evaluate.batch_size)
+        compared = scoring.compared(tree, run, champion, params.evaluate.batch_size)
     except CorruptData as error:
         if not other:
             raise
         reason = f"the contract changed ({', '.join(other)}), and {champion.name} can't answer these rows: {error}"
-        return Decision(verdict=_allowed(params.gate.on_new_contract), reason=reason, **figures)
-    before = scoring.compared(tree, run, best, params.evaluate.batch_size)[0] if best else None
-    found = gate.decide(params.gate, answers, run.classes, before, scoring.groups(run, rows))
+        return Decision(verdict=_allowed(params.gate.on_new_contract), reason=reason, **figures), _NOTHING
+    before = scoring.compared(tree, run, best, params.evaluate.batch_size).answers if best else None
+    groups = scoring.groups(run, compared.rows)
+    found = gate.decide(params.gate, compared.answers, run.classes, before, groups)
     verdict, reason = _settled(params, found.verdict, found.reason, champion, other)
     if found.estimate is not None:
         names = ("champion_score", "challenger_score", "difference", "low", "high", "luck")
         figures |= dict(zip(names, found.estimate, strict=True))
-    return Decision(
+    decision = Decision(
         verdict=verdict,
         reason=reason,
         metric=params.gate.metric,
-        compared=len(answers.targets),
-        excluded=len(run.targets) - len(rows),
+        compared=len(compared.rows),
+        excluded=len(run.targets) - len(compared.rows),
         p=found.p,
         slices=tuple(tuple(each) for each in found.slices),
         best=best.name if best else None,
         best_difference=found.against.difference if found.against else None,
         **figures,
     )
+    return decision, (run, compared)
 
 
 def _settled(

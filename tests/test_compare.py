@@ -14,7 +14,7 @@ from tasks.promote import promote, rollback
 from tasks.register import register
 from tasks.versions import gate, load, path, pipeline, scoring
 from tasks.versions.gate import Decision
-from tasks.versions.git import head
+from tasks.versions.git import git, head
 from tests.versions.real import ROW_IDS, lay
 from tests.versions.toy import BIN, ROOT, Toy
 
@@ -43,6 +43,42 @@ def test_a_better_model_takes_over_and_a_worse_one_does_not(toy: Toy) -> None:
     assert (better.verdict, better.difference) == ("promote", pytest.approx(0.05))
     assert toy.serves() == "v1.0.1"
     assert gate.read(toy.tree).to_dict() == better.to_dict()
+
+
+def test_the_page_says_what_was_decided_and_why(toy: Toy) -> None:
+    def page() -> str:
+        return (toy.tree / "reports/gate.html").read_text()
+
+    train(toy, 0.2)
+    assert "goes into service" in page()
+    assert 'id="differences"' not in page()
+    train(toy, 0.2)
+    assert "v1.0.0" in page()
+    assert "is nothing new" in page()
+    toy.set("train.lr", 0.1)
+    toy.write({"source.lock": '{"rows": 2}\n'})
+    decision = train(toy, 0.4)
+    for text in ("is refused", decision.reason[1:], "class right", "train.lr", "<code>source.lock</code>", "got worse"):
+        assert text in page()
+    assert page().count('data-kind="lost"') == 24
+    assert 'data-kind="won"' not in page()
+    assert "was: right" in page()
+    assert "now: left" in page()
+    assert toy.serves() == "v1.0.0"
+    toy.set("train.lr", 0.2)
+    train(toy, 0.1)
+    held = git("show", f"{toy.registry.find('prod').commit}:reports/gate.html", cwd=toy.tree)
+    assert held.strip() == page().strip()
+    assert page().count('data-kind="won"') == 24
+
+
+def test_the_page_of_another_contract(toy: Toy) -> None:
+    train(toy, 0.2)
+    decision = train(toy, 0.1, classes=("left", "<b>up</b>"))
+    page = (toy.tree / "reports/gate.html").read_text()
+    assert decision.verdict == "undecided"
+    assert "Classes differ from the champion" in page
+    assert "<b>up</b>" not in page
 
 
 def test_the_first_version_needs_no_torch(toy: Toy) -> None:

@@ -6,25 +6,18 @@ and light nor a screen reader, and weigh more than the rest of the page.
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
-from PIL import Image
 
-from tasks.data.files import writing
-from tasks.learning import metrics
+from tasks.learning import metrics, page
 from tasks.learning.card import Card
 
-SIDE = 96  # pixels of a picture's longer side; smaller images stay as they are
+TEMPLATE = Path(__file__).with_name("report.html")
 PER_CELL = 4  # examples behind a cell of the confusion matrix
 BUDGET = 1_200_000  # characters of pictures behind those cells
-HERE = Path(__file__).parent
 
 
 def write(
@@ -48,34 +41,18 @@ def write(
     said = probabilities.argmax(1)
     matrix = metrics.confusion(targets, said, len(card.classes))
     answers = Answers(card, inputs, targets, probabilities)
-    html = page("report.html").render(
-        found=found,
-        low_high=found.get("intervals", {}),
-        card=card,
-        matrix=matrix.tolist(),
-        curves=_curves(curves),
-        reliability=metrics.reliability(targets, probabilities),
-        mistakes=[answers.row(row) for row in answers.worst(worst)],
-        examples=answers.by_cell(),
-        trained=dict(_flat({"model": card.params["model"], "train": card.params["train"]})),
-    )
-    with writing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-
-
-def page(name: str) -> jinja2.Template:
-    """A template of this folder, strict about what it is given."""
-    pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    pages.globals["style"] = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # our own files
-    pages.globals["script"] = Markup((HERE / "report.js").read_text(encoding="utf-8"))
-    pages.filters |= {"percent": _percent, "count": lambda value: f"{value:,}", "digits": _digits}
-    return pages.get_template(name)
+    values = {
+        "found": found,
+        "low_high": found.get("intervals", {}),
+        "card": card,
+        "matrix": matrix.tolist(),
+        "curves": _curves(curves),
+        "reliability": metrics.reliability(targets, probabilities),
+        "mistakes": [answers.row(row) for row in answers.worst(worst)],
+        "examples": answers.by_cell(),
+        "trained": dict(_flat({"model": card.params["model"], "train": card.params["train"]})),
+    }
+    page.write(path, TEMPLATE, values)
 
 
 class Answers:
@@ -121,12 +98,7 @@ class Answers:
         """The image of a row as a PNG in a data URI."""
         if self.card.spec["kind"] != "image":
             return None
-        pixels = self.inputs[row]  # (C, H, W)
-        image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)))
-        image.thumbnail((SIDE, SIDE))
-        encoded = io.BytesIO()
-        image.save(encoded, "PNG")
-        return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
+        return page.picture(self.inputs[row])
 
 
 def _curves(path: Path) -> list[dict[str, float]]:
@@ -141,11 +113,3 @@ def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
     for key, value in values.items():
         found += _flat(value, f"{before}{key}.") if isinstance(value, dict) and value else [(f"{before}{key}", value)]
     return found
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}%"
-
-
-def _digits(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tasks.versions import number, pipeline
 from tasks.versions.git import read
 from tasks.versions.registry import Assignment, Registry, Version
 
-METRICS = "reports/metrics.json"
+METRICS, CARD = "reports/metrics.json", "models/classifier.json"
 
 
 @dataclass(frozen=True)
@@ -97,43 +97,60 @@ def show(tree: Path, name: str) -> Shown:
     )
 
 
-def diff(tree: Path, old: str, new: str) -> Difference:
-    """Raises `VersionError` for an unknown version."""
+def diff(tree: Path, old: str, new: str | None) -> Difference:
+    """How two versions differ; `new` may be None: the run that lies in `tree`, not registered yet.
+
+    Raises:
+        VersionError: an unknown version, or a run that is not whole.
+    """
     registry = Registry(tree)
-    versions = registry.find(old), registry.find(new)
-    was, now = (pipeline.of_commit(tree, version.commit) for version in versions)
-    changed = number.change(was, now, {}, {})
-    metrics = [_metrics(tree, version) for version in versions]
-    classes = [values.pop("per_class", {}) for values in metrics]
+    before, after = _version(tree, registry.find(old)), _version(tree, registry.find(new)) if new else _run(tree)
+    changed = number.change(before.pipeline, after.pipeline, {}, {})
+    classes = [side.metrics.pop("per_class", {}) for side in (before, after)]
     return Difference(
-        old=versions[0].name,
-        new=versions[1].name,
-        params=_pairs(number.flat(was), number.flat(now)),
-        data=([pipeline.SOURCES] if changed.data else []) + _data(was, now),
-        metrics=_pairs(*metrics),
+        old=before.name,
+        new=after.name,
+        params=_pairs(number.flat(before.pipeline), number.flat(after.pipeline)),
+        data=([pipeline.SOURCES] if changed.data else []) + _data(before.pipeline, after.pipeline),
+        metrics=_pairs(before.metrics, after.metrics),
         per_class={
             name: _pairs(*(found.get(name, {}) for found in classes)) for name in sorted({*classes[0], *classes[1]})
         },
-        contract=_pairs(*(version.data.get("contract", {}) for version in versions)),
+        contract=_pairs(before.contract, after.contract),
         code=changed.code,
     )
+
+
+class _Side(NamedTuple):
+    """One of two that are compared."""
+
+    name: str
+    pipeline: pipeline.Pipeline
+    metrics: dict[str, Any]
+    contract: Mapping[str, Any]
+
+
+def _version(tree: Path, version: Version) -> _Side:
+    held = pipeline.of_commit(tree, version.commit)
+    metrics = _json(read(tree, version.commit, METRICS))
+    return _Side(version.name, held, dict(metrics or {}), version.data.get("contract", {}))
+
+
+def _run(tree: Path) -> _Side:
+    metrics, card = (json.loads((tree / file).read_bytes()) for file in (METRICS, CARD))
+    return _Side("this run", pipeline.of_tree(tree), metrics, number.contract(card["spec"]))
 
 
 def spans(registry: Registry, environment: str) -> list[Span]:
     """The audit of an environment: what served from when to when and why it changed, the oldest first."""
     history = registry.history(environment)
     ends: list[int | None] = [each.date for each in history[1:]]
-    pairs = zip(history, [*ends, None], strict=True)
+    pairs = zip(history, [*ends, None])  # noqa: B905  # of no history there is one end too many
     return [_span(each, until) for each, until in pairs if each.action != "unassign"]
 
 
 def _span(each: Assignment, until: int | None) -> Span:
     return Span(each.environment, each.version, each.date, until, each.action, each.reason, each.tag.tagger)
-
-
-def _metrics(tree: Path, version: Version) -> dict[str, Any]:
-    found = _json(read(tree, version.commit, METRICS))
-    return found if isinstance(found, dict) else {}
 
 
 def _data(was: pipeline.Pipeline, now: pipeline.Pipeline) -> list[str]:

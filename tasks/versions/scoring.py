@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +18,7 @@ from tasks.learning.card import Card
 from tasks.learning.predict import probabilities
 from tasks.versions import loading, pipeline, remote
 from tasks.versions.cache import Cache
-from tasks.versions.paired import Answers
+from tasks.versions.paired import Answers, disagreements
 from tasks.versions.registry import Version
 
 PREDICTIONS, CARD = "reports/predictions.parquet", "models/classifier.json"
@@ -34,11 +34,25 @@ class Run:
     row_ids: np.ndarray  # (N,) object
     targets: np.ndarray  # (N,) int64
     said: np.ndarray  # (N,) int64
+    sure: np.ndarray  # (N,) float32: the probability that it gave to what it said
     classes: tuple[str, ...]
     contract: dict[str, Any]
     raw: Path
     trained: frozenset[str]  # row_ids that its model was trained on, as far as they are known
     slices: dict[str, np.ndarray]  # per slice column the value of each row, (N,) object
+
+
+class Compared(NamedTuple):
+    """What a champion and a run answered to the same rows."""
+
+    answers: Answers
+    rows: np.ndarray  # positions in the run of the rows of `answers`, int64 (n,)
+    sure: np.ndarray  # the probability that the champion gave to what it said, float32 (n,)
+
+    @property
+    def disagreements(self) -> tuple[int, int]:
+        """Rows that only the champion got right, and rows that only the run got right."""
+        return disagreements(self.answers)
 
 
 def of_tree(tree: Path) -> Run:
@@ -70,11 +84,8 @@ def _raw(tree: Path, version: Version) -> Iterator[Path]:
         yield Path(folder)
 
 
-def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[Answers, np.ndarray]:
+def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> Compared:
     """What both answered to the run's test rows, less those that either was trained on or the champion has no class for.
-
-    Returns:
-        The answers, and the positions of their rows in the run.
 
     Raises:
         ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, or gives no probabilities.
@@ -85,12 +96,13 @@ def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> tuple[
     rows = np.flatnonzero(known[run.targets] & np.array([row_id not in seen for row_id in run.row_ids], dtype=bool))
     index = {name: position for position, name in enumerate(run.classes)}
     names = np.array([index.get(name, -1) for name in card.classes], dtype=np.int64)
-    parts = [names[:0]]
+    said, sure = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _ROWS):
-        row_ids = run.row_ids[rows[start : start + _ROWS]].tolist()
-        parts.append(names[_said(champion, model, card, shards.rows(run.raw, row_ids), batch_size)])
-    answers = Answers(run.targets[rows], np.concatenate(parts), run.said[rows])
-    return answers, rows
+        at = slice(start, start + _ROWS)
+        table = shards.rows(run.raw, run.row_ids[rows[at]].tolist())
+        found = _probabilities(champion, model, card, table, batch_size)
+        said[at], sure[at] = names[found.argmax(axis=1)], found.max(axis=1)
+    return Compared(Answers(run.targets[rows], said, run.said[rows]), rows, sure)
 
 
 def groups(run: Run, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,12 +148,12 @@ def _ids_and_splits(shard: shards.Shard) -> tuple[list[str], list[str | None] | 
     return table["row_id"].to_pylist(), given
 
 
-def _said(champion: Version, model: Any, card: Card, table: Any, batch_size: int) -> np.ndarray:
-    """Class indices of the champion's own, int64 (N,)."""
+def _probabilities(champion: Version, model: Any, card: Card, table: Any, batch_size: int) -> np.ndarray:
+    """Of the champion's own classes, float32 (N, classes)."""
     found = probabilities(model, card, spec.inputs(table, card.parsed_spec()), batch_size)
     if not np.isfinite(found).all():
         raise CorruptModel(f"{champion.name} gives probabilities that are not finite; `ratchet verify {champion.name}`")
-    return np.asarray(found.argmax(axis=1))
+    return found
 
 
 def _run(predictions: Path, card: Path, raw: Path, trained: frozenset[str]) -> Run:
@@ -152,12 +164,23 @@ def _run(predictions: Path, card: Path, raw: Path, trained: frozenset[str]) -> R
         row_ids=np.asarray(table["row_id"].to_pylist(), dtype=object),
         targets=table["target"].to_numpy(),
         said=table["prediction"].to_numpy(),
+        sure=_sure(predictions),
         classes=tuple(described["classes"]),
         contract=described,
         raw=raw,
         trained=trained,
         slices={name: np.asarray(table[name].to_pylist(), dtype=object) for name in names if name not in _OWN},
     )
+
+
+def _sure(predictions: Path) -> np.ndarray:
+    """The greatest of each row's probabilities, float32 (N,)."""
+    parts = [np.empty(0, np.float32)]
+    with pq.ParquetFile(predictions) as file:
+        for batch in file.iter_batches(_ROWS, columns=["probabilities"]):
+            values = batch.column(0).flatten().to_numpy()
+            parts.append(values.reshape(len(batch), -1).max(axis=1))
+    return np.concatenate(parts)
 
 
 def _row_ids(file: Path) -> frozenset[str]:

@@ -11,14 +11,16 @@ from tasks.errors import VersionError
 from tasks.versions.git import git, identity
 from tasks.versions.pipeline import LOCK, SOURCES, Pipeline
 
-GATE = "reports/gate.json"
+GATE = ("reports/gate.json", "reports/gate.html")
+GATE_BYTES = 1_000_000  # of each at most: git keeps them for ever
 ALWAYS = ("params.yaml", SOURCES, LOCK)
 
 
 def laid_over(tree: Path, pipeline: Pipeline) -> list[str]:
     """What in `tree` belongs to a version beside its code: locks, params, gate, and what git keeps of the outputs."""
     kept = [output.path for output in pipeline.outputs if not output.cached]
-    return [*ALWAYS, *kept, *([GATE] if (tree / GATE).is_file() else [])]
+    gate = [path for path in GATE if (tree / path).is_file() and (tree / path).stat().st_size <= GATE_BYTES]
+    return [*ALWAYS, *kept, *gate]
 
 
 def commit(tree: Path, base: str, paths: Sequence[str], message: str) -> str:

@@ -101,7 +101,7 @@ def _paths(tree: Path, version: Version) -> list[str]:
     held = [pipeline.of_commit(tree, version.commit)]
     if (tree / pipeline.LOCK).is_file():
         held.append(pipeline.of_tree(tree, whole=False))
-    found = {pipeline.PIPELINE, *snapshot.ALWAYS, snapshot.GATE}
+    found = {pipeline.PIPELINE, *snapshot.ALWAYS, *snapshot.GATE}
     for each in held:
         found |= {output.path for output in each.outputs}
         found |= {path.split("/")[0] for path in each.code}
@@ -112,6 +112,7 @@ def _check_no_edits(tree: Path, paths: list[str]) -> None:
     """Refuse where files would be lost that neither HEAD nor any version holds, or outputs that DVC does not know."""
     status = git("status", "--porcelain", "-z", "--untracked-files=all", "--", *paths, cwd=tree).split("\0")
     changed = [entry[3:] for entry in status if entry and (tree / entry[3:]).is_file()]
+    changed = [path for path in changed if path not in snapshot.GATE]  # the word of the last run, whatever came of it
     edits = [path for path in changed if not _held_somewhere(tree, path)]
     if (tree / pipeline.LOCK).is_file():
         edits += remote.edited_outputs(tree)

@@ -65,7 +65,9 @@ def lay(
     (toy.tree / "models/classifier.pt").write_bytes(content)
     card.write(toy.tree / "models/classifier.json")
     said = (x > threshold).astype(np.int64)
-    predictions = {"row_id": ROW_IDS, "target": targets, "prediction": said}
+    sure = np.full(ROWS, 0.8, np.float32)
+    given = np.stack([np.where(said == 0, sure, 1 - sure), np.where(said == 1, sure, 1 - sure)], axis=1)
+    predictions = {"row_id": ROW_IDS, "target": targets, "prediction": said, "probabilities": list(given)}
     pq.write_table(pa.table(predictions), toy.tree / "reports/predictions.parquet")
     accuracy = float((said == targets).mean())
     toy.write({"reports/metrics.json": json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": ROWS}) + "\n"})

@@ -22,6 +22,7 @@ def test_what_one_version_comes_from_and_when_it_served(toy: Toy) -> None:
         ("v1.0.0", "worse on Mondays", "Ada"),
     ]
     assert [span.until for span in audit] == [audit[1].since, audit[2].since, None]
+    assert lineage.spans(toy.registry, "staging") == []
 
 
 def test_how_two_versions_differ(toy: Toy) -> None:

@@ -56,6 +56,11 @@ def test_edits_are_never_lost(two: Toy, path: str) -> None:
     assert (state(two.tree), two.serves()) == (before, "v1.1.0")
 
 
+def test_what_the_gate_said_of_the_last_run_is_no_edit(two: Toy) -> None:
+    two.write({"reports/gate.json": '{"verdict": "known"}\n', "reports/gate.html": "<h1>known</h1>\n"})
+    assert rollback.fn(two.tree, "prod", whole_state=True).version == "v1.0.0"
+
+
 def test_objects_that_are_gone_change_nothing(two: Toy) -> None:
     md5 = pipeline.of_commit(two.tree, two.registry.find("v1.0.0").commit).output("data/raw").md5
     two.object(md5).unlink()

@@ -36,3 +36,10 @@ if (held && shown) {
     });
   }
 }
+// Show the figures of one kind only.
+for (const button of document.querySelectorAll("button[data-show]")) {
+  button.addEventListener("click", () => {
+    for (const other of document.querySelectorAll("button[data-show]")) other.setAttribute("aria-pressed", String(other === button));
+    for (const figure of document.querySelectorAll("figure[data-kind]")) figure.hidden = button.dataset.show !== "" && figure.dataset.kind !== button.dataset.show;
+  });
+}
