@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks import params
 from tasks.errors import CorruptData, ObjectsMissing
-from tasks.versions import pipeline, remote
+from tasks.versions import pipeline, remote, tags
 from tasks.versions.cache import Cache
 from tasks.versions.git import git, locked
 from tasks.versions.pipeline import Output, Pipeline
@@ -40,6 +41,7 @@ def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: f
         Unreachable: the remote does not answer; nothing was dropped.
     """
     with locked(tree):
+        tags.fetch(tree, params.load(tree).register.push_to)
         cache = Cache(tree)
         needed = _needed(tree, cache)
         youngest = time.time() - grace_s

@@ -150,8 +150,7 @@ def _repeated(tree: Path, change: Any) -> Assignment:
     push_to = params.load(tree).register.push_to
     with locked(tree):
         for _ in range(_TRIES):
-            if push_to:
-                tags.fetch(tree, push_to)
+            tags.fetch(tree, push_to)
             try:
                 made: Assignment = change(push_to)
                 return made

@@ -65,16 +65,9 @@ def _push_tags(tree: Path, to: str, there: dict[str, str], commits: set[str], ev
 
 def _unmoved(tree: Path, to: str) -> dict[str, str]:
     """The registry's tags on the git remote, once none is known to differ from ours."""
-    there = _listed(tree, to)
+    there = tags.listed(tree, to)
     moved = sorted(tag.name for tag in tags.read(tree, *tags.EVERYTHING) if there.get(tag.name, tag.oid) != tag.oid)
     if moved:
         differ = f"{', '.join(moved[:3])} differ{'s' if len(moved) == 1 else ''}"
         raise VersionError(f"{differ} on {to}: moved by hand, here or there; `ratchet verify --all` tells which")
     return there
-
-
-def _listed(tree: Path, to: str) -> dict[str, str]:
-    """The registry's tags on a git remote: name to id of the tag object."""
-    lines = git("ls-remote", "--tags", "--refs", "--", to, f"{tags.ARTIFACT}*", cwd=tree).splitlines()
-    pairs = (line.split("\trefs/tags/", 1) for line in lines)
-    return {name: oid for oid, name in pairs if tags.parse(name)}

@@ -65,8 +65,7 @@ def check_clean(tree: Path, base: str, run: Pipeline) -> None:
 def _publish(push_to: str, tree: Path, decision: Decision, base: str, run: Pipeline, card: dict[str, Any]) -> Version:
     """Number, commit and tag; raises `Rejected` when another publication took the number meanwhile."""
     with locked(tree):
-        if push_to:
-            tags.fetch(tree, push_to)
+        tags.fetch(tree, push_to)
         registry = Registry(tree)
         known = registry.known(decision.weights_sha256)
         if known is not None:

@@ -1,19 +1,21 @@
 """Check that versions are what they promise: tags, commits, objects in the cache and on the remote, and safe loading.
 
-Reads all and changes nothing. Every fault is one finding with the next command; none stops the others from being found.
+Reads all and changes nothing, but for new tags that it fetches. Every fault is one finding with the next command; none stops
+the others from being found.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Set
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ObjectsMissing, RatchetError
-from tasks.versions import layout, loading, pipeline, remote
+from tasks import params
+from tasks.errors import ObjectsMissing, RatchetError, VersionError
+from tasks.versions import layout, lineage, loading, pipeline, remote, tags
 from tasks.versions.cache import Cache
 from tasks.versions.git import git, resolve
 from tasks.versions.pipeline import Pipeline
@@ -21,6 +23,9 @@ from tasks.versions.registry import Registry, Version
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+
+
+_AGAIN = "; no tag is ever moved or deleted: `git fetch --tags --force` brings the remote's back"
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,14 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
         VersionError: there is no such version.
         Unreachable: the remote does not answer.
     """
+    push_to = params.load(tree).register.push_to
+    with suppress(VersionError):  # a tag that differs there is a finding, and stops none of the others
+        tags.fetch(tree, push_to)
     registry = Registry(tree)
     versions = [registry.find(name)] if name else registry.versions()
-    findings: list[Finding] = [] if name else list(_environments(registry))
+    findings: list[Finding] = [] if name else [*_environments(registry), *_counters(tree)]
+    if push_to:
+        findings += _on_git_remote(tree, push_to, {version.commit for version in versions} if name else None)
     with remote.opened(tree) if remote.configured(tree) else nullcontext() as repo:
         for version in versions:
             found = list(_tag(tree, version))
@@ -87,33 +97,62 @@ def _environments(registry: Registry) -> Iterator[Finding]:
                 yield Finding(
                     each.version,
                     each.tag.name,
-                    f"puts {each.version} into {environment}, but that version's tag is not on the same commit; "
-                    f"`git fetch --tags --force` brings the tags of the remote back",
+                    f"puts {each.version} into {environment}, but that version's tag is not on the same commit{_AGAIN}",
                 )
+
+
+def _counters(tree: Path) -> Iterator[Finding]:
+    """Assignments and later withdrawals are counted from 1 on; a number that is left out was deleted by hand."""
+    parsed = map(tags.parse, tags.names(tree, *tags.EVERYTHING))
+    held = {name.counter for name in parsed if name and name.counter}
+    for lost in sorted(set(range(1, max(held, default=0))) - held):
+        yield Finding(
+            "", f"{tags.ARTIFACT}#...#{lost}", f"no tag has the number {lost}, though later ones have{_AGAIN}"
+        )
+
+
+def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterator[Finding]:
+    """Are the tags on these commits (None: all) the same on the git remote?"""
+    there = tags.listed(tree, remote)
+    for tag in tags.read(tree, *tags.EVERYTHING):
+        if (commits is None or tag.commit in commits) and there.get(tag.name) != tag.oid:
+            version = str(tag.data.get("version") or tag.parsed.number or "")
+            if tag.name in there:
+                yield Finding(version, tag.name, f"differs on {remote}: moved or made again by hand{_AGAIN}")
+            else:
+                yield Finding(version, tag.name, f"{remote} lacks it; `ratchet push --all` sends it")
 
 
 def _tag(tree: Path, version: Version) -> Iterator[Finding]:
     """Is the tag the one that was made for this commit? The hashes in its message are those of the commit's dvc.lock."""
     tag = version.tag
-    again = "; a tag is never moved: `git fetch --tags --force` brings the remote's back"
     inside = git("cat-file", "tag", tag.oid, cwd=tree).split("\n\n", 1)[0]
     if f"\ntag {tag.name}\n" not in inside:
-        yield Finding(version.name, tag.name, f"the tag object was made for another name{again}")
+        yield Finding(version.name, tag.name, f"the tag object was made for another name{_AGAIN}")
     if "weights_sha256" not in tag.data:
         yield Finding(
-            version.name, tag.name, f"its message has no JSON block: made by hand, not by registration{again}"
+            version.name, tag.name, f"its message has no JSON block: made by hand, not by registration{_AGAIN}"
         )
         return
     if resolve(tree, f"{version.commit}^") != tag.data.get("base"):
-        yield Finding(version.name, tag.name, f"its commit is not the child of {tag.data.get('base')}{again}")
+        yield Finding(version.name, tag.name, f"its commit is not the child of {tag.data.get('base')}{_AGAIN}")
     try:
         held = pipeline.of_commit(tree, version.commit)
     except RatchetError as error:
         yield Finding(version.name, pipeline.LOCK, str(error))
         return
     if {output.path: output.md5 for output in held.outputs} != tag.data.get("hashes"):
-        yield Finding(version.name, tag.name, f"its message names other outputs than its commit holds{again}")
+        yield Finding(version.name, tag.name, f"its message names other outputs than its commit holds{_AGAIN}")
+    if not _same_metrics(version, lineage.metrics(tree, version)):
+        yield Finding(version.name, tag.name, f"its message names other metrics than its commit holds{_AGAIN}")
     yield from _kept_by_git(tree, version, held)
+
+
+def _same_metrics(version: Version, held: dict[str, Any]) -> bool:
+    told = dict(version.metrics)
+    intervals = told.pop("intervals", {})
+    measured = held.get("intervals", {})
+    return told.items() <= held.items() and all(measured.get(key) == each for key, each in intervals.items())
 
 
 def _kept_by_git(tree: Path, version: Version, held: Pipeline) -> Iterator[Finding]:

@@ -36,8 +36,7 @@ def expire(tree: Path, name: str, reason: str = "") -> Version:
 def _cancel(tree: Path, name: str, reason: str, action: Literal["withdraw", "expire"]) -> Version:
     push_to = params.load(tree).register.push_to
     with locked(tree):
-        if push_to:
-            tags.fetch(tree, push_to)
+        tags.fetch(tree, push_to)
         registry = Registry(tree)
         version = registry.find(name)
         if version.expired or (version.withdrawn and action == "withdraw"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tasks.promote import promote
+from tasks.push import push
 from tasks.verify import verify
 from tasks.versions import pipeline
 from tasks.versions.git import git
@@ -70,3 +71,46 @@ def test_a_tag_moved_by_hand_is_found(whole: Toy, target: str) -> None:
         *found(whole),
         ("v1.0.0", "dvc.lock"),
     } | ({("v1.0.0", "classifier@v1.0.0")} if target == "HEAD" else set())
+
+
+def test_a_tag_made_again_with_better_figures_is_found(whole: Toy) -> None:
+    text = git("for-each-ref", "--format=%(contents)", "refs/tags/classifier@v1.0.0", cwd=whole.tree)
+    better = text.replace(f'"accuracy": {whole.registry.find("v1.0.0").metrics["accuracy"]}', '"accuracy": 1.0')
+    assert better != text
+    commit = "classifier@v1.0.0^{commit}"
+    git("tag", "--force", "-a", "-m", better, "classifier@v1.0.0", commit, cwd=whole.tree)
+    (finding,) = verify(whole.tree)
+    assert (finding.version, finding.what) == ("v1.0.0", "classifier@v1.0.0")
+    assert "its message names other metrics than its commit holds" in finding.message
+
+
+def test_a_tag_deleted_by_hand_is_found(whole: Toy) -> None:
+    promote.fn(whole.tree, "v1.0.0", "staging")
+    git("tag", "--delete", "classifier#prod#1", cwd=whole.tree)
+    assert found(whole) == [("", "classifier#...#1")]
+
+
+def test_tags_that_differ_on_the_git_remote_are_found(whole: Toy, tmp_path: Path) -> None:
+    origin = tmp_path / "origin.git"
+    git("clone", "--quiet", "--bare", "--no-tags", str(whole.tree), str(origin), cwd=tmp_path)
+    git("remote", "add", "origin", str(origin), cwd=whole.tree)
+    whole.set("register.push_to", "origin")
+    whole.commit("Publish")
+    assert [(each.what, each.message) for each in verify(whole.tree)] == [
+        (name, "origin lacks it; `ratchet push --all` sends it") for name in ("classifier#prod#1", "classifier@v1.0.0")
+    ]
+    push(whole.params, whole.tree)
+    assert verify(whole.tree) == []
+
+    other = whole.clone(tmp_path / "other")
+    git("remote", "set-url", "origin", str(origin), cwd=other.tree)
+    promote.fn(other.tree, "v1.0.0", "staging")
+    assert verify(whole.tree) == []
+    assert whole.serves("staging") == "v1.0.0"
+
+    made = git("for-each-ref", "--format=%(contents)", "refs/tags/classifier@v1.0.0", cwd=origin)
+    git("tag", "--force", "-a", "-m", made, "classifier@v1.0.0", "classifier@v1.0.0^{commit}", cwd=origin)
+    for name in (None, "v1.0.0"):
+        (finding,) = verify(whole.tree, name)
+        assert (finding.version, finding.what) == ("v1.0.0", "classifier@v1.0.0")
+        assert finding.message.startswith("differs on origin: moved or made again by hand; no tag is ever moved")

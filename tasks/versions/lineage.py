@@ -132,8 +132,7 @@ class _Side(NamedTuple):
 
 def _version(tree: Path, version: Version) -> _Side:
     held = pipeline.of_commit(tree, version.commit)
-    metrics = _json(read(tree, version.commit, METRICS))
-    return _Side(version.name, held, dict(metrics or {}), version.data.get("contract", {}))
+    return _Side(version.name, held, metrics(tree, version), version.data.get("contract", {}))
 
 
 def _run(tree: Path) -> _Side:
@@ -151,6 +150,12 @@ def spans(registry: Registry, environment: str) -> list[Span]:
 
 def _span(each: Assignment, until: int | None) -> Span:
     return Span(each.environment, each.version, each.date, until, each.action, each.reason, each.tag.tagger)
+
+
+def metrics(tree: Path, version: Version) -> dict[str, Any]:
+    """What `reports/metrics.json` holds in the version's commit; empty where it is missing or no JSON."""
+    found = _json(read(tree, version.commit, METRICS))
+    return found if isinstance(found, dict) else {}
 
 
 def _data(was: pipeline.Pipeline, now: pipeline.Pipeline) -> list[str]:

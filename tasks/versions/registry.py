@@ -215,21 +215,15 @@ class Registry:
 
     def _unknown(self, name: str) -> str:
         known = [str(number) for number in sorted(self._numbers())]
+        remote = git("remote", cwd=self.tree).partition("\n")[0]
+        fetch = f"`git fetch --tags {remote}` brings those of {remote}" if remote else ""
         if not known:
-            return f"no version {_short(name)}: {self._empty()}"
-        environments = self.environments()
-        choices = [*known, *environments]
+            none = f"here; {fetch}" if remote else "yet; `ratchet train` makes the first"
+            return f"no version {_short(name)}: there is none {none}"
+        choices = [*known, *self.environments()]
         near = difflib.get_close_matches(name.removeprefix(f"{ARTIFACT}@")[:50], choices, n=1, cutoff=0.3)
-        return (
-            f"no version {_short(name)}; the nearest is {near[0] if near else known[-1]}; `ratchet versions` lists all"
-        )
-
-    def _empty(self) -> str:
-        """Why there may be no version here, and the next command."""
-        remote = git("remote", cwd=self.tree).split()
-        if remote:
-            return f"there is none here; `git fetch --tags {remote[0]}` brings those of {remote[0]}"
-        return "there is none yet; `ratchet train` makes the first"
+        lists = f"the nearest is {near[0] if near else known[-1]}; `ratchet versions` lists all"
+        return f"no version {_short(name)}; {lists}" + (f", {fetch}" if remote else "")
 
 
 def rolled_back(history: Sequence[Assignment]) -> set[str]:

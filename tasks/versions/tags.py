@@ -184,12 +184,14 @@ def create(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | 
 
 
 def fetch(tree: Path, remote: str) -> None:
-    """Bring the registry's tags from a git remote.
+    """Bring the registry's tags from a git remote; an empty name is none, and nothing is asked.
 
     Raises:
         VersionError: a tag was moved, there or here; none was taken over.
         Unreachable: the remote does not answer.
     """
+    if not remote:
+        return
     refs = [f"{REFS}{pattern}:{REFS}{pattern}" for pattern in EVERYTHING]
     try:
         git("fetch", "--no-tags", "--", remote, *refs, cwd=tree)
@@ -198,6 +200,13 @@ def fetch(tree: Path, remote: str) -> None:
             f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`"
         ) from None
     _pack(tree)
+
+
+def listed(tree: Path, remote: str) -> dict[str, str]:
+    """The registry's tags on a git remote: name to id of the tag object; raises `Unreachable`."""
+    lines = git("ls-remote", "--tags", "--refs", "--", remote, f"{ARTIFACT}*", cwd=tree).splitlines()
+    pairs = (line.split(f"\t{REFS}", 1) for line in lines)
+    return {name: oid for oid, name in pairs if parse(name)}
 
 
 def _pack(tree: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tasks import params
 from tasks.errors import ParamsError, VersionError
 from tasks.process import locked
-from tasks.versions import pipeline, remote, whole
+from tasks.versions import pipeline, remote, tags, whole
 from tasks.versions.git import common_dir, files, git, head, read, resolve
 from tasks.versions.registry import Registry
 
@@ -48,8 +48,10 @@ def workplace(checkout: Path, settings: Mapping[str, str] | None, revision: str 
         ParamsError: a key that params.yaml does not have, or a value that it may not have.
         NotARepository: no git repository, or no commit in it.
         VersionError: there is no such revision.
+        Unreachable: the git remote that `register.push_to` names does not answer.
     """
     base = check(checkout, settings, revision)
+    tags.fetch(checkout, params.load(checkout).register.push_to)
     if settings is None:
         with locked(checkout / ".dvc/tmp/ratchet-run.lock", f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports")
