@@ -1,81 +1,82 @@
-"""The same promises over SSH, for git and DVC both: a server of asyncssh's on loopback, the `ssh` client and dvc-ssh."""
+"""The same promises over SSH, for git and DVC both: Debian's sshd on loopback, the `ssh` client and dvc-ssh."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
+import os
+import pwd
 import shutil
-import threading
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tasks.checkout import checkout
-from tasks.errors import ObjectsMissing, Unreachable
-from tasks.versions import loading, pipeline
+from tasks.errors import CorruptData, ObjectsMissing, Unreachable
+from tasks.promote import rollback
+from tasks.push import push
+from tasks.verify import verify
+from tasks.versions import loading, pipeline, tags
 from tasks.versions.git import git
 from tests.versions.toy import Toy
 
-asyncssh = pytest.importorskip("asyncssh")
 pytest.importorskip("dvc_ssh", reason="pip install dvc[ssh]")
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.long,
-    pytest.mark.skipif(not shutil.which("ssh"), reason="there is no ssh client"),
+    pytest.mark.skipif(not SSHD or not shutil.which("ssh"), reason="apt-get install openssh-server"),
 ]
+USER = pwd.getpwuid(os.getuid()).pw_name
+CONFIG = """\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
+"""
 
 
 class Server:
-    """An SSH server that lets one key in, with SFTP and with git's commands."""
+    """An sshd of one user's, that lets one key in."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.loop = folder, asyncio.new_event_loop()
-        key = asyncssh.generate_private_key("ssh-ed25519")
-        self.key = folder / "key"
-        key.write_private_key(str(self.key))
-        self.key.chmod(0o600)
-        key.write_public_key(str(folder / "authorized"))
-        self.port = 0
-
-    async def begin(self) -> None:
-        self.server = await asyncssh.create_server(
-            asyncssh.SSHServer,
-            "127.0.0.1",
-            0,
-            server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
-            authorized_client_keys=str(self.folder / "authorized"),
-            process_factory=self.run,
-            sftp_factory=True,
-            encoding=None,
-        )
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def run(self, process: Any) -> None:
-        pipe = asyncio.subprocess.PIPE
-        child = await asyncio.create_subprocess_shell(process.command, stdin=pipe, stdout=pipe, stderr=pipe)
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
-        process.exit(await child.wait())
+        self.folder, self.key = folder, folder / "key"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
 
     def __enter__(self) -> Server:
-        self.loop.run_until_complete(self.begin())
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-        return self
+        for name in ("host", "key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # what its init script makes
+        config = self.folder / "sshd_config"
+        config.write_text(CONFIG.format(port=self.port, folder=self.folder))
+        command = [str(SSHD), "-D", "-e", "-f", str(config)]
+        with (self.folder / "sshd.log").open("w") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return self
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
+                assert time.monotonic() < deadline, "sshd does not answer"
+                time.sleep(0.05)
 
     def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.run_until_complete(self.end())
-        self.loop.close()
-
-    async def end(self) -> None:
-        self.server.close()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        self.process.terminate()
+        self.process.wait()
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def server(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     with Server(tmp_path) as server:
         options = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         monkeypatch.setenv("GIT_SSH_COMMAND", f"ssh -F /dev/null -i {server.key} {options}")
-        url = f"ssh://ratchet@127.0.0.1:{server.port}{tmp_path}"
+        url = f"ssh://{USER}@127.0.0.1:{server.port}{tmp_path}"
         git("remote", "add", "origin", f"{url}/origin.git", cwd=toy.tree)
         toy.write({".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}/store\n"})
         toy.write({".dvc/config.local": f"['remote \"store\"']\n    keyfile = {server.key}\n"})
@@ -96,24 +97,39 @@ def server(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     gc.collect()  # connections that the clients never closed complain here, not in a later test
 
 
-def test_publishing_and_restoring_over_ssh(toy: Toy, server: Server, tmp_path: Path) -> None:
+def test_publishing_restoring_and_rolling_back_over_ssh(toy: Toy, server: Server, tmp_path: Path) -> None:
     version = toy.release("a")
     assert len([file for file in (tmp_path / "store").rglob("*") if file.is_file()]) == 6
+    toy.release("b")
     clone = tmp_path / "clone"
-    git("clone", "--quiet", f"ssh://ratchet@127.0.0.1:{server.port}{tmp_path}/origin.git", str(clone), cwd=tmp_path)
+    git("clone", "--quiet", f"ssh://{USER}@127.0.0.1:{server.port}{tmp_path}/origin.git", str(clone), cwd=tmp_path)
     shutil.copy2(toy.tree / ".dvc/config.local", clone / ".dvc")
     checkout(clone, "prod", tmp_path / "out")
-    assert (tmp_path / "out/models/classifier.pt").read_text() == "a"
+    assert (tmp_path / "out/models/classifier.pt").read_text() == "b"
+    assert rollback.fn(clone, "prod").version == "v1.0.0"
+    assert push(toy.params, clone).tags == []
+    tags.fetch(toy.tree, "origin")
+    assert toy.serves() == "v1.0.0"
 
     md5 = pipeline.of_commit(toy.tree, version.commit).output("models/classifier.pt").md5
-    (tmp_path / "store/files/md5" / md5[:2] / md5[2:]).unlink()
+    there = tmp_path / "store/files/md5" / md5[:2] / md5[2:]
+    there.chmod(0o644)
+    there.write_text("A")
+    assert [(each.version, each.what) for each in verify(toy.tree, "v1.0.0")] == [("v1.0.0", "models/classifier.pt")]
     shutil.rmtree(clone / ".dvc/cache")
+    with pytest.raises((CorruptData, ObjectsMissing), match=r"models/classifier\.pt"):
+        loading.files(clone, version)
+    there.unlink()
     with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt: neither in DVC's cache nor on its remote"):
         loading.files(clone, version)
 
 
-def test_a_host_that_is_gone(toy: Toy, server: Server) -> None:
-    git("remote", "set-url", "origin", "ssh://ratchet@127.0.0.1:9/gone.git", cwd=toy.tree)
+def test_hosts_that_are_gone(toy: Toy, server: Server) -> None:
+    git("remote", "set-url", "origin", f"ssh://{USER}@127.0.0.1:9/gone.git", cwd=toy.tree)
     with pytest.raises(Unreachable, match="git fetch got no answer from the remote"):
+        toy.release("a")
+    toy.set("register.push_to", "")
+    server.__exit__()
+    with pytest.raises(Unreachable, match="the DVC remote does not answer"):
         toy.release("a")
     assert toy.registry.versions() == []
