@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from flows.outcome import Summary
     from tasks.versions.lineage import Difference, Shown, Span
-    from tasks.versions.registry import Registry
+    from tasks.versions.registry import Assignment, Version
 
 
 def summary_table(summary: Summary, total_s: float) -> Table:
@@ -47,27 +47,38 @@ def summary_table(summary: Summary, total_s: float) -> Table:
 
 
 def console() -> Console:
-    """Standard output; plain and unwrapped where it is no terminal."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=160, highlight=False)
+    """Standard output; plain and unwrapped where it is no terminal. What people wrote, as a reason, is never markup."""
+    terminal = Console(markup=False, emoji=False)
+    return terminal if terminal.is_terminal else Console(width=160, highlight=False, markup=False, emoji=False)
 
 
-def versions_table(registry: Registry) -> Table:
-    """The versions, newest first, and where each serves."""
+def versions_table(versions: Sequence[Version], served: Mapping[str, Sequence[Assignment]]) -> Table:
+    """The versions, newest first, with where each serves and where it did.
+
+    Args:
+        served: the history of every environment.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("version", "serves in", "accuracy", "rows", "made", "from", "why this number"):
+    for column in ("version", "serves in", "served in", "made", "accuracy", "rows", "from commit", "why this number"):
         table.add_column(column)
-    places: dict[str, list[str]] = {}
-    for environment, name in registry.environments().items():
-        places.setdefault(name, []).append(environment)
-    for version in registry.versions():
-        where = "withdrawn" if version.withdrawn else ", ".join(places.get(version.name, []))
+    for version in versions:
+        now, before = places(version, served)
+        gone = "expired" if version.expired else "withdrawn"
         data, metrics = version.data, version.metrics
         table.add_row(
-            *(version.name, where, f"{metrics.get('accuracy', float('nan')):.4f}", f"{metrics.get('rows', 0):,}"),
-            *(_time(version.date), str(data.get("base", ""))[:10], str(data.get("reason", ""))),
+            *(version.name, gone if version.withdrawn else ", ".join(now), ", ".join(before), _time(version.date)),
+            *(_with_interval("accuracy", metrics), f"{metrics.get('rows', 0):,}"),
+            *(str(data.get("base", ""))[:10], str(data.get("reason", ""))),
         )
     return table
+
+
+def places(version: Version, served: Mapping[str, Sequence[Assignment]]) -> tuple[list[str], list[str]]:
+    """The environments that a version serves in, and those that it served in before and does not now."""
+    last = {at: history[-1] for at, history in served.items() if history and history[-1].action != "unassign"}
+    now = [at for at in served if at in last and last[at].version == version.name]
+    ever = [at for at, history in served.items() if any(each.version == version.name for each in history)]
+    return now, [at for at in ever if at not in now]
 
 
 def version_table(shown: Shown) -> Table:
@@ -75,31 +86,50 @@ def version_table(shown: Shown) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_row("version", shown.version + (f" (withdrawn: {shown.withdrawn})" if shown.withdrawn else ""))
     table.add_row("made", f"{_time(shown.date)} from commit {(shown.base or '')[:12]}; {shown.reason}")
-    table.add_row("metrics", ", ".join(f"{name} {value:.4g}" for name, value in sorted(shown.metrics.items())))
-    table.add_row("gate", str(shown.gate.get("reason", "")))
+    for span in reversed(shown.served):
+        until = _time(span.until) if span.until else "now"
+        why = f": {span.reason}" if span.reason else ""
+        table.add_row("served", f"{span.environment}, {_time(span.since)} to {until}, {span.action} by {span.by}{why}")
+    figures = [name for name, value in shown.metrics.items() if isinstance(value, int | float) and name != "rows"]
+    for name in sorted(figures):
+        table.add_row(name, _with_interval(name, shown.metrics))
+    table.add_row("rows", f"{shown.metrics.get('rows', 0):,}")
+    table.add_row("gate", f"{shown.gate.get('verdict', '')}: {shown.gate.get('reason', '')}")
+    for source in shown.sources.get("sources", []) if isinstance(shown.sources, dict) else []:
+        table.add_row("source", _in_short(source))
+    for path, md5 in sorted({**shown.outputs, **shown.code}.items()):
+        table.add_row("code" if path in shown.code else "output", f"{path} {md5[:12]}")
     for section, values in sorted(shown.params.items()):
-        table.add_row(section, ", ".join(f"{name}: {value}" for name, value in values.items()))
+        table.add_row(f"params {section}", ", ".join(f"{name}: {value}" for name, value in values.items()))
     table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in sorted(shown.libraries.items())))
     table.add_row("weights", f"SHA-256 {shown.weights_sha256}")
-    for span in shown.served:
-        table.add_row(
-            "served", f"{span.environment}, {_time(span.since)} to {_time(span.until) if span.until else 'now'}"
-        )
     return table
+
+
+def _in_short(source: Mapping[str, object]) -> str:
+    """A source of `source.lock` in one line: its small values, and how many files it pins."""
+    facts = [f"{name}: {value}" for name, value in source.items() if not isinstance(value, list | dict)]
+    files = source.get("files")
+    return ", ".join(facts + ([f"{len(files)} files"] if isinstance(files, list) else []))
 
 
 def difference_table(found: Difference) -> Table:
     """Two versions side by side, only what differs."""
     table = Table("what", found.old, found.new, box=box.SIMPLE_HEAD, pad_edge=False)
-    for kind, pairs in (("param", found.params), ("metric", found.metrics), ("contract", found.contract)):
+    for kind, pairs in (("param", found.params), ("contract", found.contract)):
         for name, (old, new) in pairs.items():
             table.add_row(f"{kind} {name}", str(old), str(new))
+    for name, pair in found.metrics.items():
+        spread = found.intervals.get(name, (None, None))
+        table.add_row(f"metric {name}", *(_number(each, around) for each, around in zip(pair, spread, strict=True)))
     for label, metrics in found.per_class.items():
-        for name, (old, new) in metrics.items():
-            table.add_row(f"class {label}: {name}", str(old), str(new))
+        for name, pair in metrics.items():
+            table.add_row(f"class {label}: {name}", *(_number(each, None) for each in pair))
     for kind, paths in (("data", found.data), ("code", found.code)):
         for path in paths:
             table.add_row(f"{kind} {path}", "", "changed")
+    if not table.row_count:
+        table.add_row("nothing differs", "", "")
     return table
 
 
@@ -110,6 +140,17 @@ def history_table(spans: Sequence[Span]) -> Table:
         until = _time(span.until) if span.until else "now"
         table.add_row(span.version, _time(span.since), until, span.by, span.action, span.reason)
     return table
+
+
+def _with_interval(name: str, metrics: Mapping[str, Any]) -> str:
+    return _number(metrics.get(name), metrics.get("intervals", {}).get(name))
+
+
+def _number(value: object, around: Sequence[float] | None) -> str:
+    """A figure with its interval: `0.9317 (0.9270 to 0.9366)`."""
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return f"{value:.4f}" + (f" ({around[0]:.4f} to {around[1]:.4f})" if around else "")
 
 
 def _time(seconds: int) -> str:

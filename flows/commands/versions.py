@@ -13,17 +13,18 @@ from tasks.errors import VersionError
 
 @app.command(rich_help_panel=VERSIONS)
 def versions(as_json: Json = False) -> None:
-    """List the versions, newest first, and where each serves."""
-    from flows.tables import versions_table
+    """List the versions, newest first, with where each serves and where it did."""
+    from flows.tables import places, versions_table
     from tasks.versions.registry import Registry
 
     registry = Registry(Path())
-    places = registry.environments()
-    listed = [
-        {**version.as_dict(), "environments": [where for where, name in places.items() if name == version.name]}
-        for version in registry.versions()
-    ]
-    show(listed, versions_table(registry), as_json)
+    found, served = registry.versions(), registry.histories()
+    if not found and not as_json:
+        show([], registry.none(), as_json)
+        return
+    where = [dict(zip(("environments", "environments_before"), places(each, served), strict=True)) for each in found]
+    listed = [{**version.as_dict(), **at} for version, at in zip(found, where, strict=True)]
+    show(listed, versions_table(found, served), as_json)
 
 
 @app.command("show", rich_help_panel=VERSIONS)

@@ -78,7 +78,9 @@ def _failure(args: Sequence[str], cwd: Path, stderr: str) -> VersionError | Unre
         "://***@", "; ".join(line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:])
     )
     if any(words in stderr for words in _UNREACHABLE):
-        return Unreachable(f"git {args[0]} got no answer from the remote ({said}); try again when it is back")
+        return Unreachable(
+            f"git {args[0]} got no answer from the remote ({said}); `git remote -v` names it; try again then"
+        )
     if any(words in stderr for words in ("[rejected]", "[remote rejected]", "cannot lock ref", "would clobber")):
         return Rejected(f"git {args[0]} was refused: {said}")
     return VersionError(f"git {args[0]} failed: {said or 'without a word'}")

@@ -41,7 +41,7 @@ class Shown:
     metrics: dict[str, Any]
     gate: dict[str, Any]
     sources: Any  # source.lock
-    params: dict[str, Any]  # of the stages, by section
+    params: dict[str, Any]  # by section
     code: dict[str, str]  # path to MD5
     libraries: dict[str, str]
     outputs: dict[str, str]  # path to hash
@@ -58,9 +58,10 @@ class Difference:
 
     old: str
     new: str
-    params: dict[str, tuple[Any, Any]]
+    params: dict[str, tuple[Any, Any]]  # by dotted name, as all metrics
     data: list[str]  # source.lock and the data outputs that differ
     metrics: dict[str, tuple[Any, Any]]
+    intervals: dict[str, tuple[Any, Any]]  # [low, high] of the metrics of the whole
     per_class: dict[str, dict[str, tuple[Any, Any]]]
     contract: dict[str, tuple[Any, Any]]
     code: list[str]
@@ -74,7 +75,6 @@ def show(tree: Path, name: str) -> Shown:
     registry = Registry(tree)
     version = registry.find(name)
     held = pipeline.of_commit(tree, version.commit)
-    sections = {key: value for stage in held.params.values() for key, value in stage.items()}
     sources = read(tree, version.commit, pipeline.SOURCES)
     gone = version.withdrawn
     served = [span for at in sorted(registry.all_environments()) for span in spans(registry, at)]
@@ -88,7 +88,7 @@ def show(tree: Path, name: str) -> Shown:
         metrics=version.metrics,
         gate=dict(version.data.get("gate", {})),
         sources=_json(sources),
-        params=sections,
+        params=pipeline.params_of(tree, version.commit),
         code=held.code,
         libraries=dict(version.data.get("libraries", {})),
         outputs={output.path: output.md5 for output in held.outputs},
@@ -106,13 +106,14 @@ def diff(tree: Path, old: str, new: str | None) -> Difference:
     registry = Registry(tree)
     before, after = _version(tree, registry.find(old)), _version(tree, registry.find(new)) if new else _run(tree)
     changed = number.change(before.pipeline, after.pipeline, {}, {})
-    classes = [side.metrics.pop("per_class", {}) for side in (before, after)]
+    classes, spreads = ([side.metrics.pop(key, {}) for side in (before, after)] for key in ("per_class", "intervals"))
     return Difference(
         old=before.name,
         new=after.name,
-        params=_pairs(number.flat(before.pipeline), number.flat(after.pipeline)),
+        params=_pairs(number.flat(before.params), number.flat(after.params)),
         data=([pipeline.SOURCES] if changed.data else []) + _data(before.pipeline, after.pipeline),
-        metrics=_pairs(before.metrics, after.metrics),
+        metrics=_pairs(number.flat(before.metrics), number.flat(after.metrics)),
+        intervals=_pairs(*({key: each for key, each in found.items() if isinstance(each, list)} for found in spreads)),
         per_class={
             name: _pairs(*(found.get(name, {}) for found in classes)) for name in sorted({*classes[0], *classes[1]})
         },
@@ -126,18 +127,20 @@ class _Side(NamedTuple):
 
     name: str
     pipeline: pipeline.Pipeline
+    params: dict[str, Any]
     metrics: dict[str, Any]
     contract: Mapping[str, Any]
 
 
 def _version(tree: Path, version: Version) -> _Side:
     held = pipeline.of_commit(tree, version.commit)
-    return _Side(version.name, held, metrics(tree, version), version.data.get("contract", {}))
+    params = pipeline.params_of(tree, version.commit)
+    return _Side(version.name, held, params, metrics(tree, version), version.data.get("contract", {}))
 
 
 def _run(tree: Path) -> _Side:
     metrics, card = (json.loads((tree / file).read_bytes()) for file in (METRICS, CARD))
-    return _Side("this run", pipeline.of_tree(tree), metrics, number.contract(card["spec"]))
+    return _Side("this run", pipeline.of_tree(tree), pipeline.params_of(tree), metrics, number.contract(card["spec"]))
 
 
 def spans(registry: Registry, environment: str) -> list[Span]:

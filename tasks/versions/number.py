@@ -13,7 +13,7 @@ from tasks.versions.tags import Number
 
 FIRST = Number(1, 0, 0)
 CONTRACT = ("kind", "input_shape", "classes", "features")
-_SEED = ("train", "seed")
+_SEED = "train.seed"
 
 
 class Change(NamedTuple):
@@ -33,14 +33,16 @@ def contract(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def change(old: Pipeline, new: Pipeline, was: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
     """Compare two runs: their pipelines and their contracts."""
-    params = changed_params(old, new)
-    seed = ".".join(_SEED)
+    before, after = (
+        flat({key: held for stage in run.params.values() for key, held in stage.items()}) for run in (old, new)
+    )
+    params = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     code = {path for path in old.code.keys() | new.code.keys() if old.code.get(path) != new.code.get(path)}
     return Change(
         contract=[key for key in CONTRACT if was.get(key) != now.get(key)],
         data=old.inputs.get(SOURCES) != new.inputs.get(SOURCES),
-        params=[name for name in params if name != seed],
-        seed=seed in params,
+        params=[name for name in params if name != _SEED],
+        seed=_SEED in params,
         code=sorted(code),
     )
 
@@ -57,23 +59,9 @@ def successor(newest: Number, what: Change) -> tuple[Number, str]:
     return Number(newest.major, newest.minor, newest.patch + 1), f"patch: {why}"
 
 
-def changed_params(old: Pipeline, new: Pipeline) -> list[str]:
-    """Dotted names of the params, among those that stages list, whose values differ."""
-    before, after = flat(old), flat(new)
-    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-
-
-def flat(pipeline: Pipeline) -> dict[str, Any]:
-    """The params that stages list, by dotted name."""
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name, as `train.epochs`."""
     found: dict[str, Any] = {}
-    for sections in pipeline.params.values():
-        _flatten(sections, "", found)
+    for key, inner in values.items():
+        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) and inner else {f"{prefix}{key}": inner}
     return found
-
-
-def _flatten(value: Mapping[str, Any], prefix: str, into: dict[str, Any]) -> None:
-    for key, inner in value.items():
-        if isinstance(inner, dict) and inner:
-            _flatten(inner, f"{prefix}{key}.", into)
-        else:
-            into[f"{prefix}{key}"] = inner

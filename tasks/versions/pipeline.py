@@ -16,7 +16,7 @@ from tasks.errors import DirtyCode, VersionError
 from tasks.versions.git import blobs, files, read
 
 PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
-SOURCES = "source.lock"
+SOURCES, PARAMS = "source.lock", "params.yaml"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,16 @@ class Pipeline:
         return {path: md5 for path, md5 in self.inputs.items() if path != SOURCES}
 
 
+def params_of(tree: Path, commit: str = "") -> dict[str, Any]:
+    """All of `params.yaml`, the sections that no stage lists too: of a commit, or as it lies in the checkout `tree`.
+
+    Raises:
+        VersionError: it is missing or no YAML.
+    """
+    content = read(tree, commit, PARAMS) if commit else _file(tree / PARAMS)
+    return _yaml(content, PARAMS, f"commit {commit[:12]}" if commit else str(tree))
+
+
 def of_tree(tree: Path, whole: bool = True) -> Pipeline:
     """The pipeline as it lies in a checkout; raises `VersionError` where it is not whole.
 
@@ -86,7 +96,7 @@ def parse(pipeline: bytes | None, lock: bytes | None, where: str, whole: bool = 
             _check_whole(stage, wanted, entry, where)
         outputs += _outputs(stage, wanted, entry)
         deps |= _hashes("deps", [str(dep) for dep in wanted.get("deps", [])], entry)
-        params[stage] = _mapping(_mapping(entry.get("params")).get("params.yaml"))
+        params[stage] = _mapping(_mapping(entry.get("params")).get(PARAMS))
     made = [output.path for output in outputs]
     inputs = {path: md5 for path, md5 in deps.items() if not any(_within(path, out) for out in made)}
     return Pipeline(tuple(outputs), inputs, params)

@@ -161,6 +161,10 @@ class Registry:
                 history.append(assignment)
         return history
 
+    def histories(self) -> dict[str, list[Assignment]]:
+        """The history of every environment, by its name."""
+        return {environment: self.history(environment) for environment in sorted(self.all_environments())}
+
     def environments(self) -> dict[str, str]:
         """What serves where: environment to version name, for every environment that has one in service."""
         serving = {environment: self.assignment(environment) for environment in sorted(self.all_environments())}
@@ -215,15 +219,21 @@ class Registry:
 
     def _unknown(self, name: str) -> str:
         known = [str(number) for number in sorted(self._numbers())]
-        remote = git("remote", cwd=self.tree).partition("\n")[0]
-        fetch = f"`git fetch --tags {remote}` brings those of {remote}" if remote else ""
         if not known:
-            none = f"here; {fetch}" if remote else "yet; `ratchet train` makes the first"
-            return f"no version {_short(name)}: there is none {none}"
+            return f"no version {_short(name)}: {self.none()}"
         choices = [*known, *self.environments()]
         near = difflib.get_close_matches(name.removeprefix(f"{ARTIFACT}@")[:50], choices, n=1, cutoff=0.3)
-        lists = f"the nearest is {near[0] if near else known[-1]}; `ratchet versions` lists all"
-        return f"no version {_short(name)}; {lists}" + (f", {fetch}" if remote else "")
+        more = f", {self._fetch()}" if self._fetch() else ""
+        return f"no version {_short(name)}; the nearest is {near[0] if near else known[-1]}; `ratchet versions` lists all{more}"
+
+    def none(self) -> str:
+        """Why there may be no version here, and the next command."""
+        fetch = self._fetch()
+        return f"there is none here; {fetch}" if fetch else "there is none yet; `ratchet train` makes the first"
+
+    def _fetch(self) -> str:
+        remote = git("remote", cwd=self.tree).partition("\n")[0]
+        return f"`git fetch --tags {remote}` brings those of {remote}" if remote else ""
 
 
 def rolled_back(history: Sequence[Assignment]) -> set[str]:

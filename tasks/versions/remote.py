@@ -5,9 +5,9 @@ objects are hashed before they are used, listings of folders are checked before 
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,9 +122,13 @@ def _check_answers(repo: Repo, md5: str) -> None:
             stream.read(1)
     except FileNotFoundError as error:
         if isinstance(error.__cause__, OSError):  # fsspec's HTTP says "not found" of a host that refuses
-            raise Unreachable(f"the DVC remote does not answer ({_line(error.__cause__)}); try again later") from None
+            raise Unreachable(
+                f"the DVC remote does not answer ({_line(error.__cause__)}); `dvc remote list` names it; try again then"
+            ) from None
     except Exception as error:  # each transport has its own tree of exceptions
-        raise Unreachable(f"the DVC remote does not answer ({_line(error)}); try again when it is back") from None
+        raise Unreachable(
+            f"the DVC remote does not answer ({_line(error)}); `dvc remote list` names it; try again then"
+        ) from None
 
 
 def delete(repo: Repo, objects: Iterable[str]) -> None:
@@ -158,7 +162,9 @@ def opened(tree: Path) -> Iterator[Repo]:
     except (RatchetError, ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError):
         raise
     except Exception as error:  # each transport has its own tree of exceptions, most of them no OSError
-        raise Unreachable(f"the DVC remote does not answer ({_line(error)}); try again when it is back") from error
+        raise Unreachable(
+            f"the DVC remote does not answer ({_line(error)}); `dvc remote list` names it; try again then"
+        ) from error
     finally:
         repo.close()
 
@@ -245,27 +251,35 @@ def edited_outputs(tree: Path) -> list[str]:
 
 def share(tree: Path, into: Path) -> None:
     """Let DVC in the worktree `into` use the cache of `tree`, with the main checkout's local settings (credentials)."""
-    local = common_dir(tree).parent / ".dvc" / "config.local"
-    if local.exists():
-        shutil.copy2(local, into / ".dvc" / "config.local")
-    _set_here(into, {"cache": {"dir": str(Cache(tree).root.resolve())}})
+    known = _config(into).get("remote", {})
+    held = _local(common_dir(tree).parent)
+    for name in held.sections:
+        remote = re.fullmatch(r"remote [\"'](.*)[\"']", name)
+        if remote and remote[1] not in known and "url" not in held[name]:
+            del held[name]  # what `into` holds is older than that remote, and half a remote is an error of DVC's
+    held.setdefault("cache", {})["dir"] = str(Cache(tree).root.resolve())
+    _write_local(into, held)
 
 
 def hash_what_comes(tree: Path) -> None:
     """Set `verify = true` for every remote in the checkout's own settings, so that plain `dvc pull` hashes too."""
     lax = [name for name, held in _config(tree).get("remote", {}).items() if not held.get("verify")]
+    held = _local(tree)
+    for name in lax:
+        held.setdefault(f'remote "{name}"', {})["verify"] = "true"
     if lax:
-        _set_here(tree, {f'remote "{name}"': {"verify": "true"} for name in lax})
+        _write_local(tree, held)
 
 
-def _set_here(tree: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
-    """Add to the tree's `.dvc/config.local`, which git ignores and only its owner may read; the rest of it stays."""
+def _local(tree: Path) -> Any:
     from configobj import ConfigObj  # type: ignore[import-untyped]  # DVC's own reader
 
+    return ConfigObj(str(tree / ".dvc" / "config.local"), interpolation=False)
+
+
+def _write_local(tree: Path, held: Any) -> None:
+    """Replace the tree's `.dvc/config.local`, which git ignores and only its owner may read."""
     local = tree / ".dvc" / "config.local"
-    held = ConfigObj(str(local), interpolation=False)
-    for section, values in settings.items():
-        held.setdefault(section, {}).update(values)
     (local.parent / "tmp").mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=local.parent / "tmp", delete=False) as beside:  # of mode 0600
         held.write(beside)

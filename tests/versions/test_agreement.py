@@ -25,31 +25,41 @@ from tasks.errors import VersionError
 from tasks.promote import promote, rollback
 from tasks.register import register
 from tasks.verify import verify
-from tasks.versions import tags, whole
-from tasks.versions.git import git, head
+from tasks.versions import lineage, loading, tags, whole
+from tasks.versions.git import git, head, read
 from tasks.withdraw import withdraw
 from tests.versions.real import lay
 from tests.versions.toy import ROOT, Toy, tool
 
 ENVIRONMENTS = ("prod", "staging")
+VALUES = {
+    "train.seed": st.integers(0, 3),
+    "train.epochs": st.integers(1, 5),
+    "train.clip": st.sampled_from([None, 0.5, 1.0]),
+    "prepare.size": st.sampled_from([[28, 28], [8, 8]]),
+    "model.name": st.sampled_from(["cnn", "mlp"]),
+    "gate.margin": st.sampled_from([0.005, 0.01]),
+}
 
 
 class Histories(RuleBasedStateMachine):
-    """Random operations, checked against a plain model after each and against GTO at the end."""
+    """Random operations, checked against a plain model after each and against the stock tools at the end."""
 
-    steps = 0
+    most = 0  # operations in one history
+    pairs = 1  # of versions whose differences are compared, at most
 
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ratchet-"))
         self.toy = Toy.make(self.folder / "checkout")
-        self.clock = 0.0
+        self.clock, self.operations = 0.0, 0
         self.stacks: dict[str, list[str]] = {environment: [] for environment in ENVIRONMENTS}
         self.withdrawn: set[str] = set()
         self.versions: list[str] = []
 
     def act(self, work: Any) -> Any:
-        Histories.steps += 1
+        self.operations += 1
+        Histories.most = max(Histories.most, self.operations)
         with mock.patch.object(tags.time, "time", lambda: 1_800_000_000 + self.clock):
             return work()
 
@@ -57,9 +67,18 @@ class Histories(RuleBasedStateMachine):
     def move_clock(self, hours: int) -> None:
         self.clock += hours * 3600
 
-    @rule()
-    def register(self) -> None:
-        version = self.act(lambda: self.toy.register(f"weights {len(self.versions)}"))
+    @rule(
+        values=st.fixed_dictionaries({}, optional=VALUES),
+        rows=st.integers(1, 3),
+        accuracy=st.integers(0, 100),
+        classes=st.sampled_from([("cat", "dog"), ("cat", "dog"), ("cat", "dog", "eel")]),
+    )
+    def register(self, values: dict[str, Any], rows: int, accuracy: int, classes: tuple[str, ...]) -> None:
+        for key, value in values.items():
+            self.toy.set(key, value)
+        self.toy.write({"source.lock": f'{{"rows": {rows}}}\n'})
+        weights = f"weights {len(self.versions)}"
+        version = self.act(lambda: self.toy.register(weights, accuracy=accuracy / 100, classes=classes))
         self.versions.append(version.name)
 
     @rule(environment=st.sampled_from(ENVIRONMENTS), pick=st.integers(0, 100))
@@ -105,52 +124,84 @@ class Histories(RuleBasedStateMachine):
             return
         try:
             if self.versions:
-                self.agree_with_gto()
+                self.gto_agrees()
+                self.dvc_agrees_on_bytes()
+                for at in range(0, len(self.versions) - 1, len(self.versions) // self.pairs + 1):
+                    self.dvc_agrees_on_differences(self.versions[at], self.versions[-1])
         finally:
             shutil.rmtree(self.folder)
 
-    def agree_with_gto(self) -> None:
-        tree = self.toy.tree
+    def gto_agrees(self) -> None:
+        tree, registry = self.toy.tree, self.toy.registry
         shown = json.loads(tool("gto", "show", "--json", cwd=tree))
         theirs = {at: name for at, name in shown["classifier"]["stage"].items() if name}
-        assert theirs == {at: stack[-1] for at, stack in self.stacks.items() if stack}
+        assert theirs == registry.environments() == {at: stack[-1] for at, stack in self.stacks.items() if stack}
         listed = json.loads(tool("gto", "show", "classifier", "--json", cwd=tree))
-        assert {each["version"] for each in listed} == set(self.versions) - self.withdrawn
-        events = json.loads(tool("gto", "history", "classifier", "--json", cwd=tree))
-        ours = sum(len(self.toy.registry.history(environment)) for environment in ENVIRONMENTS)
-        assert sum(each["event"] == "assignment" for each in events) == ours
-        assert sum(each["event"] == "registration" for each in events) == len(self.versions)
+        alive = {version.name for version in registry.versions() if not version.withdrawn}
+        assert {each["version"] for each in listed} == alive == set(self.versions) - self.withdrawn
+        events = json.loads(tool("gto", "history", "classifier", "--json", "--asc", cwd=tree))
+        ours = sorted((each.counter, each.environment, each.version)
+                      for environment in ENVIRONMENTS for each in registry.history(environment))  # fmt: skip
+        assigned = [(each["stage"], each["version"]) for each in events if each["event"] == "assignment"]
+        assert assigned == [(environment, version) for _, environment, version in ours]
+        assert [each["version"] for each in events if each["event"] == "registration"] == self.versions
+        assert {each["version"] for each in events if each["event"] == "deregistration"} == self.withdrawn
+
+    def dvc_agrees_on_bytes(self) -> None:
+        for environment, name in self.toy.registry.environments().items():
+            got = self.folder / environment
+            tool(
+                "dvc", "artifacts", "get", ".", "classifier", "--stage", environment, "-o", str(got), cwd=self.toy.tree
+            )
+            ours = loading.path(environment, self.toy.tree)
+            assert got.read_text() == ours.read_text() == f"weights {self.versions.index(name)}"
+
+    def dvc_agrees_on_differences(self, old: str, new: str) -> None:
+        tree = self.toy.tree
+        found = lineage.diff(tree, old, new)
+        names = [f"classifier@{name}" for name in (old, new)]
+        params = json.loads(tool("dvc", "params", "diff", "--json", *names, cwd=tree)).get("params.yaml", {})
+        metrics = json.loads(tool("dvc", "metrics", "diff", "--json", *names, cwd=tree)).get("reports/metrics.json", {})
+        assert {key: (str(each["old"]), str(each["new"])) for key, each in params.items()} == {
+            key: tuple(map(str, pair)) for key, pair in found.params.items()
+        }
+        per_class = {
+            f"per_class.{label}.{key}": pair for label, pairs in found.per_class.items() for key, pair in pairs.items()
+        }
+        assert {key: (each["old"], each["new"]) for key, each in metrics.items() if "intervals" not in key} == {
+            **found.metrics,
+            **per_class,
+        }
+        plots = json.loads(tool("dvc", "plots", "diff", "--json", *names, cwd=tree))
+        curve = "reports/training/curves.tsv"
+        points = plots["data"][curve][0]["content"]["data"]["values"]
+        rows = {point["rev"]: point["epoch"] for point in points}
+        held = {name: (read(tree, name, curve) or b"").split()[1].decode() for name in names}
+        assert rows == held
 
 
-def test_gto_agrees_after_random_histories() -> None:
-    Histories.steps = 0
-    run_state_machine_as_test(
-        Histories,
-        settings=settings(
-            max_examples=2,
-            stateful_step_count=20,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=[*HealthCheck],
-        ),
+def histories(examples: int, steps: int, pairs: int) -> None:
+    Histories.most, Histories.pairs = 0, pairs
+    quiet = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[*HealthCheck],
     )
-    assert Histories.steps >= 10
+    run_state_machine_as_test(Histories, settings=quiet)
+
+
+def test_the_stock_tools_agree_after_random_histories() -> None:
+    histories(examples=3, steps=20, pairs=1)
+    assert Histories.most >= 10
 
 
 @pytest.mark.long
-def test_gto_agrees_after_two_hundred_operations() -> None:
-    Histories.steps = 0
-    run_state_machine_as_test(
-        Histories,
-        settings=settings(
-            max_examples=5,
-            stateful_step_count=200,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=[*HealthCheck],
-        ),
-    )
-    assert Histories.steps >= 200
+@pytest.mark.timeout(1800)
+def test_the_stock_tools_agree_after_two_hundred_operations() -> None:
+    histories(examples=5, steps=260, pairs=5)
+    assert Histories.most >= 200
 
 
 RELEASE = """

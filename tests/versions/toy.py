@@ -131,7 +131,14 @@ class Toy:
         self.write({"reports/predictions.parquet": f"by {weights}"})
         self.write({"models/classifier.pt": weights, "reports/training/curves.tsv": f"epoch\n{len(weights)}\n"})
         self.write({"models/classifier.json": json.dumps({"spec": spec, "weights_sha256": sha256})})
-        self.write({"reports/metrics.json": json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": 1000}) + "\n"})
+        metrics = {
+            "rows": 1000,
+            "accuracy": accuracy,
+            "loss": 0.5,
+            "per_class": {name: {"recall": accuracy, "rows": 500} for name in classes},
+            "intervals": {"accuracy": [accuracy - 0.02, accuracy + 0.02]},
+        }
+        self.write({"reports/metrics.json": json.dumps(metrics) + "\n"})
         self.lock()
         return sha256
 
