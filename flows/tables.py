@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tasks.versions.registry import Assignment, Version
 
 
+_OF_A_CLASS = ("recall", "precision", "f1")
+
+
 def summary_table(summary: Summary, total_s: float) -> Table:
     """The one table at the end of `ratchet train`.
 
@@ -97,8 +100,11 @@ def version_table(shown: Shown) -> Table:
     table.add_row("gate", f"{shown.gate.get('verdict', '')}: {shown.gate.get('reason', '')}")
     for source in shown.sources.get("sources", []) if isinstance(shown.sources, dict) else []:
         table.add_row("source", _in_short(source))
-    for path, md5 in sorted({**shown.outputs, **shown.code}.items()):
-        table.add_row("code" if path in shown.code else "output", f"{path} {md5[:12]}")
+    data = [f"{path} {md5[:12]}" for path, md5 in shown.outputs.items() if path.startswith("data/")]
+    table.add_row("data", ", ".join(data))
+    table.add_row(
+        "code", f"{len(shown.code)} files and folders as in commit {(shown.base or '')[:12]}; --json lists them"
+    )
     for section, values in sorted(shown.params.items()):
         table.add_row(f"params {section}", ", ".join(f"{name}: {value}" for name, value in values.items()))
     table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in sorted(shown.libraries.items())))
@@ -114,7 +120,7 @@ def _in_short(source: Mapping[str, object]) -> str:
 
 
 def difference_table(found: Difference) -> Table:
-    """Two versions side by side, only what differs."""
+    """Two versions side by side, only what differs; of classes the best known figures alone."""
     table = Table("what", found.old, found.new, box=box.SIMPLE_HEAD, pad_edge=False)
     for kind, pairs in (("param", found.params), ("contract", found.contract)):
         for name, (old, new) in pairs.items():
@@ -123,8 +129,10 @@ def difference_table(found: Difference) -> Table:
         spread = found.intervals.get(name, (None, None))
         table.add_row(f"metric {name}", *(_number(each, around) for each, around in zip(pair, spread, strict=True)))
     for label, metrics in found.per_class.items():
-        for name, pair in metrics.items():
-            table.add_row(f"class {label}: {name}", *(_number(each, None) for each in pair))
+        differ = [(name, metrics[name]) for name in _OF_A_CLASS if name in metrics]
+        if differ:
+            sides = (", ".join(f"{name} {_number(pair[side], None)}" for name, pair in differ) for side in (0, 1))
+            table.add_row(f"class {label}", *sides)
     for kind, paths in (("data", found.data), ("code", found.code)):
         for path in paths:
             table.add_row(f"{kind} {path}", "", "changed")
