@@ -43,30 +43,37 @@ def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: f
     with locked(tree):
         tags.fetch(tree, params.load(tree).register.push_to)
         cache = Cache(tree)
-        needed = _needed(tree, cache)
+        there = on_remote and remote.configured(tree)
+        needed = _needed(tree, cache, there)
         youngest = time.time() - grace_s
         found = [file for file in _objects(cache) if _md5(file) not in needed and file.stat().st_mtime < youngest]
         size = sum(file.stat().st_size for file in found)
-        there = sorted(_expired(tree, cache) - needed) if on_remote and remote.configured(tree) else []
-        if there:
+        gone = sorted(_expired(tree, cache) - needed) if there else []
+        if gone:
             with remote.opened(tree) as repo:
-                there = sorted(set(there) - remote.missing(repo, there))
+                gone = sorted(set(gone) - remote.missing(repo, gone))
                 if apply:
-                    remote.delete(repo, there)
+                    remote.delete(repo, gone)
         kept = sum(1 for _ in _objects(cache)) - len(found)
         if apply:
             # a folder's listing goes first: what is left of a cut-off collection is found again by the next one
             for file in sorted(found, key=lambda file: not file.name.endswith(".dir")):
                 file.unlink(missing_ok=True)
-        return Garbage([str(file) for file in found], size, there, kept)
+        return Garbage([str(file) for file in found], size, gone, kept)
 
 
-def _needed(tree: Path, cache: Cache) -> set[str]:
-    """Every object that a version, a branch, a worktree's commit or its `dvc.lock` as it lies there names."""
+def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
+    """Every object that a version, a branch, a worktree's commit or its `dvc.lock` as it lies there names.
+
+    Args:
+        there: on the remote too; a folder whose listing is not here may share files with one that expired.
+    """
     needed: set[str] = set()
-    for held in _pipelines(tree):
+    for held, promised in _pipelines(tree):
         for output in held.outputs:
             if output.cached:
+                if there and promised and output.is_folder and output.pushed:
+                    remote.pull_listing(tree, output)
                 needed |= _of(cache, output)
                 if output.is_folder and output.pushed and not cache.has(output.md5) and not remote.configured(tree):
                     raise ObjectsMissing(
@@ -76,7 +83,8 @@ def _needed(tree: Path, cache: Cache) -> set[str]:
     return needed
 
 
-def _pipelines(tree: Path) -> Iterator[Pipeline]:
+def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
+    """What is in use, and whether it is a version's: then the remote holds it."""
     seen: set[str | None] = set()
     commits = [version.commit for version in Registry(tree).versions() if not version.expired]
     refs = git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes", "refs/stash", cwd=tree).split()
@@ -84,11 +92,11 @@ def _pipelines(tree: Path) -> Iterator[Pipeline]:
         lock = git("ls-tree", commit, "--", pipeline.LOCK, pipeline.PIPELINE, cwd=tree)
         if pipeline.LOCK in lock and lock not in seen:
             seen.add(lock)
-            yield pipeline.of_commit(tree, commit, whole=commit in commits)
+            yield pipeline.of_commit(tree, commit, whole=commit in commits), commit in commits
     for line in git("worktree", "list", "--porcelain", cwd=tree).splitlines():
         place = Path(line.removeprefix("worktree "))
         if line.startswith("worktree ") and (place / pipeline.LOCK).is_file():
-            yield pipeline.of_tree(place, whole=False)
+            yield pipeline.of_tree(place, whole=False), False
 
 
 def _expired(tree: Path, cache: Cache) -> set[str]:

@@ -39,6 +39,21 @@ def test_only_what_expired_goes(toy: Toy, tmp_path: Path) -> None:
     assert (tmp_path / "restored/models/classifier.pt").read_text() == "b"
 
 
+def test_what_a_clone_has_never_seen_stays_on_the_remote(toy: Toy, tmp_path: Path) -> None:
+    toy.remote(tmp_path / "store")
+    first, second = toy.register("a"), toy.release("b")  # they share a file of data/raw
+    toy.write({"source.lock": '{"rows": 2}\n'})
+    third = toy.release("c")
+    clone = toy.clone(tmp_path / "clone")
+    checkout(clone.tree, first.name, tmp_path / "first")
+    expire(clone.tree, first.name)
+    expire(clone.tree, second.name)
+    assert collect(clone.tree, apply=True, on_remote=True, grace_s=0).on_remote
+    fresh = toy.clone(tmp_path / "fresh")
+    checkout(fresh.tree, third.name, tmp_path / "third")
+    assert (tmp_path / "third/data/raw/b").read_text() == "rows"
+
+
 def test_a_branch_and_a_run_in_progress_keep_their_objects(toy: Toy, tmp_path: Path) -> None:
     toy.release("a")
     toy.run("on the branch")

@@ -30,7 +30,8 @@ def test_the_message_is_for_people_first(toy: Toy) -> None:
     subject, _, rest = version.tag.message.partition("\n")
     assert subject == "classifier v1.0.0: accuracy 0.9321 on 1,000 rows"
     assert rest.startswith("\nFirst version.\nGate: promote, a toy.\n")
-    assert version.metrics == {"accuracy": 0.9321, "loss": 0.5, "rows": 1000}
+    assert version.metrics["intervals"] == {"accuracy": pytest.approx([0.9121, 0.9521])}
+    assert {**version.metrics, "intervals": 0} == {"accuracy": 0.9321, "loss": 0.5, "rows": 1000, "intervals": 0}
 
 
 def test_the_number_says_what_changed(toy: Toy) -> None:

@@ -59,7 +59,8 @@ def history(environment: Annotated[str, typer.Argument()] = "prod", as_json: Jso
     from tasks.versions.registry import Registry
 
     found = spans(Registry(Path()), environment)
-    show([vars(span) for span in found], history_table(found), as_json)
+    nothing = f"nothing has served in {environment} yet; `ratchet promote VERSION --environment {environment}`"
+    show([vars(span) for span in found], history_table(found) if found else nothing, as_json)
 
 
 @app.command(rich_help_panel=VERSIONS)

@@ -63,14 +63,19 @@ def pull(tree: Path, output: Output) -> None:
         Unreachable: the remote does not answer.
     """
     cache = Cache(tree)
-    if not cache.has(output.md5):
-        _fetch(tree, {output.md5: output.path})
+    pull_listing(tree, output)
     objects = cache.objects(output)
     lacking = {md5: what for md5, what in objects.items() if not cache.has(md5)}
     if lacking:
         _fetch(tree, lacking)
     for md5, what in objects.items():
         cache.check(md5, what)
+
+
+def pull_listing(tree: Path, output: Output) -> None:
+    """As `pull`, but of a folder its listing alone, unhashed."""
+    if not Cache(tree).has(output.md5):
+        _fetch(tree, {output.md5: output.path})
 
 
 def configured(tree: Path) -> bool:

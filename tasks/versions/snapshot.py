@@ -11,14 +11,9 @@ from tasks.errors import VersionError
 from tasks.versions.git import git, identity
 from tasks.versions.pipeline import LOCK, PARAMS, SOURCES, Pipeline
 
-<<<<<<< HEAD
 GATE = ("reports/gate.json", "reports/gate.html")
 GATE_BYTES = 1_000_000  # of each at most: git keeps them for ever
-ALWAYS = ("params.yaml", SOURCES, LOCK)
-=======
-GATE = "reports/gate.json"
 ALWAYS = (PARAMS, SOURCES, LOCK)
->>>>>>> 2c26ff5 (Show versions with intervals, lineage and where they served)
 
 
 def laid_over(tree: Path, pipeline: Pipeline) -> list[str]:

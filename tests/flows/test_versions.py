@@ -84,6 +84,7 @@ def test_what_served_and_why_it_changed(three: Toy, ratchet: Ratchet) -> None:
     lines = [line.split() for line in ratchet("history", "prod").out.splitlines() if line.strip().startswith("v1")]
     assert [line[0] for line in lines] == ["v1.0.0", "v1.1.1", "v1.1.0", "v1.0.0"]
     assert " ".join(lines[0][3:]) == "now Ada rollback worse on [Mondays]"
+    assert ratchet("history", "staging").out.startswith("nothing has served in staging yet; `ratchet promote")
 
 
 def test_upkeep(three: Toy, ratchet: Ratchet, tmp_path: Path) -> None:
