@@ -14,10 +14,10 @@ from tasks.predict import predict
 
 @flow(name="prediction", persist_result=False)
 def prediction(source: str = "data/incoming", output: str = "data/predictions", environment: str = "prod") -> State:
-    """Score every row of a parquet file, or of a folder of parquet files or images.
+    """Score every row of a parquet file, of a folder of parquet files or images, or of a data set of the Hub.
 
     Args:
-        source: a file, folder or glob, relative to the checkout.
+        source: a file, folder or glob, relative to the checkout; or hf://datasets/OWNER/NAME[@REVISION][?split=...].
         output: the folder that gets a parquet file named after the time of the run, or the parquet file itself.
         environment: whose version scores.
     """

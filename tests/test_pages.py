@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,10 +52,19 @@ def opened(browser: Chrome, page: Path) -> list[str]:
     return [address for address in asked if address != page.as_uri() and not address.startswith("data:")]
 
 
+@pytest.fixture(scope="module")
+def pages(released: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reports of a second run, whose model another one was compared with."""
+    checkout = Checkout(tmp_path_factory.mktemp("second") / "checkout")
+    shutil.copytree(released.path, checkout.path, symlinks=True)
+    summary = checkout.json("train", "--set", "train.seed=1")
+    return (checkout.path / summary["report"]).parent
+
+
 @needs_browser
-@pytest.mark.parametrize("name", ["report.html", "validation.html"])
-def test_a_page_is_whole_by_itself(browser: Chrome, released: Checkout, name: str) -> None:
-    page = released.path / "reports" / name
+@pytest.mark.parametrize("name", ["report.html", "gate.html", "validation.html"])
+def test_a_page_is_whole_by_itself(browser: Chrome, pages: Path, name: str) -> None:
+    page = pages / name
     assert opened(browser, page) == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     assert browser.find_elements("css selector", "h1")[0].text
@@ -67,8 +78,8 @@ def test_a_page_is_whole_by_itself(browser: Chrome, released: Checkout, name: st
 
 
 @needs_browser
-def test_the_report_shows_examples_of_a_cell_and_sorts_classes(browser: Chrome, released: Checkout) -> None:
-    opened(browser, released.path / "reports/report.html")
+def test_the_report_shows_examples_of_a_cell_and_sorts_classes(browser: Chrome, pages: Path) -> None:
+    opened(browser, pages / "report.html")
     cells = browser.find_elements("css selector", "button[data-cell]")
     wrong = next(cell for cell in cells if cell.text not in ("", "0"))
     browser.execute_script("arguments[0].click()", wrong)
@@ -83,3 +94,83 @@ def test_the_report_shows_examples_of_a_cell_and_sorts_classes(browser: Chrome, 
     browser.execute_script("arguments[0].click()", browser.find_elements("css selector", "button[data-sort]")[1])
     assert sorted(column()) == sorted(before)
     assert column() != before
+
+
+@needs_browser
+def test_the_gate_shows_what_only_one_of_both_had_right(browser: Chrome, pages: Path) -> None:
+    opened(browser, pages / "gate.html")
+    figures = browser.find_elements("css selector", "figure[data-kind]")
+    assert figures
+    assert all(figure.find_elements("css selector", "img") for figure in figures)
+    for kind in ("lost", "won", ""):
+        button = browser.find_element("css selector", f"button[data-show='{kind}']")
+        browser.execute_script("arguments[0].click()", button)
+        assert button.get_attribute("aria-pressed") == "true"
+        shown = {figure.get_attribute("data-kind") for figure in figures if figure.is_displayed()}
+        assert shown <= ({kind} if kind else {"lost", "won"})
+        assert len(browser.find_elements("css selector", "button[data-show][aria-pressed=true]")) == 1
+
+
+@needs_browser
+@pytest.mark.parametrize("name", ["report.html", "gate.html"])
+def test_the_keyboard_reaches_everything_that_reacts(browser: Chrome, pages: Path, name: str) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    opened(browser, pages / name)
+    browser.set_window_size(1200, 1000)
+    reacting = browser.find_elements("css selector", "a[href], button, [tabindex='0']")
+    reached = []
+    for _ in reacting:
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        reached.append(browser.switch_to.active_element)
+        if len(reached) < 9:  # of each kind; to look at all takes long
+            outline = "return getComputedStyle(document.activeElement).outlineStyle"
+            assert browser.execute_script(outline) != "none"
+    assert reached == reacting
+    sort = browser.find_elements("css selector", "button[data-sort]")[1]
+    sort.send_keys(Keys.ENTER)
+    header = sort.find_element("xpath", "..")
+    assert header.get_attribute("aria-sort") == "descending"
+    sort.send_keys(Keys.SPACE)
+    assert header.get_attribute("aria-sort") == "ascending"
+    toggle = browser.find_elements("css selector", "button[aria-pressed]")[1]
+    toggle.send_keys(Keys.SPACE)
+    assert toggle.get_attribute("aria-pressed") == "true"
+
+
+@needs_browser
+@pytest.mark.parametrize("name", ["report.html", "gate.html"])
+def test_a_screen_reader_finds_its_way(browser: Chrome, pages: Path, name: str) -> None:
+    opened(browser, pages / name)
+    assert browser.find_element("css selector", "html").get_attribute("lang") == "en"
+    assert len(browser.find_elements("css selector", "main")) == 1
+    named = browser.find_elements("css selector", "button:not([data-cell]), a[href], nav, section, [role], svg")
+    for each in [*named, *browser.find_elements("css selector", "button[data-cell]")[:3]]:
+        assert each.accessible_name, each.get_attribute("outerHTML")
+    levels = [int(each.tag_name[1]) for each in browser.find_elements("css selector", "h1, h2, h3")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert not browser.find_elements("css selector", "th:not([scope])")
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["report.html", "gate.html"])
+def test_words_stand_out_in_light_and_dark(browser: Chrome, pages: Path, name: str, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    opened(browser, pages / name)
+    page = luminance(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert (page > 0.5) == (scheme == "light")
+    for selector in ("h1", "header p", "h2 + p", "a", "td", "figcaption"):
+        words = luminance(
+            browser.execute_script(f"return getComputedStyle(document.querySelector('{selector}')).color")
+        )
+        assert (max(page, words) + 0.05) / (min(page, words) + 0.05) >= 4.5, selector
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `rgb(r, g, b)`, as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -72,7 +72,9 @@ def refresh(as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=TRAINING)
 def predict(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A parquet file, or a folder of images.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Parquet files, a folder of images, or hf://datasets/OWNER/NAME.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The parquet file to write.")],
     environment: Environment = "prod",
     as_json: Json = False,

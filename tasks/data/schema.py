@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandera.polars as pa
@@ -53,13 +53,20 @@ def schema(info: dict[str, Any], params: ValidateParams) -> pa.DataFrameSchema:
     columns["split"] = pa.Column(pl.String, split, nullable=True, required=False)
     if info["kind"] == "image":
         columns["fault"] = pa.Column(pl.String, nullable=True)
-    for name in info["features"]:
-        rules = params.columns.get(name, ANY)
-        finite = _check("not_finite", lambda column: column.cast(pl.Float64).is_finite())
-        dtype = DTYPES[rules.dtype] if rules.dtype else None
-        columns[name] = pa.Column(dtype, [finite, *_checks(rules)], nullable=rules.nullable)
+    columns.update({name: _feature(params.columns.get(name, ANY)) for name in info["features"]})
     columns.update({name: pa.Column(pl.String, nullable=True) for name in info["kept"]})
     return pa.DataFrameSchema(columns, strict=True)
+
+
+def of_features(names: Sequence[str], rules: Mapping[str, Rules]) -> pa.DataFrameSchema:
+    """The rules for a frame of these features alone."""
+    return pa.DataFrameSchema({name: _feature(rules.get(name, ANY)) for name in names}, strict=True)
+
+
+def _feature(rules: Rules) -> pa.Column:
+    finite = _check("not_finite", lambda column: column.cast(pl.Float64).is_finite())
+    dtype = DTYPES[rules.dtype] if rules.dtype else None
+    return pa.Column(dtype, [finite, *_checks(rules)], nullable=rules.nullable)
 
 
 def _label(info: dict[str, Any], rules: Rules | None) -> pa.Column:

@@ -45,6 +45,7 @@ def write(
     if run is not None and compared is not None and len(compared.rows):
         bars = _bars(decision, params, run, compared)
         examples = _examples(run, compared)
+    changed = lineage.diff(tree, decision.champion, None) if decision.champion and not decision.version else None
     values = {
         "decision": decision,
         "gate": params,
@@ -54,7 +55,10 @@ def write(
         "limit": max([params.margin, params.slice_margin, *(abs(b[end]) for b in bars for end in ("low", "high"))]),
         "examples": examples,
         "moved": compared.disagreements if compared else None,
-        "changed": lineage.diff(tree, decision.champion, None) if decision.champion and not decision.version else None,
+        "changed": changed,
+        "shares": {n: found["support"] for n, found in changed.per_class.items() if "support" in found}
+        if changed
+        else {},
         **_origin(tree, decision),
     }
     page.write(tree / FILE, TEMPLATE, values)
@@ -64,20 +68,22 @@ def _bars(decision: Decision, params: GateParams, run: Run, compared: Compared) 
     """All rows, then each class and group: rows, lost, won, difference, bounds, and what the gate made of it."""
     from tasks.versions import scoring
 
-    judged = {each[0]: each for each in decision.slices}
+    fallen = {each[0]: each[5] for each in decision.slices}
     masks = {f"class {name}": compared.answers.targets == index for index, name in enumerate(run.classes)}
-    bars = [_bar("all rows", compared.answers, params.confidence, params.margin, "")]
+    bars = [_bar("all rows", compared.answers, params.confidence, params.margin)]
     for name, mask in {**masks, **scoring.groups(run, compared.rows)}.items():
-        said = "too few rows to be judged" if name not in judged else "lost" if judged[name][5] else "within the margin"
         if mask.any():
-            bars.append(_bar(name, compared.answers.at(mask), params.confidence, params.slice_margin, said))
+            bar = _bar(name, compared.answers.at(mask), params.confidence, params.slice_margin)
+            within = "within the margin" if bar["difference"] >= -bar["margin"] else "not shown to be lost"
+            said = ("lost too much" if fallen[name] else within) if name in fallen else "too few rows to be judged"
+            bars.append({**bar, "said": said})
     return bars
 
 
-def _bar(name: str, answers: Answers, confidence: float, margin: float, said: str) -> dict[str, Any]:
+def _bar(name: str, answers: Answers, confidence: float, margin: float) -> dict[str, Any]:
     rows, (lost, won) = len(answers.targets), paired.disagreements(answers)
     low, high = paired.tango(lost, won, rows, confidence)
-    facts = {"name": name, "rows": rows, "lost": lost, "won": won, "margin": margin, "said": said}
+    facts = {"name": name, "rows": rows, "lost": lost, "won": won, "margin": margin, "said": ""}
     return facts | {"difference": (won - lost) / rows, "low": low, "high": high}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,12 @@ def hub(files: dict[str, bytes], cut: set[str] | None = None, token: str | None 
             self.end_headers()
 
         def respond(self, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(200)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked and self.command != "HEAD":
+                first, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
+                headers = {**headers, "Content-Range": f"bytes {first}-{last}/{len(body)}"}
+                body = body[first : last + 1]
+            self.send_response(206 if "Content-Range" in headers else 200)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()

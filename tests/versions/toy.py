@@ -34,7 +34,7 @@ stages:
   train:
     cmd: python -m code.train
     deps: [code/train.py, custom, data/raw]
-    params: [prepare, train]
+    params: [prepare, train, validate]
     outs:
       - models/classifier.json
       - models/classifier.pt

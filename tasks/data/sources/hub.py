@@ -23,7 +23,7 @@ ROWS = 10  # in one batch
 def resolve(source: HuggingFaceSource, places: Places) -> Entry:
     from huggingface_hub import HfApi
 
-    with _answering(source):
+    with answering(source):
         info = HfApi().dataset_info(source.repository, revision=source.revision)
         card = info.card_data
         licence = card.get("license") if card is not None else None
@@ -74,7 +74,7 @@ def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]
     if "files" not in entry:
         detail = {"resolved": entry["resolved"], "licence": licence}
         return [Part(source, cache, (), {**detail, "split": split}) for split in source.splits]
-    with _answering(source):
+    with answering(source):
         folder = snapshot_download(
             source.repository,
             repo_type="dataset",
@@ -105,7 +105,7 @@ def _read_split(part: Part) -> Rows:
 
     source: HuggingFaceSource = part.source
     datasets.disable_progress_bars()
-    with _answering(source):
+    with answering(source):
         data = datasets.load_dataset(
             source.repository,
             source.config,
@@ -145,7 +145,8 @@ def _bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _answering(source: HuggingFaceSource) -> Iterator[None]:
+def answering(source: HuggingFaceSource, named: str = "ingest.sources") -> Iterator[None]:
+    """Turn what the Hub's libraries raise into ours; `named` is where the data set is named, for the message."""
     import datasets.exceptions
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import (
@@ -160,12 +161,12 @@ def _answering(source: HuggingFaceSource) -> Iterator[None]:
         yield
     except (RepositoryNotFoundError, RevisionNotFoundError, DatasetNotFoundError, HFValidationError) as error:
         cause = str(error).splitlines()[0]
-        raise SourceMissing(f"ingest.sources: the Hub has no {where} ({cause}); correct it, or set HF_TOKEN") from None
+        raise SourceMissing(f"{named}: the Hub has no {where} ({cause}); correct it, or set HF_TOKEN") from None
     except (OfflineModeIsEnabled, OSError) as error:
         raise Unreachable(f"the Hub does not answer for {where}: {str(error).splitlines()[0]}; try again") from None
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         cause = " ".join(str(error).split())
-        raise CorruptData(f"{where} cannot be read: {cause}; correct ingest.sources") from None
+        raise CorruptData(f"{where} cannot be read: {cause}; correct {named}") from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "huggingface_hub"):
             raise Unreachable(f"the Hub does not answer for {where}: {type(error).__name__}; try again") from None

@@ -85,7 +85,7 @@ def _download(system: Any, path: str, downloads: Path) -> dict[str, Any]:
 
 @contextmanager
 def _answering(url: str) -> Iterator[tuple[Any, str]]:
-    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.core import url_to_fs
 
     parsed = urlsplit(url)
     if parsed.username or parsed.password:
