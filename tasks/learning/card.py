@@ -86,7 +86,11 @@ def load_model(card: Path, weights: Path | None = None, *, trust: bool = False) 
         model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
     except TrainingError as error:
         raise CorruptModel(f"{card}: {error}") from error
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+    except pickle.UnpicklingError:  # torch's own words advise to read it all the same
+        raise CorruptModel(
+            f"{weights}: it holds more than tensors, which may be code; nothing of it was run; `ratchet train` makes others"
+        ) from None
+    except (RuntimeError, KeyError, TypeError) as error:
         raise CorruptModel(f"{weights}: they do not fit {architecture}: {error}") from error
     return model.eval(), read
 

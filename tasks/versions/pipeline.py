@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tasks.versions.git import blobs, files, read
 
 PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
 SOURCES, PARAMS = "source.lock", "params.yaml"
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _md5(content: bytes) -> str:
 
 def _outputs(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[Output]:
     flags = _flags(wanted)
-    sizes = {out["path"]: int(out.get("size", 0)) for out in entry.get("outs") or []}
+    sizes: dict[Any, Any] = {out.get("path"): out.get("size") for out in _mappings(entry.get("outs"))}
     for path, md5 in _hashes("outs", list(flags), entry).items():
         cached = flags[path].get("cache", True)
         yield Output(path, md5, sizes[path], stage, cached, cached and flags[path].get("push", True))
@@ -144,8 +146,10 @@ def _flags(wanted: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _hashes(kind: str, paths: list[str], entry: Mapping[str, Any]) -> dict[str, str]:
-    found = {one.get("path"): one.get("md5") for one in entry.get(kind) or []}
-    return {path: found[path] for path in paths if isinstance(found.get(path), str)}
+    """Path to hash, as far as the entries are whole: a cut one may lack the end of its hash, or its size."""
+    whole = (one for one in _mappings(entry.get(kind)) if isinstance(one.get("size"), int))
+    found = {one.get("path"): str(one.get("md5")) for one in whole}
+    return {path: found[path] for path in paths if _MD5.fullmatch(found.get(path, ""))}
 
 
 def _check_whole(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> None:
@@ -176,6 +180,10 @@ def _yaml(content: bytes | None, name: str, where: str) -> dict[str, Any]:
         return _mapping(YAML(typ="safe", pure=True).load(content.decode()))
     except (YAMLError, UnicodeDecodeError) as error:
         raise VersionError(f"{name} in {where} is no YAML 1.2: {' '.join(str(error).split())}") from None
+
+
+def _mappings(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Checkout
+from tests.conftest import SAMPLE, Checkout
 
 
 @pytest.mark.long
@@ -41,3 +42,26 @@ def test_two_real_versions_there_and_back(copy: Checkout, tmp_path: Path) -> Non
     assert json.loads(copy.run("dvc", "status", "--json").stdout) == {}
     assert copy.json("train")["name"] == "Unchanged"
     assert [span["version"] for span in copy.json("history", "prod")] == ["v1.0.0", "v1.0.1", "v1.0.0"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_rollback_stands_and_new_data_go_past_it(copy: Checkout, tmp_path: Path) -> None:
+    copy.set(margin="0.9", slice_margin="0.9")
+    copy.set(epochs="3")
+    assert copy.json("train")["serves"] == "v1.1.0"
+    assert copy.json("rollback", "--reason", "worse")["version"] == "v1.0.0"
+    for _ in range(2):
+        again = copy.json("train")
+        assert (again["name"], again["version"], again["serves"]) == ("Unchanged", None, "v1.0.0")
+
+    shutil.copytree(SAMPLE, tmp_path / "more")
+    (images,) = (tmp_path / "more").rglob("train-images-idx3-ubyte")
+    content = bytearray(images.read_bytes())
+    content[16 + 28 * 14 + 14] ^= 64  # a pixel in the middle of the first image
+    images.write_bytes(content)
+    copy.set(root=str(tmp_path / "more"))
+    again = copy.json("train")
+    assert (again["version"], again["serves"]) == ("v1.2.0", "v1.2.0")
+    assert [span["version"] for span in copy.json("history", "prod")] == ["v1.0.0", "v1.1.0", "v1.0.0", "v1.2.0"]
+    assert copy.json("rollback")["version"] == "v1.0.0"  # v1.1.0 was taken back, so it is not what served before
