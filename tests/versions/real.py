@@ -44,7 +44,7 @@ def lay(
 
     spec = Spec(kind="features", input_shape=(1,), classes=tuple(classes), mean=(0.0,), std=(1.0,),
                 counts={"test": ROWS}, features=("x",), size=None, channels=None)  # fmt: skip
-    arguments = {"widths": []} if model == "mlp" else {}
+    arguments: dict[str, list[int]] = {"widths": []} if model == "mlp" else {}
     weight = torch.tensor([[-1.0], [1.0]])
     bias = torch.tensor([threshold, -threshold])
     content = pack(dict(zip(keys, (weight, bias), strict=True)))
