@@ -7,6 +7,7 @@ inside a class, hence none here.
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
@@ -260,17 +261,34 @@ def load(tree: Path = Path()) -> Params:
     Raises:
         ParamsError: the file is missing or no YAML 1.2, or values in it are unknown, missing or wrong (all are named).
     """
+    file = tree / FILE
+    if not file.is_file():
+        raise ParamsError(f"{FILE} is not in {tree.resolve()}; run this in a Ratchet checkout")
+    return parse(_read(file))
+
+
+def preset(file: Path) -> dict[str, str]:
+    """The lines of a file such as `params/accurate.yaml`: values by dotted key, as `ratchet train --set` takes them.
+
+    Raises:
+        ParamsError: there is no such file, or it holds something else. Keys and values are checked where they are used.
+    """
+    if not file.is_file():
+        raise ParamsError(f"--params {file}: there is no such file; presets lie in params/")
+    raw = _read(file)
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{file}: expected a line KEY: VALUE for each value, such as train.epochs: 12")
+    return {str(key): json.dumps(value, default=str) for key, value in raw.items()}
+
+
+def _read(file: Path) -> object:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    file = tree / FILE
     try:
-        raw = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{FILE} is not in {tree.resolve()}; run this in a Ratchet checkout") from None
+        return YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{FILE} is no YAML 1.2: {' '.join(str(error).split())}") from None
-    return parse(raw)
+        raise ParamsError(f"{file.name} is no YAML 1.2: {' '.join(str(error).split())}") from None
 
 
 def parse(raw: object) -> Params:

@@ -78,3 +78,29 @@ def test_a_file_that_is_missing_or_no_yaml_says_so(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: [")
     with pytest.raises(ParamsError, match=r"params.yaml is no YAML 1.2: .* line 1"):
         params.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"--params .*mine\.yaml: there is no such file; presets lie in params/"),
+        ("- 1\n", r"mine\.yaml: expected a line KEY: VALUE for each value, such as train\.epochs: 12"),
+        ("a: [", r"mine\.yaml is no YAML 1\.2"),
+    ],
+)
+def test_a_preset_that_is_none_is_explained(tmp_path: Path, text: str | None, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ParamsError, match=message):
+        params.preset(file)
+
+
+def test_a_preset_gives_what_set_takes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train.lr: 1e-3\ntrain.schedule: null\nmodel.arguments: {widths: [8, 16]}\n")
+    assert params.preset(file) == {
+        "train.lr": "0.001",
+        "train.schedule": "null",
+        "model.arguments": '{"widths": [8, 16]}',
+    }

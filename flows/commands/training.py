@@ -25,6 +25,14 @@ def train(
             help="Replace a value of params.yaml for this run, such as train.epochs=3; it then works in a tree of its own.",
         ),
     ] = None,
+    preset: Annotated[
+        Path | None,
+        typer.Option(
+            "--params",
+            metavar="FILE",
+            help="Replace the values that a file lists, such as params/accurate.yaml; --set goes before it.",
+        ),
+    ] = None,
     environment: Environment = "prod",
     as_json: Json = False,
 ) -> None:
@@ -34,11 +42,13 @@ def train(
     names, or a temporary one.
     """
     from flows.server import server
+    from tasks import params
     from tasks.process import age_s
     from tasks.stage import home, preload
     from tasks.versions.tree import check
 
-    values = dict(_pair(text) for text in settings or ())
+    values = params.preset(preset) if preset else {}
+    values |= dict(_pair(text) for text in settings or ())
     checkout = Path().resolve()
     check(checkout, values or None)  # before a server is started for nothing
     with server(home(checkout)):

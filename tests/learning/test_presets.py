@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
-import ruamel.yaml
+from pathlib import Path
 
+import pytest
+from ruamel.yaml import YAML
+
+from tasks import params as parameters
 from tasks.learning import models
-from tests.learning.samples import ROOT, chosen
+from tasks.versions.tree import replaced
+from tests.learning.samples import ROOT
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
-def test_presets_fit(file: object) -> None:
-    held = ruamel.yaml.YAML(typ="safe", pure=True).load(file)
-    params = chosen(**{key.replace(".", "__"): value for key, value in held.items()})
+def test_presets_fit(file: Path) -> None:
+    text = replaced((ROOT / "params.yaml").read_text(), parameters.preset(file))
+    params = parameters.parse(YAML(typ="safe", pure=True).load(text))
     assert models.parameters(models.build(params.model.name, params.model.arguments, (1, 28, 28), 10))
