@@ -1,11 +1,14 @@
-"""The stage: exact, resumable, and loud where the data or the params are wrong."""
+"""The stage: exact, resumable, and loud where the data or the params are wrong. A number names the fault."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +21,7 @@ import pytest
 import tasks.train as verb
 from tasks.errors import CorruptData, TrainingError
 from tasks.learning.card import load_model
-from tests.learning.samples import ROOT, Trainer
+from tests.learning.samples import ROOT, Trainer, checkout, ended, read_until, started
 
 pytest_plugins = ["tests.learning.fixtures"]
 
@@ -47,7 +50,7 @@ def test_one_seed_gives_one_model_and_another_another(pictures: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("steps", "workers"), [(0, 0), (3, 2), (11, 0)])
-def test_a_stopped_run_goes_on_and_ends_bit_equal(
+def test_1_a_stopped_run_goes_on_and_ends_bit_equal(
     pictures: Path, tmp_path: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch, steps: int, workers: int
 ) -> None:
     hard = {"train__ema": 0.9, "train__patience": 2, "train__augment__crop": 2, "run__loader_workers": workers}
@@ -61,7 +64,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_equal(
     assert trained(pictured, **hard) == whole
 
 
-def test_a_corrupt_checkpoint_gives_way_to_the_one_before(
+def test_29_a_corrupt_checkpoint_gives_way_to_the_one_before(
     pictures: Path,
     tmp_path: Path,
     trained: Trainer,
@@ -97,13 +100,13 @@ def test_other_data_or_params_start_afresh(
     assert "goes on" not in capsys.readouterr().out
 
 
-def test_a_loss_that_is_no_number_stops_within_a_step(pictured: Path, trained: Trainer) -> None:
+def test_18_a_loss_that_is_no_number_stops_within_a_step(pictured: Path, trained: Trainer) -> None:
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in epoch 1, step [1-9].*lower train.lr"):
         trained(pictured, train__lr=1e30, train__optimizer={"name": "SGD", "arguments": {}}, train__schedule=None)
     assert not (pictured / "models").exists()
 
 
-def test_a_nan_in_the_data_is_named(tables: Path, trained: Trainer) -> None:
+def test_18_a_nan_in_the_data_is_named(tables: Path, trained: Trainer) -> None:
     file = tables / "data/prepared/train/inputs.npy"
     rows = np.load(file)
     rows[3, 2] = np.nan
@@ -112,7 +115,7 @@ def test_a_nan_in_the_data_is_named(tables: Path, trained: Trainer) -> None:
         trained(tables, model__name="mlp")
 
 
-def test_features_train_the_simple_net(tables: Path, trained: Trainer) -> None:
+def test_features_train_the_simple_net(tables: Path, trained: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
     trained(
         tables,
         model__name="simple_net",
@@ -124,6 +127,8 @@ def test_features_train_the_simple_net(tables: Path, trained: Trainer) -> None:
     assert float(last[3]) > 0.8
     card = json.loads((tables / "models/classifier.json").read_text())
     assert card["spec"]["classes"] == ["no", "yes"]
+    said = capsys.readouterr().out
+    assert " rows/s" in said and "images" not in said
 
 
 def test_without_prepared_data_it_says_what_to_run(tmp_path: Path, trained: Trainer) -> None:
@@ -131,21 +136,74 @@ def test_without_prepared_data_it_says_what_to_run(tmp_path: Path, trained: Trai
         trained(tmp_path)
 
 
-def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp_path: Path) -> None:
-    pictured = shutil.copytree(pictures, tmp_path / "pictured")
-    (pictured / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("epochs: 8", "epochs: 100000"))
-    shutil.copy(ROOT / "dvc.yaml", pictured)
-    subprocess.run(["git", "init", "--quiet"], cwd=pictured, check=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.train"], cwd=pictured, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    while "epoch 2/" not in process.stdout.readline():
-        assert process.poll() is None
+def test_33_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp_path: Path) -> None:
+    endless = {"train.epochs": "100000", "train.batch_size": "50", "train.threads": "1"}
+    pictured = checkout(shutil.copytree(pictures, tmp_path / "pictured"), endless)
+    process = started(["-m", "tasks.train"], pictured)
+    read_until(process, "epoch 2/")
     asked = time.monotonic()
     process.terminate()
-    assert process.wait(10) == 143
+    ended(process, 143)
     assert time.monotonic() - asked < 10
-    process.stdout.close()
     assert list((pictured / ".checkpoints").rglob("*.pt"))
+
+
+@pytest.mark.long
+def test_1_killed_at_random_moments_it_ends_bit_equal(pictures: Path, tmp_path: Path) -> None:
+    """`kill -9`, five times, a little later each time; `python -m benchmarks.training kills` does it for 50 runs."""
+    settings = {"train.epochs": "6", "train.batch_size": "25", "train.threads": "1", "run.checkpoint_seconds": "0.05"}
+    whole, killed = (checkout(shutil.copytree(pictures, tmp_path / name), settings) for name in ("whole", "killed"))
+    ended(started(["-m", "tasks.train"], whole), 0)
+    draw = random.Random(1)
+    for _ in range(5):
+        process = started(["-m", "tasks.train"], killed)
+        read_until(process, " parameters, on ")
+        time.sleep(draw.uniform(0.05, 0.5))
+        process.kill()
+        ended(process, -signal.SIGKILL)
+    assert "goes on from epoch" in ended(started(["-m", "tasks.train"], killed), 0)
+    for name in ("models/classifier.pt", "models/classifier.json", "reports/training/curves.tsv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+FULL = """
+import sys
+from pathlib import Path
+import tasks.train as verb
+from tasks.errors import RatchetError
+from tests.learning.samples import chosen
+tree = Path(sys.argv[1])
+verb.home = lambda tree: tree
+try:
+    verb.train.fn(chosen(), tree)
+except RatchetError as error:
+    print(error)
+print("left:", [str(file) for name in (".checkpoints", "models") for file in (tree / name).rglob("*.*")])
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="no namespaces here"
+)
+@pytest.mark.parametrize(
+    ("place", "file"),
+    [(".checkpoints", r"\.checkpoints/\w+/000000-00000001\.pt"), ("models", r"models/classifier\.pt")],
+)
+def test_5_a_full_disk_ends_it_with_nothing_half_written(
+    pictures: Path, tmp_path: Path, trained: Trainer, place: str, file: str
+) -> None:
+    """A file system of 1 MB at `place`; with room again, the same run ends as if there had been room all the time."""
+    pictured = shutil.copytree(pictures, tmp_path / "pictured")
+    (pictured / place).mkdir()
+    mount = f'mount -t tmpfs -o size=1m none {pictured}/{place} && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount, "sh", sys.executable, "-c", FULL, str(pictured)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.search(rf"the disk is full: \S+/{file} could not be written; make room, then run it again", done.stdout)
+    left = done.stdout.splitlines()[-1]
+    assert left == "left: []" if place == ".checkpoints" else "models" not in left
+    assert trained(pictured) == trained(shutil.copytree(pictures, tmp_path / "whole"))

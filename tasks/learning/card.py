@@ -64,7 +64,7 @@ def load_model(card: Path, weights: Path | None = None, *, trust: bool = False) 
 
     Raises:
         CorruptModel: the weights are missing, are not those of the card, or do not fit its architecture; or a whole model
-            was given without `trust`.
+            was given without `trust`, or is none.
     """
     if weights is None:
         return _whole(card, trust)
@@ -101,8 +101,11 @@ def _whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
             f"{path}: a whole model is a pickle, and reading one runs whatever code it holds; pass trust=True if you made "
             "it yourself, else load the weights through their card: load_model(card, weights)"
         )
-    model: nn.Module = torch.load(path, weights_only=False, map_location="cpu")
-    return model.eval(), Card(**model.card)  # type: ignore[arg-type]  # torch types attributes as tensors and modules
+    try:
+        model: nn.Module = torch.load(path, weights_only=False, map_location="cpu")
+        return model.eval(), Card(**model.card)  # type: ignore[arg-type]  # torch types attributes as tensors and modules
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
+        raise CorruptModel(f"{path}: not what `ratchet export --format whole_model` writes: {error}") from error
 
 
 def pack(state: dict[str, torch.Tensor]) -> bytes:

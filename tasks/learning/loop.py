@@ -71,7 +71,8 @@ def fit(
     due = time.monotonic() + params.run.checkpoint_seconds
 
     done, total = state.epoch * state.steps + state.step, chosen.epochs * state.steps
-    progress = Display(done, total, len(train) / state.steps, say, group.leads)
+    unit = "images" if spec.kind == "image" else "rows"
+    progress = Display(done, total, len(train) / state.steps, say, group.leads, unit)
     with _advice(chosen, params.run), progress as display:
         while not state.finished:
             # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import ruamel.yaml
 from tasks import params as parameters
 from tasks.data.spec import Spec
 from tasks.params import Params
+from tasks.versions.tree import replaced
 
 ROOT = Path(__file__).parents[2]
 RAW = ROOT / "tests/assets/FashionMNIST/raw"
@@ -72,6 +77,48 @@ def chosen(**values: Any) -> Params:
             section = section[part]
         section[last] = value
     return parameters.parse(raw)
+
+
+def checkout(tree: Path, settings: dict[str, str]) -> Path:
+    """Make a checkout of a tree with prepared data, so that `python -m tasks.train` runs there."""
+    (tree / "params.yaml").write_text(replaced((ROOT / "params.yaml").read_text(), settings))
+    shutil.copy(ROOT / "dvc.yaml", tree)
+    subprocess.run(["git", "init", "--quiet"], cwd=tree, check=True)
+    return tree
+
+
+def started(arguments: list[str], tree: Path) -> subprocess.Popen[str]:
+    """`python arguments...` in `tree`; stdout and stderr are one pipe."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read its lines up to one with `words`; it has to come before the process ends."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return
+    raise AssertionError(f"{words!r} never came: {''.join(lines)}")
+
+
+def ended(process: subprocess.Popen[str], code: int) -> str:
+    """Wait until the process is gone, with that exit code; gives the lines that nobody read before."""
+    try:
+        said: str = process.communicate(timeout=300)[0]
+    finally:
+        process.kill()
+    assert process.returncode == code, said
+    return said
 
 
 Trainer = Callable[..., dict[str, bytes]]

@@ -1,10 +1,13 @@
-"""Two processes on this machine: the same curve as one, and a loud end when one of them dies."""
+"""Two processes here, or `torchrun` on two machines: the same curve as one, and a loud end when one of them dies."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import TrainingError
-from tests.learning.samples import Trainer
+from tests.learning.samples import Trainer, checkout, ended, read_until, started
 
 pytest_plugins = ["tests.learning.fixtures"]
 
@@ -46,7 +49,7 @@ def children() -> set[int]:
 
 
 @pytest.mark.long
-def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
+def test_1_a_killed_worker_ends_all_and_the_next_run_goes_on(
     pictures: Path, tmp_path: Path, trained: Trainer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole, pictured = (shutil.copytree(pictures, tmp_path / name) for name in ("whole", "killed"))
@@ -76,3 +79,46 @@ def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
 def test_a_fault_in_a_worker_keeps_its_kind_and_words(pictured: Path, trained: Trainer) -> None:
     with pytest.raises(TrainingError, match=r"train\.batch_size: 1 rows a step are too few for 2 processes"):
         trained(pictured, **{**PLAIN, "train__batch_size": 1}, train__processes=2)
+
+
+# ── two machines ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def machines(trees: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
+    """A `torchrun` in each tree, as docs/training.md says it for two machines, both on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", f"{port}"]
+    return [
+        started(["-m", "torch.distributed.run", *common, "--node-rank", f"{rank}", "-m", "tasks.train"], tree)
+        for rank, tree in enumerate(trees)
+    ]
+
+
+@pytest.mark.long
+def test_1_two_machines_draw_the_curve_of_one_and_survive_a_kill(
+    pictures: Path, tmp_path: Path, trained: Trainer
+) -> None:
+    # SGD: AdamW blows the last bits of tiny gradients up, so that after some epochs even one process in parts parts ways
+    longer = {**PLAIN, "train__epochs": 12, "train__optimizer": {"name": "SGD", "arguments": {}}, "train__lr": 0.05}
+    settings = {key.replace("__", "."): json.dumps(value) for key, value in longer.items()}
+    settings |= {"train.threads": "1", "run.checkpoint_seconds": "0.05"}
+    first, second = (checkout(shutil.copytree(pictures, tmp_path / name), settings) for name in ("first", "second"))
+
+    leader, follower = machines((first, second))
+    read_until(leader, "epoch 3/")
+    (worker,) = Path(f"/proc/{follower.pid}/task/{follower.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    said = [ended(process, 1) for process in (leader, follower)]
+    assert "exitcode  : -9" in said[1]
+    assert not (first / "models").exists()
+
+    leader, follower = machines((first, second))
+    said = [ended(process, 0) for process in (leader, follower)]
+    assert "goes on from epoch" in said[0]
+    assert not (second / "models").exists(), "the first machine alone writes"
+    one = shutil.copytree(pictures, tmp_path / "one")
+    trained(one, **longer)
+    for alone, together in zip(curve(one), curve(first), strict=True):
+        assert together == pytest.approx(alone, abs=1e-4)

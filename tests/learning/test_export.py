@@ -46,6 +46,14 @@ def test_a_whole_model_asks_for_trust(files: tuple[Path, Path], tmp_path: Path) 
     assert card.architecture["name"] == "mlp"
 
 
+def test_a_whole_model_that_is_none_is_explained(tmp_path: Path) -> None:
+    bare = tmp_path / "bare.pt"
+    torch.save(torch.nn.Linear(2, 2), bare)
+    for path, words in ((bare, "no attribute 'card'"), (tmp_path / "none.pt", "No such file")):
+        with pytest.raises(CorruptModel, match=rf"not what `ratchet export --format whole_model` writes: .*{words}"):
+            load_model(path, trust=True)
+
+
 def test_what_comes_back_changed_is_not_exported(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
