@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import itertools
+import json
 import logging
 import shutil
 import tempfile
@@ -60,15 +61,25 @@ class Bench:
         checkpoints = Checkpoints(self.scratch / f"{time.monotonic_ns()}")
         return fit(params, self.spec, self.train, self.val, checkpoints, stop=stop, say=_silent)
 
-    def accuracy(self, trained: Trained, name: str = "cnn") -> float:
-        """On the test rows, in float32."""
-        model = models.build(name, {}, self.spec.input_shape, len(self.spec.classes)).eval()
+    def preset(self, name: str) -> dict[str, Any]:
+        """The values of `params/<name>.yaml`, as `params` takes them."""
+        lines = parameters.preset(ROOT / f"params/{name}.yaml")
+        return {key.replace(".", "__"): json.loads(value) for key, value in lines.items()}
+
+    def trial(self, **values: Any) -> tuple[float, float]:
+        """Train with these values: accuracy on the test rows, in float32, and seconds of training, validation included."""
+        params = self.params(**values)
+        began = time.perf_counter()
+        trained = self.fit(params)
+        seconds = time.perf_counter() - began
+        name, arguments = params.model.name, params.model.arguments
+        model = models.build(name, arguments, self.spec.input_shape, len(self.spec.classes)).eval()
         model.load_state_dict({key: value.cpu() for key, value in trained.weights.items()})
         test, normalise = PreparedDataset(self.prepared / "test"), Normalise(self.spec, torch.device("cpu"))
         with torch.no_grad():
             inputs, targets = test.__getitems__(range(len(test)))
             found = torch.cat([model(normalise(part)).argmax(1) for part in torch.split(inputs, 1000)])
-        return (found == targets).double().mean().item()
+        return (found == targets).double().mean().item(), seconds
 
     def say(self, line: str) -> None:
         print(line, flush=True)
