@@ -51,9 +51,9 @@ def leave(summary: Summary, reports: Path) -> None:
         if picture.stat().st_size < PICTURE_LIMIT:
             data = base64.b64encode(picture.read_bytes()).decode()
             create_image_artifact(f"data:image/png;base64,{data}", key=picture.stem.replace("_", "-"))
-    create_link_artifact(
-        (reports / "report.html").resolve().as_uri(), key="report", link_text="The report, on the worker"
-    )
+    for file, key in (("report.html", "report"), ("gate.html", "gate-page")):
+        kept = Path(summary.report).parent / file  # a run's tree is gone when someone looks
+        create_link_artifact(kept.resolve().as_uri(), key=key, link_text=f"{file}, on the worker")
 
 
 def registered(summary: Summary) -> None:

@@ -150,7 +150,7 @@ def test_a_run_trains_registers_and_shows_it(service: Service) -> None:
     state = service.wait(run)
     assert (state["type"], state["name"]) == ("COMPLETED", "Promoted")
     found = {each["key"] for each in service.api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})}
-    assert {"stages", "metrics", "gate", "report", "train-progress"} <= found
+    assert {"stages", "metrics", "gate", "report", "gate-page", "train-progress"} <= found
     lines = service.logs(run)
     assert "train: param train.seed: 0 → 5" in lines
     assert [line for line in lines if line.startswith("train: epoch 2/2")]
