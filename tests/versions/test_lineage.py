@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tasks.promote import rollback
 from tasks.versions import lineage
-from tests.versions.toy import Toy
+from tests.versions.toy import Toy, tool
 
 
 def test_what_one_version_comes_from_and_when_it_served(toy: Toy) -> None:
@@ -38,3 +38,13 @@ def test_how_two_versions_differ(toy: Toy) -> None:
     assert found.contract == {"classes": (["cat", "dog"], ["cat", "dog", "eel"])}
     assert found.code == ["code/train.py"]
     assert lineage.diff(toy.tree, "prod", "v2.0.0").params == {}
+
+
+def test_dvc_draws_two_versions_together(toy: Toy) -> None:
+    toy.release("a")
+    toy.release("other weights")
+    page = toy.tree / "drawn/index.html"
+    tool("dvc", "plots", "diff", "classifier@v1.0.0", "classifier@v1.0.1", "--out", str(page.parent), cwd=toy.tree)
+    drawn = page.read_text()
+    assert "classifier@v1.0.0" in drawn
+    assert "classifier@v1.0.1" in drawn
