@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from tasks.errors import CorruptModel, DataError
 from tasks.evaluate import evaluate
@@ -39,6 +40,8 @@ def test_it_counts_as_a_plain_loop_does(scored: Path) -> None:
     assert rows.column_names == ["row_id", "target", "prediction", "probabilities"]
     assert rows["target"].to_pylist() == targets.tolist()
     assert sum(metrics["per_class"][name]["support"] for name in card.classes) == len(targets)
+    with Image.open(scored / "reports/plots/confusion.png") as picture:
+        assert picture.size == (110 + 40 * len(card.classes),) * 2
 
 
 def test_two_trees_get_the_same_bytes(scored: Path, tmp_path: Path) -> None:
