@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import ServerUnreachable
 from tasks.process import GUARDED_LAUNCH, end_with_parent, environment_setdefault
 
-START_LIMIT_S = 60.0  # for a server of our own: a new database on a slow disk
+START_LIMIT_S = 180.0  # for a server of our own: making a new database takes 15 s, or minutes on a machine that is busy
 ANSWER_LIMIT_S = 10.0  # for one that should be running already
+WORKER = "RATCHET_WORKER"  # process id of the worker, for the runs that it starts
 
 
 def prepare_prefect(home: Path) -> None:
@@ -54,6 +58,7 @@ def server(home: Path) -> Iterator[None]:
     named = os.environ.get("PREFECT_API_URL")
     if named:
         _wait(named, ANSWER_LIMIT_S, None, "start it (`make up`), or unset PREFECT_API_URL to use a temporary one")
+        ask(named, "/admin/version", os.environ.get("PREFECT_API_AUTH_STRING"))
         yield
         return
     log = home / ".prefect/server.log"
@@ -105,6 +110,36 @@ def follow_worker() -> None:
 
     if deployment.id:
         end_with_parent()
+        if os.environ.get(WORKER, str(os.getppid())) != str(os.getppid()):  # it died before that
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def ask(url: str, path: str, password: str | None) -> Any:
+    """What the Prefect server at this API address answers to a GET, or None where it knows nothing of that name.
+
+    Raises:
+        ServerUnreachable: the server refuses the password.
+    """
+    given = {"Authorization": f"Basic {b64encode(password.encode()).decode()}"} if password else {}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url + path, headers=given), timeout=ANSWER_LIMIT_S
+        ) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ServerUnreachable(
+                f"the Prefect server at {url} refuses {'this' if password else 'to answer without a'} password; set "
+                "PREFECT_API_AUTH_STRING to what PREFECT_SERVER_API_AUTH_STRING is there (`make up` keeps it in "
+                ".prefect/service.json)"
+            ) from None
+        if error.code == 404:
+            return None
+        raise ServerUnreachable(f"the Prefect server at {url} answers {error}; see .prefect/server.log") from None
+    except OSError as error:
+        raise ServerUnreachable(
+            f"the Prefect server at {url} does not answer: {error}; see .prefect/server.log"
+        ) from None
 
 
 def answers(url: str) -> bool:

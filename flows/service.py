@@ -6,7 +6,6 @@ systemd and on several machines.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -14,19 +13,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import psutil
 import typer
 
-from flows.server import ANSWER_LIMIT_S, START_LIMIT_S, answers, prepare_prefect
+from flows import automations
+from flows.server import ANSWER_LIMIT_S, START_LIMIT_S, WORKER, answers, ask, prepare_prefect
 from tasks.errors import RatchetError, ServerUnreachable
 from tasks.stage import home
 
 POOL = "ratchet"
 PORT = "4200"
-HEARTBEAT_S = 30  # the least that Prefect sends
-DEAD_AFTER_S = 3 * HEARTBEAT_S
+SLOT_WAIT_S = (
+    5  # after which a run that has to wait for another asks again; Prefect's 30 s make a queue of short runs long
+)
 END_LIMIT_S = 40  # for a server or worker that was asked to end; a run of the worker saves a checkpoint meanwhile
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -38,11 +39,11 @@ def up() -> None:
     environment = settings(create=True)
     url = environment["PREFECT_API_URL"]
     if not running("server"):
-        start("server", "server", "start", "--host", "127.0.0.1", "--port", environment["PREFECT_SERVER_API_PORT"])
-    _wait_for_server(url, START_LIMIT_S)
+        start("server")
+    _wait_for_server(url, START_LIMIT_S, "server")
     deploy()
     if not running("worker"):
-        start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", "ratchet")
+        start("worker")
     print(f"Prefect is up at {url.removesuffix('/api')}; its password is in {_file().relative_to(home(Path()))}")
 
 
@@ -64,11 +65,12 @@ def status() -> None:
     for name in ("server", "worker"):
         process = running(name)
         print(f"{name}: {f'runs as process {process.pid}' if process else 'does not run'}")
-    if not answers(environment["PREFECT_API_URL"]):
-        raise ServerUnreachable(
-            f"no Prefect server answers at {environment['PREFECT_API_URL']}; start it with `make up`"
-        )
-    print(f"{environment['PREFECT_API_URL']} answers")
+    url = environment["PREFECT_API_URL"]
+    if not answers(url):
+        raise ServerUnreachable(f"no Prefect server answers at {url}; start it with `make up`")
+    print(f"{url} answers")
+    if not ask(url, f"/work_pools/{POOL}", environment.get("PREFECT_API_AUTH_STRING")):
+        raise ServerUnreachable(f"{url} has no work pool {POOL}, so no worker takes a run; `make up` makes it again")
 
 
 @app.command()
@@ -76,23 +78,31 @@ def deploy() -> None:
     """Register the deployments of prefect.yaml, the work pool and the automations on the server."""
     environment = settings()
     _wait_for_server(environment["PREFECT_API_URL"], ANSWER_LIMIT_S)
+    ask(environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING"))
     prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect("--no-prompt", "deploy", "--all")
     os.environ.update(environment)
-    _automations()
+    automations.make()
 
 
 @app.command()
 def server() -> None:
     """Run the server in the foreground (for systemd)."""
     port = settings(create=True)["PREFECT_SERVER_API_PORT"]
-    os.execvpe(sys.executable, _command("server", "start", "--host", "127.0.0.1", "--port", port), _environment())
+    environment = _environment()
+    os.environ.update(environment)
+    automations.forgive_silence()
+    os.execvpe(sys.executable, _command("server", "start", "--host", "127.0.0.1", "--port", port), environment)
 
 
 @app.command()
 def worker() -> None:
     """Run a worker in the foreground (for systemd)."""
-    os.execvpe(sys.executable, _command("worker", "start", "--pool", POOL, "--type", "process"), _environment())
+    environment = _environment()
+    _wait_for_server(environment["PREFECT_API_URL"], ANSWER_LIMIT_S)
+    ask(environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING"))
+    here = {WORKER: str(os.getpid())}  # the same after exec
+    os.execvpe(sys.executable, _command("worker", "start", "--pool", POOL, "--type", "process"), environment | here)
 
 
 # ── settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,7 +130,8 @@ def settings(create: Annotated[bool, typer.Option(hidden=True)] = False) -> dict
     if not file.exists() and "PREFECT_API_URL" not in os.environ:
         raise ServerUnreachable("no server is set up here; start one with `make up`, or set PREFECT_API_URL")
     kept: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-    return {**kept, **{name: os.environ[name] for name in kept.keys() | {"PREFECT_API_URL"} if name in os.environ}}
+    names = kept.keys() | {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"}
+    return {**kept, **{name: os.environ[name] for name in names if name in os.environ}}
 
 
 def _environment() -> dict[str, str]:
@@ -132,7 +143,12 @@ def _environment() -> dict[str, str]:
         "PREFECT_HOME": str(folder),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": str(SLOT_WAIT_S),
+        "PREFECT_WORKER_QUERY_SECONDS": str(SLOT_WAIT_S),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT_S),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # these end in the log files of the server and the worker
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "ERROR",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_CLI_PROMPT": "false",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
@@ -157,13 +173,12 @@ def prefect(*arguments: str) -> None:
         raise ServerUnreachable(f"`prefect {' '.join(arguments)}` failed: {said}")
 
 
-def start(name: str, *arguments: str) -> None:
-    """Start a server or worker that outlives this command, with its log in `.prefect/`."""
+def start(name: str) -> None:
+    """Start the server or a worker as a process that outlives this command, with its log in `.prefect/`."""
     log = _file().with_name(f"{name}.log")
     with log.open("a") as output:
         child = subprocess.Popen(
-            _command(*arguments),
-            env=_environment(),
+            [sys.executable, "-m", "flows.service", name],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -197,54 +212,16 @@ def _pid_file(name: str) -> Path:
     return _file().with_name(f"{name}.pid")
 
 
-def _wait_for_server(url: str, limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
+def _wait_for_server(url: str, limit_s: float, ours: str = "") -> None:
+    """Wait until a server answers, but no longer than `limit_s`, or than the process `ours` lives."""
+    began = time.monotonic()
     while not answers(url):
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > limit_s or (ours and not running(ours)):
             raise ServerUnreachable(
-                f"no Prefect server answers at {url} after {limit_s:.0f} s; see .prefect/server.log"
+                f"no Prefect server answers at {url} after {waited_s:.0f} s; see .prefect/server.log"
             )
         time.sleep(0.1)
-
-
-# ── automations ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _automations() -> None:
-    """Have runs marked as *Crashed* whose heartbeats stop: their machine or process died without a word.
-
-    Source of the trigger: Prefect's "Detect zombie flows".
-    """
-    from datetime import timedelta
-
-    from prefect.automations import Automation
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.exceptions import ObjectNotFound
-
-    ends = ("Completed", "Failed", "Cancelled", "Crashed", "Pending", "Scheduled")
-    trigger: Any = EventTrigger(
-        after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ends)},
-        match={"prefect.resource.id": ["prefect.flow-run.*"]},
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=DEAD_AFTER_S),
-    )
-    message = (
-        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone; the next run goes on from its checkpoint"
-    )
-    name = "ratchet: runs that died"
-    with contextlib.suppress(ValueError, ObjectNotFound):
-        cast("Automation", Automation.read(name=name)).delete()
-    Automation(
-        name=name,
-        description="Marks runs whose heartbeats stopped.",
-        trigger=trigger,
-        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)],
-    ).create()
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from tasks.register import register
 from tasks.stage import StageTask
 from tasks.versions.tree import workplace
 
-ingest, validate, prepare = StageTask("ingest"), StageTask("validate"), StageTask("prepare")
+ingest, validate, prepare = StageTask("ingest", "network"), StageTask("validate"), StageTask("prepare")
 train, evaluate = StageTask("train"), StageTask("evaluate")
 
 

@@ -31,7 +31,7 @@ _NOTHING: _Seen = ()
 WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "reports/metrics.json"
 
 
-@step
+@step("compute")
 def compare(params: Params, tree: Path, environment: str) -> Decision:
     """Decide on the run in `tree` and write `reports/gate.json` and `reports/gate.html`.
 

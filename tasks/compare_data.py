@@ -20,7 +20,7 @@ ALPHA = 0.001  # of all tests together: chance alone tells of a change once in a
 DISTANCE = 0.02  # a smaller shift is not worth a word, however certain it is
 
 
-@step
+@step("git")
 def compare_data(params: Params, tree: Path) -> tuple[str, ...]:
     """What changed, a sentence each; nothing where there is no version yet, or `gate.max_shrink` is 1 (anything goes).
 

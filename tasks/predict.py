@@ -33,7 +33,7 @@ class Scored:
     output: str
 
 
-@step
+@step("compute")
 def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
     """Score every row of `source` with what serves in `environment`; memory does not grow with the rows.
 

@@ -18,7 +18,7 @@ from tasks.versions.registry import Assignment, Registry, Version
 _TRIES = 20
 
 
-@step
+@step("git")
 def promote(tree: Path, version: str, environment: str, reason: str = "", automatic: bool = False) -> Assignment:
     """Put `version` into service in `environment`; if it serves there already, nothing is written.
 
@@ -33,7 +33,7 @@ def promote(tree: Path, version: str, environment: str, reason: str = "", automa
     return _repeated(tree, lambda push_to: _promote(tree, version, environment, reason, automatic, push_to))
 
 
-@step
+@step("git")
 def rollback(
     tree: Path, environment: str, to: str | None = None, reason: str = "", whole_state: bool = False
 ) -> Assignment:

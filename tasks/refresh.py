@@ -16,7 +16,7 @@ from tasks.params import Params
 from tasks.stage import home, step
 
 
-@step
+@step("network")
 def refresh(params: Params, tree: Path) -> dict[str, Any]:
     """Write `source.lock`; returns what stands in it, and whether that is new.
 

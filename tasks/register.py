@@ -25,7 +25,7 @@ WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "repo
 _TRIES = 5
 
 
-@step
+@step("network")
 def register(params: Params, tree: Path, decision: Decision, base: str) -> Version:
     """Make the run in `tree` a version whose parent is `base`, the commit that the run started from.
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from tasks import params as parameters
 from tasks import process
@@ -37,6 +37,9 @@ LOCK = "dvc.lock"
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Where the faults of a stage or step come from: its tag in Prefect, and the key of its time-out in `run.timeouts`.
+Kind = Literal["network", "compute", "git"]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -51,21 +54,26 @@ class Outcome:
 
 
 class StageTask:
-    """A stage as a flow calls it. It goes by the name alone, so that no flow's process imports torch."""
+    """A stage as a flow calls it. It goes by the name alone, so that no flow's process imports torch.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        kind: where its faults come from; see `Kind`.
+    """
+
+    def __init__(self, name: str, kind: Kind = "compute") -> None:
         self.name = name
+        self.kind = kind
 
     def __call__(self, tree: Path) -> Outcome:
         """Bring the stage up to date in `tree`, as a task of the running flow.
 
         Raises:
-            StageFailed: its process ended with an error, which the message quotes.
+            StageFailed: its process ended with an error, which the message quotes, or took too long.
             PassingFault: it did, and trying again may help; Prefect does so `run.retries` times.
         """
         from prefect import State
 
-        result = _task(self._repro, self.name, parameters.load(tree).run.retries)(tree)
+        result = _as_task(self._repro, self.name, self.kind, tree)(tree)
         return cast("Outcome", result.result() if isinstance(result, State) else result)
 
     def _repro(self, tree: Path) -> Any:
@@ -74,7 +82,7 @@ class StageTask:
 
         started = time.monotonic()
         log = cast("logging.LoggerAdapter[logging.Logger]", get_run_logger())
-        reasons = why(tree, self.name)
+        reasons = _why_in_flow(tree, self.name)
         if not reasons:
             outcome = Outcome(self.name, "cached", (), time.monotonic() - started, 0, 0)
             return Completed(name="Cached", message="nothing that it reads has changed", data=outcome)
@@ -91,7 +99,10 @@ class StageTask:
             progress.see(line)
             (console if line.startswith(f"{self.name}: ") else log).info(line)  # the rest are DVC's own
 
-        code, status = process.run(arguments, tree, pass_on)
+        try:
+            code, status = process.run(arguments, tree, pass_on)
+        finally:
+            _asked.cache_clear()
         if code or (status and status.exit):
             raise _failure(self.name, code, status, lines)
         seconds = time.monotonic() - started
@@ -181,35 +192,55 @@ def stage(
 class Step(Generic[P, R]):
     """What a flow does that is no stage, as a Prefect task of the same name; `.fn` is the bare function."""
 
-    def __init__(self, fn: Callable[P, R]) -> None:
+    def __init__(self, fn: Callable[P, R], kind: Kind) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
+        self.kind = kind
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = _task(self.fn, self.fn.__name__, retries=3)(*args, **kwargs)
+        tree = next(each for each in (*args, *kwargs.values()) if isinstance(each, Path))  # every step works in one
+        result: R = _as_task(self.fn, self.fn.__name__, self.kind, tree)(*args, **kwargs)
         return result
 
 
-def step(fn: Callable[P, R]) -> Step[P, R]:
-    """Make a step of a flow of `fn`."""
-    return Step(fn)
+def step(kind: Kind) -> Callable[[Callable[P, R]], Step[P, R]]:
+    """Make a step of a flow of a function that takes the tree it works in."""
+    return lambda fn: Step(fn, kind)
 
 
-def _task(fn: Callable[..., Any], name: str, retries: int) -> Any:
-    """A Prefect task that tries again after a passing fault (1, 2, 4 ... s, with jitter), and after that alone."""
+def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path) -> Callable[..., Any]:
+    """`fn` as a Prefect task, tagged with its kind, that is ended after that kind's time.
+
+    A passing fault is tried again (after 1, 2, 4 ... s, with jitter), no other; a time-out is final too.
+    """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
-    return task(
+    run = parameters.load(tree).run
+    hours: float = getattr(run.timeouts, kind)
+    made = task(
         name=name,
         task_run_name=name,
+        tags=[kind],
+        timeout_seconds=hours * 3600,
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=retries,
-        retry_delay_seconds=[2.0**n for n in range(retries)],
+        retries=run.retries,
+        retry_delay_seconds=[2.0**n for n in range(run.retries)],
         retry_jitter_factor=0.5,
         retry_condition_fn=_passes,
     )(fn)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return made(*args, **kwargs)
+        except TimeoutError:
+            raise StageFailed(
+                f"{name}: not done after {hours:g} hours, so it was ended; if it needs longer, raise "
+                f"run.timeouts.{kind} in params.yaml, then run this again (training goes on from its checkpoint)"
+            ) from None
+
+    return call
 
 
 def _passes(_task: object, _run: object, state: Any) -> bool:
@@ -238,16 +269,39 @@ def why(tree: Path, name: str) -> list[str]:
     Raises:
         Busy: another DVC command holds the repository's lock.
     """
+    return _explained(tree, name, changes(tree).get(name, []))
+
+
+def _why_in_flow(tree: Path, name: str) -> list[str]:
+    """The same in the running flow, which asks DVC once for all stages, and again when one of them has run."""
+    from prefect.runtime import flow_run
+
+    return _explained(tree, name, _asked(tree.resolve(), str(flow_run.id)).get(name, []))
+
+
+@functools.lru_cache(maxsize=1)
+def _asked(tree: Path, _flow_run: str) -> dict[str, list[Any]]:
+    return changes(tree)
+
+
+def changes(tree: Path) -> dict[str, list[Any]]:
+    """What DVC says has changed, for each stage that is out of date; raises what `why` raises."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
 
     try:
         with open_repo(tree) as repo:
-            (entries,) = repo.status([f"{tree.resolve() / GRAPH}:{name}"]).values() or ([],)
+            found: dict[str, list[Any]] = (
+                repo.status()
+            )  # by the path of dvc.yaml as seen from here, and the stage's name
+            return {address.rpartition(":")[2]: entries for address, entries in found.items()}
     except LockError as error:
-        raise Busy(f"{name}: {error}") from None
+        raise Busy(f"DVC's lock in {tree.resolve()}: {error}") from None
     except DvcException as error:
-        raise StageFailed(f"{name}: DVC cannot read the graph: {error}") from None
+        raise StageFailed(f"DVC cannot read the graph in {tree.resolve()}: {error}") from None
+
+
+def _explained(tree: Path, name: str, entries: list[Any]) -> list[str]:
     if not entries:
         return []
     locked = _yaml(tree / LOCK).get("stages", {}).get(name)

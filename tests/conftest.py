@@ -95,7 +95,7 @@ def clone(path: Path) -> Checkout:
     checkout.git("init", "--quiet", "--initial-branch", "main")
     checkout.git("config", "user.name", "Tester")
     checkout.git("config", "user.email", "tester@example.org")
-    checkout.set(root=str(SAMPLE), epochs="2", batch_size="32", min_accuracy="0.3", workers="1")
+    checkout.set(root=str(SAMPLE), epochs="2", batch_size="32", min_accuracy="0.3", workers="1", threads="1")
     checkout.ratchet("refresh")
     checkout.commit("Start")
     return checkout

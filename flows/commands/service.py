@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flows.cli import UPKEEP, app
+
+END_LIMIT_S = 20.0  # for a run that was asked to end
 
 
 @app.command(rich_help_panel=UPKEEP)
 def serve() -> None:
     """Serve the deployments of prefect.yaml from this process, for a laptop: schedules fire while it runs, without a worker."""
-    from flows.server import server
+    from flows.server import WORKER, server
     from tasks.stage import home
 
+    os.environ[WORKER] = str(os.getpid())
     with server(home(Path())):
-        from prefect import serve as run
         from prefect.flows import load_flow_from_entrypoint
 
-        deployments = []
-        for entry in _deployments():
+        runner = _runner()
+        entries = _deployments()
+        for entry in entries:
             flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
-            deployments.append(flow.to_deployment(**_arguments(entry)))
-        names = ", ".join(str(deployment.name) for deployment in deployments)
-        print(f"serving {names}; Ctrl-C ends it")
-        run(*deployments, print_starting_message=False)
+            runner.add_deployment(flow.to_deployment(**_arguments(entry)))
+        print(f"serving {', '.join(entry['name'] for entry in entries)}; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(runner.start())
+    print("ended; schedules fire again when it is started again")
+
+
+def _runner() -> Any:
+    """Prefect's runner, but for SIGTERM: its own handler waits in the thread that runs its event loop for something that
+    this loop has to do, which hangs now and then (prefect 3.8.8, `Runner.handle_sigterm`).
+    """
+    from prefect.runner import Runner
+
+    class EndingRunner(Runner):
+        def handle_sigterm(self, *_signal: Any) -> None:
+            me = psutil.Process()
+            runs = [child for child in me.children() if "prefect.engine" in " ".join(child.cmdline())]
+            for run in runs:
+                run.terminate()  # it saves a checkpoint and says itself that it was ended
+            psutil.wait_procs(runs, timeout=END_LIMIT_S)
+            raise KeyboardInterrupt
+
+    return EndingRunner()
 
 
 def _deployments() -> list[dict[str, Any]]:

@@ -1,0 +1,79 @@
+"""Faults of a run by their number in the list of what can go wrong; those of a standing service are in the files beside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import psutil
+import pytest
+
+from tests.conftest import BIN, Checkout
+from tests.flows.standing import stage_processes, until
+
+
+def test_4_a_flow_and_dvc_repro_at_once_one_waits_or_is_refused(copy: Checkout) -> None:
+    copy.set(seed="3", epochs="60")
+    command = [str(BIN / "python"), "-m", "flows", "train", "--json"]
+    with subprocess.Popen(command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        until(lambda: [each for each in stage_processes(copy.path) if "-m tasks.train" in " ".join(each.cmdline())], 90)
+        done = copy.run("dvc", "repro", "--single-item", "train", code=255)
+        assert "is busy" in done.stderr
+        said, _ = first.communicate(timeout=200)
+    assert first.returncode == 0, said
+    assert "up to date" in copy.run("dvc", "repro").stdout
+    assert copy.ratchet("verify").returncode == 0
+
+
+@pytest.mark.long
+def test_19_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> None:
+    """In 12 GB of address space, 14 GB of weights."""
+    settings = "--set model.name=mlp --set 'model.arguments={widths: [60000, 60000]}' --set train.threads=1"
+    done = copy.run("bash", "-c", f"ulimit -v 12000000 && exec python -m flows train {settings}", code=1)
+    assert "train: " in done.stderr
+    assert "memory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert copy.json("versions")[0]["environments"] == ["prod"]
+    assert copy.json("train")["serves"] == "v1.0.0"
+
+
+@pytest.mark.long
+def test_19_a_loader_worker_that_dies_is_said_and_the_next_run_goes_on(copy: Checkout) -> None:
+    chosen = {
+        "run.loader_workers": "1",
+        "train.resident": "false",
+        "run.checkpoint_seconds": "0.1",
+        "train.epochs": "40",
+    }
+    settings = [
+        text for key, value in (chosen | {"train.threads": "1"}).items() for text in ("--set", f"{key}={value}")
+    ]
+    command = [str(BIN / "python"), "-m", "flows", "train", *settings]
+    with subprocess.Popen(command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr
+        next(line for line in run.stderr if "epoch 3/40" in line)
+        (stage,) = (each for each in stage_processes(copy.path) if "-m tasks.train" in " ".join(each.cmdline()))
+        for worker in loader_workers(stage):
+            os.kill(worker.pid, signal.SIGKILL)
+        said = run.stderr.read()
+        run.wait(60)
+    assert run.returncode == 1
+    assert "train: " in said
+    assert "worker" in said
+    assert "Traceback" not in said.split("ratchet: ")[-1]
+    again = copy.ratchet("train", *settings)
+    assert "epoch 40/40" in again.stderr
+    assert "epoch 1/40" not in again.stderr
+
+
+def loader_workers(stage: psutil.Process) -> list[psutil.Process]:
+    """The newest children: a loader starts its workers anew in each epoch."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found[:] = stage.children()
+        return bool(found)
+
+    until(look, 30)
+    return found
