@@ -6,7 +6,7 @@
                               A flow writes `train = StageTask("train")` and so needs not import what the stage imports.
     train.fn(params, tree)    the bare function, for tests and notebooks.
 
-A step (`@step(kind)`) is the same for what writes git references instead of files: a Prefect task inside a flow, `.fn` elsewhere.
+A step (`@step(kind)`) is the same for what writes git references instead of files: a Prefect task in a flow, `.fn` elsewhere.
 DVC's is the only cache (Prefect's is off), and only paths, params and small reports cross a task's boundary.
 """
 
