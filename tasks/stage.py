@@ -12,6 +12,7 @@ DVC's is the only cache (Prefect's is off), and only paths, params and small rep
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -125,10 +126,11 @@ class _Progress:
         if found is None:
             return
         share = 100 * int(found[1]) / int(found[2])
-        if self._artifact is None:
-            self._artifact = create_progress_artifact(share, key=f"{self.name}-progress", description=self.name)
-        else:
-            update_progress_artifact(self._artifact, share)
+        with contextlib.suppress(Exception):  # a server that is down for a while must not end the stage
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(share, key=f"{self.name}-progress", description=self.name)
+            else:
+                update_progress_artifact(self._artifact, share)
 
 
 class Stage(StageTask):
