@@ -9,7 +9,7 @@ import torch
 
 from tasks.compare import best_before, compare, gate_versions
 from tasks.data import splits
-from tasks.errors import CorruptData, ObjectsMissing, VersionError
+from tasks.errors import CorruptData, CorruptModel, ObjectsMissing, VersionError
 from tasks.promote import promote, rollback
 from tasks.register import register
 from tasks.versions import gate, load, path, pipeline, scoring
@@ -159,6 +159,36 @@ def test_a_new_contract_is_said_and_never_promoted_silently(toy: Toy) -> None:
     toy.set("gate.on_new_contract", "promote")
     train(toy, 0.1, classes=("left", "up"))
     assert toy.serves() == "v2.0.0"
+
+
+def test_a_model_of_other_inputs_is_compared_on_what_the_champion_can_read(toy: Toy) -> None:
+    train(toy, 0.2)
+    toy.set("gate.margin", 0.02)
+    decision = train(toy, 0.1, inputs=("x", "y"))
+    assert (decision.verdict, decision.new_contract, decision.compared) == (
+        "undecided",
+        ("input_shape", "features"),
+        1000,
+    )
+    said = "the contract differs from v1.0.0's (input_shape, features), compared on what both know; not let through by "
+    assert decision.reason.startswith(said)
+    train(toy, 0.2)
+    toy.set("gate.on_new_contract", "promote")
+    train(toy, 0.1, inputs=("x", "y"))
+    assert toy.serves() == "v2.0.0"
+    decision = train(toy, 0.05)  # back to one: the champion can't answer rows without y
+    assert decision.reason.startswith(
+        "the contract changed (input_shape, features), and v2.0.0 can't answer these rows: the rows lack y"
+    )
+
+
+def test_a_champion_that_gives_no_numbers_is_named(toy: Toy) -> None:
+    toy.set("gate.min_accuracy", 0.0)
+    train(toy, float("nan"))
+    with pytest.raises(
+        CorruptModel, match=r"v1\.0\.0 gives probabilities that are not finite; `ratchet verify v1\.0\.0`"
+    ):
+        train(toy, 0.2)
 
 
 def test_comparing_two_versions_by_hand(toy: Toy) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,19 @@ def test_numbers_are_checked_as_they_were_before_training(toy: Toy) -> None:
     ]
     assert found["row"] == list(range(5))
     assert [row and round(sum(row), 5) for row in found["probabilities"]] == [1, 1, None, None, None]
+
+
+def test_a_model_that_gives_no_numbers_loses_no_row(toy: Toy) -> None:
+    toy.set("gate.min_accuracy", 0.0)
+    lay(toy, float("nan"))
+    decision = replace(compare.fn(toy.params, toy.tree, "staging"), environment="staging")
+    promote.fn(toy.tree, register.fn(toy.params, toy.tree, decision, head(toy.tree)).name, "prod", "")
+    found = scored(toy, x=[0.1, None])
+    assert found["prediction"] == found["probabilities"] == [None, None]
+    assert found["reason"] == [
+        "not_finite: the model gives probabilities that are no numbers",
+        "null: every feature is missing",
+    ]
 
 
 def test_many_batches_lose_no_row(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

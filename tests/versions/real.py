@@ -31,21 +31,22 @@ def lay(
     model: str = "mlp",
     trained: Sequence[int] = (),
     keys: Sequence[str] = ("1.weight", "1.bias"),
+    inputs: Sequence[str] = ("x",),
 ) -> str:
     """Leave in `toy` what a run leaves whose model errs on the rows between 0 and `threshold`; returns the SHA-256."""
     x = np.linspace(-1, 1, ROWS, dtype=np.float64)
     targets = (x > 0).astype(np.int64)
     raw = toy.tree / "data/raw"
     raw.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"row_id": ROW_IDS, "label": targets, "x": x})
+    table = pa.table({"row_id": ROW_IDS, "label": targets, **dict.fromkeys(inputs, x)})
     shards.write(raw / "shard-00000.parquet", iter([table]))
     listed = [{"file": "shard-00000.parquet", "rows": ROWS, "sha256": "", "source": 0}]
     (raw / "dataset.json").write_text(json.dumps({"kind": "features", "shards": listed}))
 
-    spec = Spec(kind="features", input_shape=(1,), classes=tuple(classes), mean=(0.0,), std=(1.0,),
-                counts={"test": ROWS}, features=("x",), size=None, channels=None)  # fmt: skip
+    spec = Spec(kind="features", input_shape=(len(inputs),), classes=tuple(classes), mean=(0.0,) * len(inputs),
+                std=(1.0,) * len(inputs), counts={"test": ROWS}, features=tuple(inputs), size=None, channels=None)  # fmt: skip
     arguments: dict[str, list[int]] = {"widths": []} if model == "mlp" else {}
-    weight = torch.tensor([[-1.0], [1.0]])
+    weight = torch.tensor([[-1.0], [1.0]]) / len(inputs) * torch.ones(1, len(inputs))
     bias = torch.tensor([threshold, -threshold])
     content = pack(dict(zip(keys, (weight, bias), strict=True)))
     sha256 = hashlib.sha256(content).hexdigest()
