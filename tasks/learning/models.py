@@ -1,6 +1,6 @@
 """Models by name. A named architecture never changes, so that every old version keeps loading: a change is a new name.
 
-`build` knows the four models below, every classifier of `torchvision.models` (zoo.py) and classes in `custom/`.
+`build` knows the models below, every classifier of `torchvision.models` (zoo.py) and classes in `custom/`.
 A model takes (N, *input_shape) float32 and gives (N, classes) scores, or (N, 1) where there are two classes.
 """
 
@@ -187,14 +187,33 @@ def resnet_small(
 
     The first convolution is pooled before its normalisation, as in `cnn`: 2.5 times the images a second.
     """
+    stem = _pooled(_channels("resnet_small", input_shape), widths[0])
+    return nn.Sequential(*stem, *_residuals(widths, blocks, classes))
+
+
+def resnet_medium(
+    input_shape: Sequence[int], classes: int, stem: int = 16, widths: Sequence[int] = (64, 128, 256), blocks: int = 1
+) -> nn.Module:
+    """As `resnet_small`, and a convolution with `stem` channels that sees every pixel before anything is pooled."""
+    first = nn.Conv2d(_channels("resnet_medium", input_shape), stem, 3, padding=1, bias=False)
+    return nn.Sequential(
+        first, nn.BatchNorm2d(stem), nn.ReLU(), *_pooled(stem, widths[0]), *_residuals(widths, blocks, classes)
+    )
+
+
+def _pooled(before: int, after: int) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(after), nn.ReLU()]
+
+
+def _residuals(widths: Sequence[int], blocks: int, classes: int) -> list[nn.Module]:
+    """The blocks and the head."""
+    layers: list[nn.Module] = []
     before = widths[0]
-    stem = nn.Conv2d(_channels("resnet_small", input_shape), before, 3, padding=1, bias=False)
-    layers: list[nn.Module] = [stem, nn.MaxPool2d(2), nn.BatchNorm2d(before), nn.ReLU()]
     for stage, after in enumerate(widths):
         for block in range(blocks):
             layers.append(_Residual(before, after, stride=2 if stage and not block else 1))
             before = after
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+    return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)]
 
 
 OWN: dict[str, Callable[..., nn.Module]] = {
@@ -202,4 +221,5 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet_small": resnet_small,
+    "resnet_medium": resnet_medium,
 }
