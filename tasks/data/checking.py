@@ -39,14 +39,13 @@ class _Pictures:
 
     def _fault(self, encoded: bytes | None) -> str | None:
         try:
-            image = images.load(encoded, self.max_pixels)
+            self.shapes.append(images.probe(encoded, self.max_pixels))
+            if (len(self.details) + 1) % self.every == 0:
+                self.brightness.append(images.brightness(images.load(encoded, self.max_pixels)))
         except images.BadImage as error:
             self.details.append(error.detail)
             return error.reason
         self.details.append(None)
-        self.shapes.append((image.size, image.mode))
-        if len(self.details) % self.every == 0:
-            self.brightness.append(images.brightness(image))
         return None
 
     def summary(self) -> dict[str, Any]:

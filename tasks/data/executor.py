@@ -9,6 +9,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import pandas  # type: ignore[import-untyped]  # noqa: F401  # pyarrow does so on first use: once here, not in each worker
+
 from tasks.errors import ParamsError, Unreachable
 from tasks.params import RunParams
 from tasks.process import die_with_parent

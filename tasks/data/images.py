@@ -13,6 +13,7 @@ size           bilinear with antialiasing, the sides independently of each other
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
@@ -51,10 +52,12 @@ def load(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadImage("image_null", "no image")
     if not encoded:
         raise BadImage("image_empty", "0 bytes")
-    if (plain := _plain(encoded, max_pixels)) is not None:
-        return plain
     file = io.BytesIO(encoded)
     try:
+        if (plain := _plain(encoded, max_pixels)) is not None:
+            mode, size, data = plain
+            with contextlib.suppress(ValueError):  # of damaged data; what follows says what is wrong
+                return Image.frombytes(mode, size, data, "zip", mode, 0)
         image = PngImagePlugin.PngImageFile(file) if encoded.startswith(PNG) else _open(file)
         if image.width * image.height > max_pixels:
             raise BadImage("image_bomb", f"{image.width} x {image.height} pixels; at most {max_pixels:,} are decoded")
@@ -70,9 +73,28 @@ def load(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def _plain(encoded: bytes, max_pixels: int) -> Image.Image | None:
-    """A PNG of the plainest kind (8-bit grey or RGB, one IDAT chunk and nothing else) by Pillow's own codec, without what
-    Pillow does around it, which takes as long again for a small image. None for any other, and for one with any fault.
+def probe(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], str]:
+    """Width and height, and Pillow's mode, of an image that decodes to its last pixel.
+
+    Raises:
+        BadImage: as `load` does.
+    """
+    if encoded and (plain := _plain(encoded, max_pixels)) is not None:
+        mode, (width, height), data = plain
+        line = 1 + width * len(mode)  # of a filter's number and pixels; no filter can fail
+        inflate = zlib.decompressobj()
+        with contextlib.suppress(zlib.error):
+            lines = inflate.decompress(data, line * height + 1)
+            if inflate.eof and len(lines) == line * height and max(lines[::line]) <= 4:
+                return (width, height), mode
+    image = load(encoded, max_pixels)
+    return image.size, image.mode
+
+
+def _plain(encoded: bytes, max_pixels: int) -> tuple[str, tuple[int, int], bytes] | None:
+    """Mode, size and compressed data of a PNG of the plainest kind (8-bit grey or RGB, one IDAT chunk and nothing else).
+
+    None for any other, and for one that does not match its checksums. Small images take Pillow as long to open as to decode.
     """
     if len(encoded) < HEAD.size or not encoded.startswith(START):
         return None
@@ -82,12 +104,7 @@ def _plain(encoded: bytes, max_pixels: int) -> Image.Image | None:
         return None
     if zlib.crc32(encoded[12:29]) != crc or zlib.crc32(encoded[37:end]) != int.from_bytes(encoded[end : end + 4]):
         return None
-    if not 0 < width * height <= max_pixels:
-        return None
-    try:
-        return Image.frombytes(mode, (width, height), encoded[HEAD.size : end], "zip", mode, 0)
-    except ValueError:
-        return None
+    return (mode, (width, height), encoded[HEAD.size : end]) if 0 < width * height <= max_pixels else None
 
 
 def _open(file: io.BytesIO) -> Image.Image:
