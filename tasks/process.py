@@ -291,6 +291,21 @@ def locked(file: Path, what: str) -> Iterator[None]:
         yield
 
 
+def heal_rwlock(tree: Path) -> None:
+    """Remove DVC's list of who works where if a kill cut it off: DVC writes it in place, and then stops at it for ever."""
+    file = tree / ".dvc/tmp/rwlock"
+    for wait_s in (0.2, 0.0):  # whoever lives has written it whole by then
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except ValueError:
+            time.sleep(wait_s)
+        else:
+            return
+    file.unlink(missing_ok=True)
+
+
 def environment_setdefault(values: dict[str, Any]) -> None:
     """Set environment variables that are not set yet, before a library reads them on import."""
     for name, value in values.items():

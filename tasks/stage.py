@@ -317,6 +317,7 @@ def open_repo(tree: Path) -> Any:
     preload(tree)
     from dvc.repo import Repo
 
+    process.heal_rwlock(tree)
     return Repo(str(tree))
 
 

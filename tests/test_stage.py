@@ -30,6 +30,14 @@ def test_it_names_the_param_the_code_and_the_output(copy: Checkout) -> None:
     ]
 
 
+@pytest.mark.parametrize("left", ["", '{"write": {"/a": {"pi'])
+def test_1_a_list_of_locks_that_a_kill_cut_off_stops_nothing(copy: Checkout, left: str) -> None:
+    (copy.path / ".dvc/tmp").mkdir(exist_ok=True)
+    (copy.path / ".dvc/tmp/rwlock").write_text(left)
+    assert stage.why(copy.path, "train") == []
+    copy.run("dvc", "repro")
+
+
 def test_a_stage_that_never_ran_says_so(copy: Checkout) -> None:
     (copy.path / "dvc.lock").unlink()
     assert stage.why(copy.path, "ingest") == ["it has not run here before"]

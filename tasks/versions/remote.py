@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ObjectsMissing, RatchetError, Unreachable, VersionError
+from tasks.process import heal_rwlock
 from tasks.versions import pipeline
 from tasks.versions.cache import CHUNK, Cache
 from tasks.versions.git import SECRETS, common_dir
@@ -178,6 +179,7 @@ def _repo(tree: Path) -> Repo:
     """DVC's repository with a site cache of its own: the shared one is world-writable and holds pickles."""
     from dvc.repo import Repo
 
+    heal_rwlock(tree)
     return Repo(str(tree), config={"core": {"site_cache_dir": str(tree.resolve() / ".dvc" / "tmp" / "site")}})
 
 

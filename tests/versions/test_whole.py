@@ -56,6 +56,12 @@ def test_edits_are_never_lost(two: Toy, path: str) -> None:
     assert (state(two.tree), two.serves()) == (before, "v1.1.0")
 
 
+def test_1_a_list_of_locks_that_a_kill_cut_off_stops_no_rollback(two: Toy) -> None:
+    (two.tree / ".dvc/tmp").mkdir(exist_ok=True)
+    (two.tree / ".dvc/tmp/rwlock").write_text('{"write": {"/a": {"pi')
+    assert rollback.fn(two.tree, "prod", whole_state=True).version == "v1.0.0"
+
+
 def test_what_the_gate_said_of_the_last_run_is_no_edit(two: Toy) -> None:
     two.write({"reports/gate.json": '{"verdict": "known"}\n', "reports/gate.html": "<h1>known</h1>\n"})
     assert rollback.fn(two.tree, "prod", whole_state=True).version == "v1.0.0"
