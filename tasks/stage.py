@@ -74,8 +74,14 @@ class StageTask:
         """
         from prefect import State
 
-        result = _as_task(self._repro, self.name, self.kind, tree)(tree)
+        result = _as_task(self._repro, self.name, self.kind, tree, tagged=self._will_run(tree))(tree)
         return cast("Outcome", result.result() if isinstance(result, State) else result)
+
+    def _will_run(self, tree: Path) -> bool:
+        try:
+            return bool(_why_in_flow(tree, self.name))
+        except PassingFault:  # the task asks again, and is tried again
+            return True
 
     def _repro(self, tree: Path) -> Any:
         from prefect import get_run_logger
@@ -210,9 +216,10 @@ def step(kind: Kind) -> Callable[[Callable[P, R]], Step[P, R]]:
     return lambda fn: Step(fn, kind)
 
 
-def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path) -> Callable[..., Any]:
-    """`fn` as a Prefect task, tagged with its kind, that is ended after that kind's time.
+def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: bool = False) -> Callable[..., Any]:
+    """`fn` as a Prefect task that is ended after its kind's time.
 
+    Only a stage that will run is tagged with its kind: Prefect asks its server for a slot of each tag, which can take seconds.
     A passing fault is tried again (after 1, 2, 4 ... s, with jitter), no other; a time-out is final too.
     """
     from prefect import task
@@ -223,7 +230,7 @@ def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path) -> Calla
     made = task(
         name=name,
         task_run_name=name,
-        tags=[kind],
+        tags=[kind] if tagged else [],
         timeout_seconds=hours * 3600,
         cache_policy=NO_CACHE,
         persist_result=False,
