@@ -70,7 +70,7 @@ def _make(name: str, after: Iterable[str], within_s: float, state: str, message:
 
 
 def _plain(part: Any) -> Any:
-    return part.model_dump(mode="json", exclude={"id"}, exclude_none=True)
+    return part.model_dump(exclude={"id"}, exclude_none=True)  # its sets stay sets, which have no order
 
 
 def forgive_silence() -> None:

@@ -63,8 +63,14 @@ def test_a_run_trains_registers_and_shows_it(service: Service) -> None:
     assert [line for line in lines if line.startswith("train: epoch 2/2")]
     (newest, _) = service.checkout.json("versions")
     assert newest["environments"] == ["staging"]
-    events = service.api("/events/filter", {"filter": {"event": {"prefix": ["ratchet."]}}})["events"]
-    assert {event["event"] for event in events} >= {"ratchet.version.registered", "ratchet.version.promoted"}
+
+    def events() -> set[str]:
+        found = service.api("/events/filter", {"filter": {"event": {"prefix": ["ratchet."]}}})["events"]
+        return {event["event"] for event in found}
+
+    until(
+        lambda: events() >= {"ratchet.version.registered", "ratchet.version.promoted"}, 30
+    )  # the server stores them late
 
 
 @pytest.mark.long
