@@ -26,7 +26,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from tasks import params as parameters
 from tasks import process
-from tasks.errors import Busy, InputsChanged, NotARepository, PassingFault, StageFailed
+from tasks.errors import Busy, InputsChanged, NotARepository, PassingFault, RatchetError, StageFailed
 from tasks.params import Params
 from tasks.process import stopping
 
@@ -80,7 +80,7 @@ class StageTask:
     def _will_run(self, tree: Path) -> bool:
         try:
             return bool(_why_in_flow(tree, self.name))
-        except PassingFault:  # the task asks again, and is tried again
+        except RatchetError:  # the task asks again: there it is a state of the task, and tried again if it may pass
             return True
 
     def _repro(self, tree: Path) -> Any:

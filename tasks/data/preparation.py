@@ -158,7 +158,9 @@ def _targets(
             for folder in folders:
                 table = pq.read_table(folder / f"{split}.parquet", columns=["label", *schema.names])
                 writer.write_table(table.select(schema.names))
-                yield pc.index_in(table["label"], places).to_numpy().astype(np.int64)
+                index = pc.index_in(table["label"], places)
+                assert not index.null_count, "a label that no summary counted"
+                yield index.to_numpy().astype(np.int64)
 
     _save(out / TARGETS, np.dtype(np.int64), (rows,), targets())
 

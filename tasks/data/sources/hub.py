@@ -50,20 +50,20 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
     names = {
         str(url).partition(f"@{commit}/")[2]: split for split, theirs in source.splits.items() for url in listed[theirs]
     }
+    found = HfApi().get_paths_info(source.repository, list(names), revision=commit, repo_type="dataset")
+    there = {file.path: file for file in found if isinstance(file, RepoFile)}
     files = []
-    for file in HfApi().get_paths_info(source.repository, list(names), revision=commit, repo_type="dataset"):
-        assert isinstance(file, RepoFile)
+    for name, split in names.items():
+        file = there[name]
         if file.lfs is not None:
             digest = file.lfs.sha256
         else:  # small enough to lie in git itself
-            fetched = hf_hub_download(
-                source.repository, file.path, repo_type="dataset", revision=commit, cache_dir=cache
-            )
+            fetched = hf_hub_download(source.repository, name, repo_type="dataset", revision=commit, cache_dir=cache)
             digest = sha256(Path(fetched))
-        files.append({"name": file.path, "size": file.size, "sha256": digest, "split": names[file.path]})
+        files.append({"name": name, "size": file.size, "sha256": digest, "split": split})
     label = (builder.info.features or {}).get(source.label)
     classes = list(label.names) if isinstance(label, datasets.ClassLabel) else None
-    return {"classes": classes, "files": sorted(files, key=lambda file: list(names).index(file["name"]))}
+    return {"classes": classes, "files": files}
 
 
 def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]:
