@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation [loop] [intervals] [prediction] [--rows 1000000]
 
 `loop`: the model of this checkout (after `make run`) on its test rows: accuracy to the last digit, images a second, in turns.
-`intervals`: 500 resamples of 10,000 rows and 10 classes; torchmetrics is installed apart (`pip install torchmetrics`).
+`intervals`: 500 resamples of 10,000 rows and 10 classes; torchmetrics comes with the extra `bench`.
 `prediction`: rows of features in one parquet file, scored by what serves in prod of a small repository of its own.
 """
 
@@ -101,7 +101,7 @@ def intervals() -> None:
     try:
         _, importing = timed(lambda: __import__("torchmetrics"))
     except ImportError:
-        sys.exit("torchmetrics is not installed: `pip install torchmetrics` into this environment, for this alone")
+        sys.exit("torchmetrics is not installed: `.venv/bin/pip install -c constraints.txt -e '.[bench]'`")
     from torchmetrics import wrappers
     from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
