@@ -44,5 +44,5 @@ def training(
         stages += [prepare(tree), train(tree), evaluate(tree)]
         decision = compare(knobs, tree, environment)
         version = register(knobs, tree, decision, place.base) if decision.promotes else None
-        service = promote(tree, version.name, environment, decision.reason, automatic=True) if version else None
+        service = promote(tree, version.name, environment, decision.reason, decision) if version else None
         return ended(place, tuple(stages), decision, version, service, time.monotonic() - started)

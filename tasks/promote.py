@@ -6,7 +6,7 @@ What serves is the assignment with the highest counter, so a rollback is one mor
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import params
 from tasks.errors import VersionError
@@ -15,22 +15,28 @@ from tasks.versions import loading, tags
 from tasks.versions.git import Rejected, locked
 from tasks.versions.registry import Assignment, Registry, Version
 
+if TYPE_CHECKING:
+    from tasks.versions.gate import Decision
+
 _TRIES = 20
 
 
 @step("git")
-def promote(tree: Path, version: str, environment: str, reason: str = "", automatic: bool = False) -> Assignment:
+def promote(
+    tree: Path, version: str, environment: str, reason: str = "", decision: Decision | None = None
+) -> Assignment:
     """Put `version` into service in `environment`; if it serves there already, nothing is written.
 
     Args:
-        automatic: a flow does this, nobody asked; then a version that was rolled back from there is refused.
+        decision: the gate's, on which a flow does this and nobody asked; then a version that was rolled back from there is
+            refused, and so is one that was judged against another champion than the one that serves there now.
 
     Raises:
         VersionError: the version is unknown or withdrawn, or a flow may not put it there.
         ObjectsMissing, CorruptData, CorruptModel: its weights or card can't be had whole; nothing was changed.
     """
     tags.checked_environment(environment)
-    return _repeated(tree, lambda push_to: _promote(tree, version, environment, reason, automatic, push_to))
+    return _repeated(tree, lambda push_to: _promote(tree, version, environment, reason, decision, push_to))
 
 
 @step("git")
@@ -51,19 +57,27 @@ def rollback(
     return _repeated(tree, lambda push_to: _rollback(tree, environment, to, reason, push_to, whole_state))
 
 
-def _promote(tree: Path, version: str, environment: str, reason: str, automatic: bool, push_to: str) -> Assignment:
+def _promote(
+    tree: Path, version: str, environment: str, reason: str, decision: Decision | None, push_to: str
+) -> Assignment:
     registry = Registry(tree)
     chosen, now = registry.find(version), registry.assignment(environment)
     if now and now.version == chosen.name:
         return now
-    if automatic and registry.was_rolled_back(chosen.name, environment):
+    by_hand = f"`ratchet promote {chosen.name} --environment {environment}`"
+    if decision and registry.was_rolled_back(chosen.name, environment):
         raise VersionError(
-            f"{chosen.name} was rolled back from {environment}, so no flow puts it there again; "
-            f"`ratchet promote {chosen.name} --environment {environment}` does"
+            f"{chosen.name} was rolled back from {environment}, so no flow puts it there again; {by_hand} does"
+        )
+    if decision and now and now.version != decision.champion:
+        raise VersionError(
+            f"{now.version} came to serve in {environment} after {chosen.name} was judged against "
+            f"{decision.champion or 'none'}, so no flow puts it there; `ratchet gate {now.version} {chosen.name}` compares "
+            f"the two, {by_hand} does it"
         )
     _check_usable(tree, chosen)
     under = now.counter if now else None
-    return _assign(registry, chosen, environment, "promote", reason, under, push_to, by="flow" if automatic else "hand")
+    return _assign(registry, chosen, environment, "promote", reason, under, push_to, by="flow" if decision else "hand")
 
 
 def _rollback(tree: Path, environment: str, to: str | None, reason: str, push_to: str, whole_state: bool) -> Assignment:

@@ -9,6 +9,7 @@ import pytest
 from tasks.errors import CorruptData, NotARepository, ObjectsMissing, VersionError
 from tasks.promote import promote, rollback
 from tasks.versions import pipeline, tags
+from tasks.versions.gate import Decision
 from tests.versions.toy import ROOT, Toy, gto_stages
 
 
@@ -39,10 +40,29 @@ def test_what_was_rolled_back_is_for_people_only(toy: Toy) -> None:
     registry = toy.registry
     assert [registry.was_rolled_back(f"v1.0.{patch}", "prod") for patch in range(3)] == [False, True, True]
     with pytest.raises(VersionError, match=r"v1\.0\.2 was rolled back from prod, so no flow puts it there again"):
-        promote.fn(toy.tree, "v1.0.2", "prod", automatic=True)
+        promote.fn(toy.tree, "v1.0.2", "prod", decision=judged_against("v1.0.0"))
     promote.fn(toy.tree, "v1.0.2", "prod")
     assert not registry.was_rolled_back("v1.0.2", "prod")
-    promote.fn(toy.tree, "v1.0.1", "staging", automatic=True)
+    promote.fn(toy.tree, "v1.0.1", "staging", decision=judged_against(None))
+
+
+def test_no_flow_replaces_a_champion_that_nobody_compared_with(toy: Toy) -> None:
+    """Two machines train at once: the second one's model was judged before the first one's went into service."""
+    for weights in "ab":
+        toy.release(weights)
+    last = toy.register("c")
+    with pytest.raises(
+        VersionError, match=r"v1\.0\.1 came to serve in prod after v1\.0\.2 was judged against v1\.0\.0"
+    ):
+        promote.fn(toy.tree, last.name, "prod", decision=judged_against("v1.0.0"))
+    assert toy.serves() == "v1.0.1"
+    assert promote.fn(toy.tree, last.name, "prod", decision=judged_against("v1.0.1")).version == "v1.0.2"
+
+
+def judged_against(champion: str | None) -> Decision:
+    return Decision(
+        verdict="promote", reason="", environment="prod", weights_sha256="", rows=1, accuracy=1.0, champion=champion
+    )
 
 
 def test_promoting_what_serves_writes_nothing(toy: Toy) -> None:
