@@ -201,7 +201,7 @@ def ingredients(bench: Bench) -> None:
         rows = [bench.trial(**values, train__seed=seed) for seed in range(3)]
         found = statistics.mean(accuracy for accuracy, _ in rows)
         base = base or found
-        bench.say(f"| {name} | {_spread(rows)} | {100 * (found - base):+.2f} points |")
+        bench.say(f"| {name} | {_spread(rows, timed=False)} | {100 * (found - base):+.2f} points |")
 
 
 INGREDIENTS: dict[str, dict[str, Any]] = {
@@ -224,10 +224,11 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _spread(rows: list[tuple[float, float]]) -> str:
+def _spread(rows: list[tuple[float, float]], timed: bool = True) -> str:
     found = [accuracy for accuracy, _ in rows]
     spread = f" (from {min(found):.4f} to {max(found):.4f})" if len(rows) > 1 else ""
-    return f"{statistics.mean(found):.4f}{spread}, in {statistics.median(seconds for _, seconds in rows):.0f} s"
+    seconds = f", in {statistics.median(seconds for _, seconds in rows):.0f} s" if timed else ""
+    return f"{statistics.mean(found):.4f}{spread}{seconds}"
 
 
 def start(bench: Bench) -> None:
