@@ -149,6 +149,7 @@ def _environment() -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # these end in the log files of the server and the worker
         "PREFECT_LOGGING_INTERNAL_LEVEL": "ERROR",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_CLIENT_MAX_RETRIES": "7",  # after 2, 4, ... 128 s: four minutes in which the server may be away
         "PREFECT_CLI_PROMPT": "false",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }

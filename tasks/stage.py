@@ -34,6 +34,7 @@ __all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "stage", "step", "st
 
 GRAPH = "dvc.yaml"
 LOCK = "dvc.lock"
+SERVER_WAIT_S = 300.0  # for a Prefect server that is away
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +75,10 @@ class StageTask:
         """
         from prefect import State
 
-        result = _as_task(self._repro, self.name, self.kind, tree, tagged=self._will_run(tree))(tree)
+        tagged = self._will_run(tree)
+        if tagged:
+            _await_server()
+        result = _as_task(self._repro, self.name, self.kind, tree, tagged)(tree)
         return cast("Outcome", result.result() if isinstance(result, State) else result)
 
     def _will_run(self, tree: Path) -> bool:
@@ -250,6 +254,20 @@ def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: 
             ) from None
 
     return call
+
+
+def _await_server() -> None:
+    """Wait for a server that restarts, for some minutes at most.
+
+    Prefect asks for the slot of a tag over a new connection, and its client (3.8) tries only such a connection again that has
+    worked once; everything else that a run says to its server is tried again, or waits in a queue.
+    """
+    from prefect.client.orchestration import get_client
+
+    deadline = time.monotonic() + SERVER_WAIT_S
+    with get_client(sync_client=True) as client:
+        while client.api_healthcheck() is not None and time.monotonic() < deadline:
+            time.sleep(1)
 
 
 def _passes(_task: object, _run: object, state: Any) -> bool:

@@ -49,7 +49,7 @@ def serve(server: Service) -> subprocess.Popen[str]:
 
 
 def active(server: Service) -> bool:
-    return bool(server.api("/deployments/name/training/training")["schedules"][0]["active"])
+    return not server.api("/deployments/name/training/training")["paused"]
 
 
 def test_it_runs_what_is_triggered_and_pauses_the_schedules_at_its_end(server: Service) -> None:
@@ -62,6 +62,11 @@ def test_it_runs_what_is_triggered_and_pauses_the_schedules_at_its_end(server: S
     assert said.endswith("ended; schedules fire again when it is started again\n")
     assert "Traceback" not in said
     assert serving.returncode == 0
+    assert not active(server)
+    again = serve(server)
+    until(lambda: active(server), 60)
+    again.terminate()
+    again.communicate(timeout=30)
     assert not active(server)
 
 
