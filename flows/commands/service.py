@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,35 @@ def serve() -> None:
 
     os.environ[WORKER] = str(os.getpid())
     with server(home(Path())):
+        from prefect.client.orchestration import get_client
         from prefect.flows import load_flow_from_entrypoint
 
         runner = _runner()
         entries = _deployments()
+        served = []
         for entry in entries:
             flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
-            runner.add_deployment(flow.to_deployment(**_arguments(entry)))
+            served.append(runner.add_deployment(flow.to_deployment(**_arguments(entry))))
+        signal.signal(signal.SIGINT, runner.handle_sigterm)
         print(f"serving {', '.join(entry['name'] for entry in entries)}; Ctrl-C ends it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(runner.start())
+        with get_client(sync_client=True) as client:
+            for deployment in served:
+                client.pause_deployment(deployment)
     print("ended; schedules fire again when it is started again")
 
 
 def _runner() -> Any:
-    """Prefect's runner, but for SIGTERM: its own handler waits in the thread that runs its event loop for something that
-    this loop has to do, which hangs now and then (prefect 3.8.8, `Runner.handle_sigterm`).
+    """Prefect's runner, but for its end (prefect 3.8.8): its handler of SIGTERM waits in the thread that runs its event loop
+    for something that this loop has to do, and on Ctrl-C it waits for the run; both hang now and then. And it pauses the
+    schedules only where nothing is cancelled meanwhile.
     """
     from prefect.runner import Runner
 
     class EndingRunner(Runner):
         def handle_sigterm(self, *_signal: Any) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # who presses Ctrl-C again waits for nothing
             me = psutil.Process()
             runs = [child for child in me.children() if "prefect.engine" in " ".join(child.cmdline())]
             for run in runs:
@@ -51,7 +60,7 @@ def _runner() -> Any:
             psutil.wait_procs(runs, timeout=END_LIMIT_S)
             raise KeyboardInterrupt
 
-    return EndingRunner()
+    return EndingRunner(pause_on_shutdown=False)
 
 
 def _deployments() -> list[dict[str, Any]]:
