@@ -27,19 +27,19 @@ def serve() -> None:
         from prefect.client.orchestration import get_client
         from prefect.flows import load_flow_from_entrypoint
 
-        runner = _runner()
-        entries = _deployments()
-        served = []
-        for entry in entries:
-            flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
-            served.append(runner.add_deployment(flow.to_deployment(**_arguments(entry))))
-        signal.signal(signal.SIGINT, runner.handle_sigterm)
-        print(f"serving {', '.join(entry['name'] for entry in entries)}; Ctrl-C ends it", flush=True)
+        runner, served = _runner(), []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, runner.handle_sigterm)
         with contextlib.suppress(KeyboardInterrupt):
+            for entry in _deployments():
+                flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
+                deployment = flow.to_deployment(**_arguments(entry))
+                served.append((deployment.name, runner.add_deployment(deployment)))
+            print(f"serving {', '.join(name for name, _ in served)}; Ctrl-C ends it", flush=True)
             asyncio.run(runner.start())
         with get_client(sync_client=True) as client:
-            for deployment in served:
-                client.pause_deployment(deployment)
+            for _, deployment_id in served:
+                client.pause_deployment(deployment_id)
     print("ended; schedules fire again when it is started again")
 
 
