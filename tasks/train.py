@@ -64,7 +64,8 @@ def _say(line: str) -> None:
 
 def _key(params: Params, tree: Path) -> str:
     """Everything that decides the outputs: data, code, params, libraries, the kind of device."""
-    code = [Path(__file__), *sorted((Path(__file__).parent / "learning").glob("*.py"))]
+    rooms = (Path(__file__).parent / room for room in ("data", "learning"))
+    code = [Path(__file__), *(file for room in rooms for file in sorted(room.glob("*.py")))]
     own = sorted((tree / "custom").rglob("*.py"))
     data = sorted(file for part in ("spec.json", "train", "val") for file in _files(tree / PREPARED / part))
     values = {

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 import tasks.train as verb
 from tasks.errors import CorruptData, TrainingError
+from tasks.learning import checkpoint
 from tasks.learning.card import load_model
 from tests.learning.samples import ROOT, Trainer, checkout, ended, read_until, started
 
@@ -98,6 +100,25 @@ def test_other_data_or_params_start_afresh(
     np.save(targets, np.load(targets)[::-1])
     trained(pictured)
     assert "goes on" not in capsys.readouterr().out
+
+
+def test_a_change_of_any_dep_starts_afresh(pictured: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dvc.yaml says that the stage reads is in the name of its checkpoints."""
+    seen: set[Path] = set()
+    key = checkpoint.key
+
+    def watched(files: list[Path], values: dict[str, object]) -> str:
+        seen.update(file.resolve() for file in files)
+        return key(files, values)
+
+    monkeypatch.setattr(checkpoint, "key", watched)
+    trained(pictured)
+    deps = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["deps"]
+    code = {ROOT / dep for dep in deps if dep.endswith(".py")}
+    assert len(code) > 10
+    assert code <= seen
+    data = [pictured / dep for dep in deps if dep.startswith("data/")]
+    assert all(any(file.is_relative_to(place.resolve()) for file in seen) for place in data)
 
 
 def test_18_a_loss_that_is_no_number_stops_within_a_step(pictured: Path, trained: Trainer) -> None:
