@@ -151,5 +151,5 @@ def test_the_server_may_restart_during_a_run(service: Service, down_s: int) -> N
     service.start("server")
     until(service.answers, 60)
     assert service.wait(run, 400)["type"] == "COMPLETED"
-    states = [state["type"] for state in service.api(f"/flow_run_states/?flow_run_id={run}")]
-    assert states == ["SCHEDULED", "PENDING", "RUNNING", "COMPLETED"]
+    states = [state["name"] for state in service.api(f"/flow_run_states/?flow_run_id={run}")]
+    assert states == ["Scheduled", "Pending", "Submitting", "Running", "Promoted"]
