@@ -48,8 +48,11 @@ class Service:
 
     def flow(self) -> psutil.Process | None:
         """The process of the flow run that the worker has started, if there is one."""
-        children = self.process("worker").children()
-        return next((child for child in children if "prefect.engine" in " ".join(child.cmdline())), None)
+        for child in self.process("worker").children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or waits to be reaped
+                if "prefect.engine" in " ".join(child.cmdline()):
+                    return child
+        return None
 
     def settings(self) -> dict[str, str]:
         found: dict[str, str] = json.loads((self.checkout.path / ".prefect/service.json").read_text())
