@@ -93,11 +93,13 @@ def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
     before = {each["version"] for each in service.checkout.json("versions")}
     writers, ends = Writers(service.checkout.path), Counter[str]()
     with writers.watching():
-        for turn in range(10):
+        turn, kills = 0, 0
+        while kills < 10 and turn < 20:
             settings = SETTINGS | {"train.seed": str(1000 + turn)}
             run = service.trigger("training/training", settings=settings)
             doing = kill(service, victim, chance.uniform(0, 0.9 * length_s))
             killed = time.monotonic()
+            kills += not doing.startswith("nothing")
             if victim in ("flow", "worker") and not doing.startswith("nothing"):
                 until(lambda: stage_process(service) is None, 10)
             if victim == "server":
@@ -113,10 +115,12 @@ def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
             )
             again = service.wait(service.trigger("training/training", settings=settings), 200)
             assert again["type"] == "COMPLETED", again
+            turn += 1
     print(f"{victim}: a run takes {length_s:.0f} s; the killed ones ended {dict(ends)}")
     versions = [each for each in service.checkout.json("versions") if each["version"] not in before]
-    assert len(versions) == 10
-    assert len({each["weights_sha256"] for each in versions}) == 10
+    assert kills == 10
+    assert len(versions) == turn
+    assert len({each["weights_sha256"] for each in versions}) == turn
     assert max(writers.most.values()) == 1, writers.most
     assert service.checkout.ratchet("verify").returncode == 0
 
