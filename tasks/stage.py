@@ -75,10 +75,7 @@ class StageTask:
         """
         from prefect import State
 
-        tagged = self._will_run(tree)
-        if tagged:
-            _await_server()
-        result = _as_task(self._repro, self.name, self.kind, tree, tagged)(tree)
+        result = _as_task(self._repro, self.name, self.kind, tree, tagged=self._will_run(tree))(tree)
         return cast("Outcome", result.result() if isinstance(result, State) else result)
 
     def _will_run(self, tree: Path) -> bool:
@@ -245,6 +242,8 @@ def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: 
     )(fn)
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if tagged:
+            _await_server()
         try:
             return made(*args, **kwargs)
         except TimeoutError:
