@@ -7,6 +7,16 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+
+
+def split_of(word: str) -> str | None:
+    """The split that a folder's name or a cell means, one of `SPLITS`; None for any other word."""
+    return WORDS.get(word.strip().lower())
 
 
 def splits(
