@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from prefect import State, flow
 
@@ -24,14 +25,14 @@ train, evaluate = StageTask("train"), StageTask("evaluate")
 
 @flow(name="training", persist_result=False)
 def training(
-    environment: str = "prod", settings: dict[str, str] | None = None, revision: str = "HEAD"
+    environment: str = "prod", settings: dict[str, Any] | None = None, revision: str = "HEAD"
 ) -> State[Summary]:
     """Train on what the sources hold now; if the gate lets the model through, give it a version and put it into service.
 
     Args:
         environment: where the new version serves, and whose model it has to be no worse than.
-        settings: values that replace those in params.yaml for this run, such as {"train.epochs": "3"}; the run then works
-            in a tree of its own, and {} is one with nothing replaced. None: in the checkout itself.
+        settings: values that replace those in params.yaml for this run, such as {"train.epochs": 3}; a string is read as
+            YAML. The run then works in its own tree; {} is one with nothing replaced. None: in the checkout itself.
         revision: the commit, branch or tag whose code a run in a tree of its own takes.
     """
     started = time.monotonic()

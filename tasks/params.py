@@ -6,17 +6,18 @@ inside a class, hence none here.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from tasks import param_faults, yaml_file
 from tasks.errors import ParamsError
+from tasks.param_faults import Problem
 
 FILE = "params.yaml"
 
@@ -271,7 +272,7 @@ def load(tree: Path = Path()) -> Params:
     """Read `params.yaml` in `tree`.
 
     Raises:
-        ParamsError: the file is missing or no YAML 1.2, or values in it are unknown, missing or wrong (all are named).
+        ParamsError: the file is missing or not YAML 1.2, or keys are unknown or missing or values wrong (all are listed).
     """
     file = tree.absolute() / FILE
     if not file.is_file():
@@ -282,65 +283,42 @@ def load(tree: Path = Path()) -> Params:
 
 @functools.lru_cache(maxsize=4)
 def _parsed(file: Path, *_identity: int) -> Params:
-    """The file as it stands; every stage and step of a flow asks, and reading it takes 0.03 s."""
-    return parse(_read(file))
+    """The parsed file, kept because every stage and step of a flow asks for it and reading takes 0.03 s."""
+    return parse(yaml_file.read(file))
 
 
-def preset(file: Path) -> dict[str, str]:
-    """The lines of a file such as `params/accurate.yaml`: values by dotted key, as `ratchet train --set` takes them.
+def preset(file: Path) -> dict[str, Any]:
+    """The values of a file such as `params/accurate.yaml` by dotted key, as `overrides.replaced` takes them.
 
     Raises:
-        ParamsError: there is no such file, or it holds something else. Keys and values are checked where they are used.
+        ParamsError: the file is missing or not a mapping. Keys and values are checked where they are used.
     """
     if not file.is_file():
-        raise ParamsError(f"--params {file}: there is no such file; presets lie in params/")
-    raw = _read(file)
+        raise ParamsError(f"--params {file}: there is no such file; the presets are in params/")
+    raw = yaml_file.read(file)
     if not isinstance(raw, dict):
-        raise ParamsError(f"{file}: expected a line KEY: VALUE for each value, such as train.epochs: 12")
+        raise ParamsError(f"{file}: expected one KEY: VALUE per line, such as train.epochs: 12")
     return {str(key): json.dumps(value, default=str) for key, value in raw.items()}
 
 
-def _read(file: Path) -> object:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        return YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{file.name} is no YAML 1.2: {' '.join(str(error).split())}") from None
-
-
 def parse(raw: object) -> Params:
-    """Check the content of `params.yaml`; raises `ParamsError` with one line per fault."""
+    """Check the content of `params.yaml`; raises `ParamsError` with one line per problem."""
     try:
         return _adapter.validate_python(raw)
     except ValidationError as error:
-        faults = [_fault(raw, dict(fault)) for fault in error.errors(include_url=False)]
-        raise ParamsError(f"{FILE}: {len(faults)} to mend\n" + "\n".join(f"  {fault}" for fault in faults)) from None
+        raise ParamsError(report(FILE, param_faults.problems(Params, raw, error))) from None
 
 
-def _fault(raw: object, fault: dict[str, Any]) -> str:
-    """One line for one fault: the key, the value found, what was expected."""
-    path = _path(raw, fault["loc"])
-    key = ".".join(map(str, path)) or "the whole file"
-    if fault["type"] == "unexpected_keyword_argument":
-        near = difflib.get_close_matches(str(path[-1]), _keys(), n=1)
-        return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else "take it out")
-    if fault["type"] == "missing":
-        return f"{key}: missing; every value has to stand in {FILE}"
-    return f"{key}: found {fault['input']!r}; {fault['msg'][0].lower()}{fault['msg'][1:]}"
+def problems(raw: object) -> list[Problem]:
+    """What is wrong with the content of `params.yaml`; nothing if it is valid."""
+    try:
+        _adapter.validate_python(raw)
+    except ValidationError as error:
+        return param_faults.problems(Params, raw, error)
+    return []
 
 
-def _path(raw: object, location: tuple[int | str, ...]) -> list[int | str]:
-    """The keys of `location` as they stand in the file: pydantic adds the name of a source's type to them."""
-    path: list[int | str] = []
-    for part in location[:-1]:
-        if (isinstance(raw, dict) and part in raw) or (isinstance(raw, list) and isinstance(part, int)):
-            raw = raw[part]  # type: ignore[index]  # raw is whatever YAML held
-            path.append(part)
-    return [*path, *location[-1:]]
-
-
-def _keys() -> list[str]:
-    sections = (value for value in globals().values() if isinstance(value, type) and is_dataclass(value))
-    return sorted({field.name for section in sections for field in fields(section)})
+def report(heading: str, found: Sequence[object]) -> str:
+    """A heading with the number of problems, and a line for each."""
+    count = f"{len(found)} problems" if len(found) > 1 else "1 problem"
+    return "\n".join([f"{heading}: {count}", *(f"  {problem}" for problem in found)])

@@ -7,16 +7,17 @@ version's locks and outputs, so that what is up to date is found so. The main ch
 from __future__ import annotations
 
 import contextlib
-import io
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks import params
-from tasks.errors import ParamsError, VersionError
+from tasks.errors import VersionError
+from tasks.overrides import replaced
 from tasks.process import locked
 from tasks.versions import pipeline, remote, tags, whole
 from tasks.versions.git import common_dir, files, git, head, read, resolve
@@ -37,7 +38,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def workplace(checkout: Path, settings: Mapping[str, str] | None, revision: str = "HEAD") -> Iterator[Place]:
+def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "HEAD") -> Iterator[Place]:
     """The checkout (`settings` is None), or a run's tree of `revision` with these values in its params.yaml.
 
     A run's tree is removed when the run ends well; after a failure the last five are kept.
@@ -89,7 +90,7 @@ def _refuse_edits(tree: Path, base: str) -> None:
     pipeline.refuse_dirty([*changed, *new], base)
 
 
-def check(checkout: Path, settings: Mapping[str, str] | None, revision: str = "HEAD") -> str:
+def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "HEAD") -> str:
     """The commit that such a run would start from; raises what `workplace` raises, before anything is started."""
     newest = head(checkout)
     if settings is None:
@@ -127,32 +128,3 @@ def _lay_over_newest(tree: Path) -> None:
     held = [path for path in LAID_OVER if files(tree, commit, path)]
     git("restore", "--source", commit, "--worktree", "--", *held, cwd=tree)
     remote.checkout(tree)
-
-
-def replaced(text: str, settings: Mapping[str, str]) -> str:
-    """The text of a params.yaml with some values replaced, comments kept; values are YAML 1.2, as DVC reads the file.
-
-    Raises:
-        ParamsError: a key that the file does not have, or a value that it may not have.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    document, plain = YAML(), YAML(typ="safe", pure=True)
-    document.preserve_quotes, document.width = True, 4096
-    content = document.load(text)
-    for key, value in settings.items():
-        *sections, name = key.split(".")
-        place = content
-        for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            raise ParamsError(f"{key}: {params.FILE} has no such key")
-        try:
-            place[name] = plain.load(value)
-        except YAMLError:
-            raise ParamsError(f"{key}: {value!r} is no YAML 1.2") from None
-    stream = io.StringIO()
-    document.dump(content, stream)
-    params.parse(plain.load(stream.getvalue()))
-    return stream.getvalue() if settings else text

@@ -137,7 +137,7 @@ def test_edited_code_is_refused_before_anything_runs(copy: Checkout) -> None:
     [
         (["train", "--set", "train.epohcs=3"], "train.epohcs: unknown key; did you mean epochs?"),
         (["train", "--set", "train.epochs=many"], "train.epochs: found 'many'; input should be a valid integer"),
-        (["train", "--set", "trian.epochs=3"], "trian.epochs: params.yaml has no such key"),
+        (["train", "--set", "trian.epochs=3"], "trian.epochs: unknown key trian; did you mean train?"),
         (["train", "--set", "train.epochs"], "expected KEY=VALUE"),
         (["train", "--params", "params/fast.yaml"], "--params params/fast.yaml: there is no such file"),
         (["promote", "v9.9.9"], "v9.9.9"),

@@ -17,8 +17,8 @@ import ruamel.yaml
 
 from tasks import params as parameters
 from tasks.data.spec import Spec
+from tasks.overrides import replaced
 from tasks.params import Params
-from tasks.versions.tree import replaced
 
 ROOT = Path(__file__).parents[2]
 RAW = ROOT / "tests/assets/FashionMNIST/raw"

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from tasks import params as parameters
 from tasks.learning import models
-from tasks.versions.tree import replaced
+from tasks.overrides import replaced
 from tests.learning.samples import ROOT
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
