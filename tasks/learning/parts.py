@@ -18,8 +18,9 @@ from tasks.params import Named, Schedule, TrainParams
 
 T = TypeVar("T")
 
-# Losses that compare class numbers; every other one gets 0 and 1 in the shape of the model's outputs.
-BY_CLASS_NUMBER = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss")
+# Arguments of a loss that Ratchet fixes: a step divides by the weights of its whole batch, and every row has a class.
+FIXED = {"reduction": "mean", "ignore_index": -100, "size_average": None, "reduce": None}
+BY_ROW = ("BCELoss", "BCEWithLogitsLoss")  # torch's own `weight` of these weighs columns, not classes
 
 
 def criterion(named: Named, counts: Tensor) -> nn.Module:
@@ -27,9 +28,30 @@ def criterion(named: Named, counts: Tensor) -> nn.Module:
 
     Args:
         counts: (classes,) int64, training rows per class.
+
+    Raises:
+        TrainingError: there is no such loss, or it does not take these arguments.
     """
-    arguments = {key: _tensor(key, value, counts) for key, value in named.arguments.items()}
-    return _make("train.criterion", nn, nn.Module, Named(name=named.name, arguments=arguments), suffix="Loss")
+    arguments = dict(named.arguments)
+    for key, only in FIXED.items():
+        if arguments.get(key, only) != only:
+            raise TrainingError(
+                f"train.criterion.arguments: {key}: {arguments[key]} is not supported: a step takes the mean over all "
+                f"rows of its batch; leave {key} out"
+            )
+    rows = arguments.pop("weight", None) if named.name in BY_ROW else None
+    if rows not in (None, "balanced"):
+        raise TrainingError(
+            f"train.criterion.arguments: weight: {rows} would weigh the outputs of {named.name}, not the classes; take "
+            "weight: balanced, or pos_weight of BCEWithLogitsLoss"
+        )
+    if rows is not None:
+        arguments["reduction"] = "none"  # outputs.loss takes the weighted mean
+    arguments = {key: _tensor(key, value, counts) for key, value in arguments.items()}
+    made = _make("train.criterion", nn, nn.Module, Named(name=named.name, arguments=arguments), suffix="Loss")
+    if rows is not None:
+        made.register_buffer("row_weights", _balanced(counts))
+    return made
 
 
 def optimizer(params: TrainParams, model: nn.Module, fused: bool) -> optim.Optimizer:
@@ -65,9 +87,19 @@ def schedule(params: TrainParams, optimizer: optim.Optimizer, steps: int) -> LRS
     return _make("train.schedule", lr_scheduler, LRScheduler, filled, optimizer)
 
 
+def _balanced(counts: Tensor) -> Tensor:
+    """(classes,) float32"""
+    return counts.sum() / (len(counts) * counts.clamp(min=1).float())
+
+
 def _tensor(key: str, value: Any, counts: Tensor) -> Any:
     if key == "weight" and value == "balanced":
-        return counts.sum() / (len(counts) * counts.clamp(min=1).float())
+        return _balanced(counts)
+    if key == "weight" and isinstance(value, list) and len(value) != len(counts):
+        raise TrainingError(
+            f"train.criterion.arguments: weight has {len(value)} numbers, the data have {len(counts)} classes; write "
+            "one per class, in the order of spec.json"
+        )
     if key in ("weight", "pos_weight") and isinstance(value, list):
         return torch.tensor(value, dtype=torch.float32)
     return value

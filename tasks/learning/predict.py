@@ -37,7 +37,7 @@ def probabilities(model: nn.Module, card: Card, inputs: np.ndarray, batch_size: 
     with torch.inference_mode():
         for start, rows in _slices(inputs, batch_size):
             scores = model(normalise(rows.to(device)))
-            found[start : start + len(rows)] = outputs.probabilities(card.criterion, scores).cpu().numpy()
+            found[start : start + len(rows)] = outputs.probabilities(model, card.criterion, scores).cpu().numpy()
     return found
 
 

@@ -121,15 +121,17 @@ class State:
         """One step on this process's rows of a batch; returns (), the sum of their losses, not waited for."""
         total = torch.zeros((), device=self.plan.device)
         count = min(self.chosen.accumulate, len(inputs))
-        whole = batches.rows_of(self.step, self.rows, self.chosen.batch_size)
+        rows = batches.rows_of(self.step, self.rows, self.chosen.batch_size)
+        mass = outputs.mass(self.criterion, targets)  # of this process; what a mean over the batch divides by
+        batch_mass = self.group.sum(mass) if isinstance(mass, Tensor) else rows
+        parts_of_batch = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
         self.optimizer.zero_grad()
-        for part, (some, wanted) in enumerate(
-            zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
-        ):
+        for part, (part_inputs, part_targets) in enumerate(parts_of_batch):
+            share = outputs.mass(self.criterion, part_targets) / batch_mass
             with self.group.gradients(self.runs, wanted=part == count - 1), self.plan.autocast():
-                loss = outputs.loss(self.criterion, self.runs(some), wanted)
-                (loss * (len(some) * self.group.world / whole)).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() * len(some)
+                loss = outputs.loss(self.criterion, self.runs(part_inputs), part_targets)
+                (loss * (share * self.group.world)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() * (share * rows)
         if self.chosen.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.chosen.clip)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
@@ -144,14 +146,14 @@ class State:
         """Score the validation rows and move on to the next epoch; raises `Asked` (and has moved nothing) on `stop`."""
         self.group.align(self.model)
         scored = self.ema.module if self.ema is not None else self.model
-        loss, correct, rows = self._score(scored, val, normalise, stop)
+        loss, accuracy = self._score(scored, val, normalise, stop)
         if not math.isfinite(loss):
             raise TrainingError(f"the validation loss became {loss} in epoch {self.epoch + 1}; {REMEDY}")
         row = Row(
             epoch=self.epoch + 1,
             train_loss=round(self.loss / self.rows, 6),
-            val_loss=round(loss / rows, 6),
-            val_accuracy=round(correct / rows, 6),
+            val_loss=round(loss, 6),
+            val_accuracy=round(accuracy, 6),
             learning_rate=float(f"{self.learning_rate:.6g}"),
         )
         self._move_schedule("epoch", row["val_loss"])
@@ -170,22 +172,23 @@ class State:
 
     def _score(
         self, model: nn.Module, rows: Iterable[tuple[Tensor, Tensor]], normalise: Normalise, stop: Callable[[], bool]
-    ) -> tuple[float, float, float]:
-        """Loss, correct answers (both summed) and rows, over all processes; float32."""
+    ) -> tuple[float, float]:
+        """Mean loss (weighted as the criterion weighs classes) and accuracy, over all processes; float32."""
         model.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(4, dtype=torch.float64)
         with torch.no_grad():
             for inputs, targets in rows:
                 if self.group.world == 1 and stop():
                     raise Asked
                 targets = targets.to(self.plan.device)
-                found = model(normalise(inputs.to(self.plan.device)))
-                loss = outputs.loss(self.criterion, found, targets)
-                correct = outputs.probabilities(self.chosen.criterion.name, found).argmax(1) == targets
-                sums += torch.tensor([float(loss) * len(targets), float(correct.sum()), len(targets)])
+                scores = model(normalise(inputs.to(self.plan.device)))
+                loss = float(outputs.loss(self.criterion, scores, targets))
+                mass = float(outputs.mass(self.criterion, targets))
+                correct = outputs.probabilities(model, self.chosen.criterion.name, scores).argmax(1) == targets
+                sums += torch.tensor([loss * mass, mass, float(correct.sum()), len(targets)], dtype=torch.float64)
         self.model.train()
-        loss_sum, right, count = self.group.sum(sums).tolist()
-        return loss_sum, right, count
+        loss_sum, mass, right, count = self.group.sum(sums).tolist()
+        return loss_sum / mass, right / count
 
     def _move_schedule(self, moment: str, val_loss: float | None = None) -> None:
         if self.schedule is None or self.chosen.schedule is None or self.chosen.schedule.every != moment:
