@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-long check format bench bench-gpu clean up down status deploy
+.PHONY: help install data run test test-long check format bench bench-gpu clean up down status deploy
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -19,10 +19,22 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (torch and its libraries are about 6 GB; some minutes the first time)"
 	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	@PREFECT_HOME=$(CURDIR)/.prefect $(BIN)/prefect server database upgrade --yes >/dev/null # takes 15 s, once
+	@PREFECT_HOME="$(CURDIR)/.prefect" $(BIN)/prefect server database upgrade --yes >/dev/null # takes 15 s, once
 	@touch $@
 
-run: $(STAMP)  ## train on Fashion-MNIST, from the data to a version in service
+# Fashion-MNIST comes from torchvision's host. Where that does not answer, root on Debian or Ubuntu
+# gets it from their archive instead; elsewhere `ratchet train` lists the ways on.
+MIRROR := http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-labels-idx1-ubyte.gz
+data: $(STAMP)
+	@grep -q '^ *name: FashionMNIST' params.yaml || exit 0; \
+	test -d data/downloads/FashionMNIST/raw && exit 0; \
+	test -d /usr/share/datasets/fashion-mnist && exit 0; \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null || exit 0; \
+	$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' $(MIRROR) 2>/dev/null && exit 0; \
+	echo "make: $(MIRROR) does not answer; installing Debian's package dataset-fashion-mnist"; \
+	apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dataset-fashion-mnist >/dev/null
+
+run: data  ## train on Fashion-MNIST, from the data to a version in service
 	@$(BIN)/ratchet train
 
 test: $(STAMP)  ## run the tests

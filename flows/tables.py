@@ -112,10 +112,12 @@ def version_table(shown: Shown) -> Table:
     return table
 
 
-def _in_short(source: Mapping[str, object]) -> str:
-    """A source of `source.lock` in one line: its small values, and how many files it pins."""
-    facts = [f"{name}: {value}" for name, value in source.items() if not isinstance(value, list | dict)]
-    files = source.get("files")
+def _in_short(entry: Mapping[str, object]) -> str:
+    """An entry of `source.lock` in one line: the params, the revision and the number of files."""
+    params = entry.get("source")
+    values = {**params, **entry} if isinstance(params, dict) else entry
+    facts = [f"{name}: {value}" for name, value in values.items() if not isinstance(value, list | dict | None)]
+    files = entry.get("files")
     return ", ".join(facts + ([f"{len(files)} files"] if isinstance(files, list) else []))
 
 

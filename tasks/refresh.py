@@ -1,11 +1,13 @@
 """Look at every source as it is now and pin it in `source.lock`.
 
-Reads `ingest.sources` and what they name; writes `source.lock`: per source its resolved revision, or the name, size and
-SHA-256 of every file. What is not here yet is fetched. A step, no stage: that file alone says if `ingest` has to run.
+Reads `ingest.sources` and what they name; writes `source.lock`: the name, size and SHA-256 of every
+file of a source, or its resolved revision. A step, not a stage: it is what decides whether `ingest`
+is out of date.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,24 @@ from tasks.stage import home, step
 
 @step("network")
 def refresh(params: Params, tree: Path) -> dict[str, Any]:
-    """Write `source.lock`; returns what stands in it, and whether that is new.
+    """Write `source.lock`.
+
+    Returns:
+        changed: whether the file changed; sources: its entries; changes: per source the files
+        that are new, changed or gone; notes: what else was noticed; summary: all of it as lines.
 
     Raises:
-        SourceMissing: a source is nowhere to be had.
+        SourceMissing: a source is unavailable.
     """
     places = Places(tree, home(tree))
-    entries = [resolve(source, places) for source in params.ingest.sources]
+    before = lock.previous(tree)
+    entries = [{"source": lock.pinning(source), **resolve(source, places)} for source in params.ingest.sources]
     changed = lock.write(tree, entries)
-    return {"changed": changed, "sources": entries}
+    changes = lock.compare(before, entries)
+    return {
+        "changed": changed,
+        "sources": entries,
+        "changes": [asdict(change) for change in changes],
+        "notes": places.notes,
+        "summary": [*map(str, changes), *places.notes],
+    }

@@ -68,16 +68,15 @@ def train(
 
 @app.command(rich_help_panel=TRAINING)
 def refresh(as_json: Json = False) -> None:
-    """Look what the sources hold now and write it to source.lock; the next run reads what is new."""
+    """Pin what the sources hold now in source.lock, and say what is new; the next run reads it."""
     from tasks import params
     from tasks.refresh import refresh as step
 
-    lock = step.fn(params.load(), Path())
-    show(
-        lock,
-        f"source.lock pins {len(lock['sources'])} source(s); `dvc repro` or `ratchet train` reads what is new",
-        as_json,
-    )
+    pinned = step.fn(params.load(), Path())
+    last = "source.lock is unchanged"
+    if pinned["changed"]:
+        last = "source.lock changed; run `dvc repro` or `ratchet train` to read what it pins"
+    show(pinned, "\n".join([*pinned["summary"], last]), as_json)
 
 
 @app.command(rich_help_panel=TRAINING)

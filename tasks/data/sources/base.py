@@ -1,10 +1,11 @@
 """What every type of source has in common.
 
-A type is a module with three functions:
+A type is a module with these functions; the last two run in a worker:
 
-    resolve(source, places) -> entry          what upstream is now, for source.lock; fetches what is not here yet
-    parts(source, entry, places) -> [Part]    what can be read apart, in a fixed order
-    read(part) -> Rows                        its rows; called in a worker, after the part's files were verified
+    resolve(source, places) -> entry          what upstream is now, for source.lock
+    parts(source, entry, places) -> [Part]    what can be read separately, in a fixed order
+    fetch(part)                               optional: bring the pinned files here
+    read(part) -> Rows                        its rows; the part's files have been verified
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Places:
 
     tree: Path
     home: Path
+    notes: list[str] = field(default_factory=list)  # what `resolve` has to tell the user
 
     @property
     def downloads(self) -> Path:
@@ -83,13 +85,22 @@ def pin(path: Path, name: str) -> dict[str, Any]:
 
 
 def verify(path: Path, pinned: dict[str, Any]) -> None:
-    again = "run `ratchet refresh` to take what is there now, or put the pinned file back"
+    """Raises `SourceMissing` or `SourceChanged` unless the file is what source.lock pins."""
     if not path.is_file():
-        raise SourceMissing(f"{pinned['name']} is pinned in source.lock but is not at {path.parent}; {again}")
-    if path.stat().st_size != pinned["size"] or sha256(path) != pinned["sha256"]:
-        raise SourceChanged(
-            f"{pinned['name']} is not what source.lock pins (SHA-256 {pinned['sha256'][:12]}…); {again}"
+        raise SourceMissing(
+            f"source.lock pins {pinned['name']}, but it is missing from {path.parent}; copy the "
+            "file there, or run `ratchet refresh` to pin what is there now"
         )
+    size = path.stat().st_size
+    digest = sha256(path) if size == pinned["size"] else ""
+    if digest == pinned["sha256"]:
+        return
+    seen = f"SHA-256 {digest[:12]}…" if digest else f"{size:,} bytes"
+    raise SourceChanged(
+        f"{pinned['name']} in {path.parent} is not what source.lock pins: expected "
+        f"{pinned['size']:,} bytes with SHA-256 {pinned['sha256'][:12]}…, found {seen}; "
+        "put the pinned file back, or run `ratchet refresh` to pin the new one"
+    )
 
 
 def matching(places: Places, path: str, within: str) -> tuple[Path, list[str]]:

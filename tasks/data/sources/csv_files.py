@@ -19,7 +19,7 @@ def resolve(source: CsvSource, places: Places) -> Entry:
     root, names = matching(places, source.path, "**/*.csv")
     if not names:
         raise SourceMissing(f"ingest.sources: no CSV file at {source.path}; put one there, or correct the path")
-    return {"path": source.path, "files": [pin(root / name, name) for name in names]}
+    return {"files": [pin(root / name, name) for name in names]}
 
 
 def parts(source: CsvSource, entry: Entry, places: Places) -> list[Part]:

@@ -28,7 +28,7 @@ class RowSource(Protocol):
 
 
 def resolve(source: CustomSource, _: Places) -> Entry:
-    return {"source": source.source, "resolved": str(_made(source).revision())}
+    return {"resolved": str(_made(source).revision())}
 
 
 def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:

@@ -1,11 +1,10 @@
-"""Fashion-MNIST's files: from an earlier download, Debian's package, or torchvision's hosts, checked by content."""
+"""Fashion-MNIST's files: from an earlier download, Debian's package or torchvision's hosts."""
 
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
-import subprocess
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -23,69 +22,66 @@ FILES = {  # unpacked name: SHA-256
 
 
 def get(downloads: Path) -> None:
-    """Have the four files, right, in `downloads/FashionMNIST/raw`.
+    """Put the four files into `downloads/FashionMNIST/raw`, unless the right ones are there.
 
     Raises:
-        SourceMissing: nowhere to be had, or what came is not Fashion-MNIST.
+        SourceMissing: they are unavailable, or what came is not Fashion-MNIST.
     """
     raw = downloads / "FashionMNIST" / "raw"
-    if _right(raw) or _unpack(DEBIAN, raw):
+    if _complete(raw) or _unpack(DEBIAN, raw):
         return
     hosts, cause = _download(downloads)
-    if _right(raw):
-        return
-    if cause and _install() and _unpack(DEBIAN, raw):
+    if not cause:
         return
     raise SourceMissing(
-        f"Fashion-MNIST is not here: {DEBIAN} is missing or not what it should be, and {', '.join(hosts)} gave "
-        f"{cause or 'other bytes'}. Three ways on: `apt-get install {PACKAGE}`; or set `root` of the source in "
-        "params.yaml to a folder with FashionMNIST/raw/; or put parquet files in data/incoming/ and name them there"
+        f"Fashion-MNIST is unavailable: {DEBIAN} is missing or damaged, and the download from "
+        f"{', '.join(hosts)} failed ({cause}). As root on Debian or Ubuntu, run `apt-get install "
+        f"{PACKAGE}`; or set `root` of the source in params.yaml to a folder that contains "
+        "FashionMNIST/raw; or use your own data (see docs/data.md)"
     )
 
 
-def _right(raw: Path) -> bool:
+def _complete(raw: Path) -> bool:
+    """Whether `raw` holds the four files with their published hashes."""
     return all((raw / name).is_file() and sha256(raw / name) == digest for name, digest in FILES.items())
 
 
 def _unpack(folder: Path, raw: Path) -> bool:
-    """Unpack the `.gz` files of Debian's package; says whether `raw` is right then."""
-    try:
-        with writing(raw) as made:
-            made.mkdir()
-            for name in FILES:
-                with gzip.open(folder / f"{name}.gz") as packed, (made / name).open("wb") as plain:
+    """Unpack the `.gz` files of Debian's package into `raw`; returns whether they are right."""
+    downloads = raw.parents[1]
+    downloads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=downloads, prefix=".") as temporary:
+        for name in FILES:
+            try:
+                with gzip.open(folder / f"{name}.gz") as packed, Path(temporary, name).open("wb") as plain:
                     shutil.copyfileobj(packed, plain)
-            return _right(made)
-    except (OSError, EOFError, zlib.error):
-        return False
+            except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
+                return False
+        return _take(Path(temporary), raw)
 
 
 def _download(downloads: Path) -> tuple[list[str], str]:
-    """torchvision's own download; returns the hosts and, if they failed, why."""
-    import tempfile
-
+    """Use torchvision's own download; returns its hosts and, if it failed, why."""
     from torchvision.datasets import FashionMNIST
 
+    hosts = list(FashionMNIST.mirrors)
     downloads.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".") as temporary:
         try:
             FashionMNIST(temporary, download=True)
-        except (OSError, RuntimeError) as error:
-            return list(FashionMNIST.mirrors), " ".join(str(error).split())
-        fetched = Path(temporary) / "FashionMNIST" / "raw"
-        with writing(downloads / "FashionMNIST" / "raw") as made:
-            made.mkdir()
-            for name in FILES:
-                shutil.copyfile(fetched / name, made / name)
-    return list(FashionMNIST.mirrors), ""
+        except (OSError, RuntimeError, EOFError, zlib.error) as error:
+            return hosts, " ".join(str(error).split())
+        fetched = Path(temporary, "FashionMNIST", "raw")
+        taken = _take(fetched, downloads / "FashionMNIST" / "raw")
+    return hosts, "" if taken else "its content is not Fashion-MNIST"
 
 
-def _install() -> bool:
-    """As root on Debian and its kin, install the package; says whether that went well."""
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
+def _take(folder: Path, raw: Path) -> bool:
+    """Move the files to `raw` if they are right; returns whether they are."""
+    if not _complete(folder):
         return False
-    print(f"refresh: torchvision's hosts do not answer; installing Debian's package {PACKAGE}", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", PACKAGE]):
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=600, check=False)
-    return done.returncode == 0
+    with writing(raw) as complete:
+        complete.mkdir()
+        for name in FILES:
+            (folder / name).rename(complete / name)
+    return True

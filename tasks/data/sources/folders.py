@@ -40,7 +40,7 @@ def resolve(source: ImageFolderSource, places: Places) -> Entry:
             raise CorruptData(
                 f"{file.relative_to(root)} has {file.stat().st_size:,} bytes; at most {FILE_BYTES:,} are read"
             )
-    return {"path": source.path, "files": [pin(file, file.relative_to(root).as_posix()) for file in files]}
+    return {"files": [pin(file, file.relative_to(root).as_posix()) for file in files]}
 
 
 def parts(source: ImageFolderSource, entry: Entry, places: Places) -> list[Part]:

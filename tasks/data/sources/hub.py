@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +27,7 @@ def resolve(source: HuggingFaceSource, places: Places) -> Entry:
         card = info.card_data
         licence = card.get("license") if card is not None else None
         licence = " and ".join(licence) if isinstance(licence, list) else licence
-        entry = {"repository": source.repository, "resolved": info.sha, "licence": licence}
+        entry = {"resolved": info.sha, "licence": licence}
         return {**entry, **_parquet(source, str(info.sha), places)}
 
 
@@ -61,32 +60,46 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
             fetched = hf_hub_download(source.repository, name, repo_type="dataset", revision=commit, cache_dir=cache)
             digest = sha256(Path(fetched))
         files.append({"name": name, "size": file.size, "sha256": digest, "split": split})
-    label = (builder.info.features or {}).get(source.label)
-    classes = list(label.names) if isinstance(label, datasets.ClassLabel) else None
+    classes = {
+        column: list(feature.names)
+        for column, feature in (builder.info.features or {}).items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
     return {"classes": classes, "files": files}
 
 
 def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]:
-    """One for each parquet file, fetched here if it is not yet; in other formats one for each split."""
-    from huggingface_hub import snapshot_download
-
+    """One for each parquet file; in other formats one for each split."""
     cache, licence = _cache(places), entry["licence"]
     if "files" not in entry:
         detail = {"resolved": entry["resolved"], "licence": licence}
         return [Part(source, cache, (), {**detail, "split": split}) for split in source.splits]
-    with answering(source):
-        folder = snapshot_download(
-            source.repository,
-            repo_type="dataset",
-            revision=entry["resolved"],
-            cache_dir=cache,
-            allow_patterns=[glob.escape(file["name"]) for file in entry["files"]],
-        )
-    made = []
+    name = "--".join(["datasets", *source.repository.split("/")])
+    folder = cache / name / "snapshots" / entry["resolved"]
+    classes = entry["classes"].get(source.label)
+    parts = []
     for file in entry["files"]:
-        detail = {"file": file["name"], "partition": {"split": file["split"]}, "classes": entry["classes"]}
-        made.append(Part(source, Path(folder), (file,), {**detail, "licence": licence}))
-    return made
+        partition = {"split": file["split"]}
+        detail = {"file": file["name"], "partition": partition, "classes": classes}
+        parts.append(Part(source, folder, (file,), {**detail, "licence": licence}))
+    return parts
+
+
+def fetch(part: Part) -> None:
+    """Download the part's files at the pinned commit into the Hub client's own cache."""
+    from huggingface_hub import hf_hub_download
+
+    snapshot = part.root  # <cache>/datasets--<owner>--<name>/snapshots/<commit>
+    for file in part.files:
+        with answering(part.source):
+            hf_hub_download(
+                part.source.repository,
+                file["name"],
+                repo_type="dataset",
+                revision=snapshot.name,
+                cache_dir=snapshot.parents[2],
+                force_download=(snapshot / file["name"]).is_file(),  # here, but damaged
+            )
 
 
 def _cache(places: Places) -> Path:

@@ -5,13 +5,25 @@ from __future__ import annotations
 from types import ModuleType
 from typing import cast
 
+from tasks.data.sources import remote
 from tasks.data.sources.base import Entry, Part, Places, Rows
+from tasks.errors import DataError, ParamsError
 from tasks.params import Source
 
 
 def resolve(source: Source, places: Places) -> Entry:
-    """What upstream is now, as source.lock pins it; raises `SourceMissing`, `Unreachable` or `CorruptData`."""
-    return cast("Entry", {"type": source.type, **_module(source).resolve(source, places)})
+    """What upstream is now, as source.lock pins it.
+
+    Raises:
+        SourceMissing, Unreachable, CorruptData: it is unavailable, or not what it should be.
+    """
+    path = getattr(source, "path", "")
+    if remote.is_url(path) and source.type != "parquet":
+        raise ParamsError(
+            f"ingest.sources: {path} is a URL, but a {source.type} source reads local files only; "
+            "download it, or use a parquet source"
+        )
+    return cast("Entry", _module(source).resolve(source, places))
 
 
 def parts(source: Source, entry: Entry, places: Places) -> list[Part]:
@@ -19,9 +31,22 @@ def parts(source: Source, entry: Entry, places: Places) -> list[Part]:
 
 
 def read(part: Part) -> Rows:
-    """The rows of a part whose files are what source.lock pins, else raises `SourceChanged`."""
-    part.verify()
-    return cast("Rows", _module(part.source).read(part))
+    """The rows of a part; fetches its pinned files first if they are missing or damaged here.
+
+    Raises:
+        SourceMissing, SourceChanged: a file is gone, or is not what source.lock pins.
+        Unreachable: the host that has the file does not answer.
+    """
+    module = _module(part.source)
+    fetch = getattr(module, "fetch", None)
+    try:
+        part.verify()
+    except DataError:
+        if fetch is None:
+            raise
+        fetch(part)
+        part.verify()
+    return cast("Rows", module.read(part))
 
 
 def _module(source: Source) -> ModuleType:

@@ -18,11 +18,13 @@ from tasks.params import ParquetSource
 
 def resolve(source: ParquetSource, places: Places) -> Entry:
     if remote.is_url(source.path):
-        return {"path": source.path, "files": remote.resolve(source.path, places.downloads)}
+        files, note = remote.resolve(source.path, places.downloads)
+        places.notes.append(note)
+        return {"files": files}
     root, names = _files(source, places)
     if not names:
         raise SourceMissing(f"ingest.sources: no parquet file at {source.path}; put one there, or correct the path")
-    return {"path": source.path, "files": [pin(root / name, name) for name in names]}
+    return {"files": [pin(root / name, name) for name in names]}
 
 
 def parts(source: ParquetSource, entry: Entry, places: Places) -> list[Part]:
@@ -31,11 +33,17 @@ def parts(source: ParquetSource, entry: Entry, places: Places) -> list[Part]:
     root = remote.folder(places.downloads) if url else _files(source, places)[0]
     made = []
     for file in entry["files"]:
-        if url:
-            remote.fetch(source.path, file, places.downloads)
         here = {**file, "name": remote.local(file)} if url else file
         made.append(Part(source, root, (here,), {"file": file["name"], "partition": _partition(file["name"])}))
     return made
+
+
+def fetch(part: Part) -> None:
+    """Download the part's file if its source is a URL."""
+    source: ParquetSource = part.source
+    if remote.is_url(source.path):
+        (pinned,) = part.files
+        remote.fetch(source.path, part.detail["file"], pinned, part.root.parent)
 
 
 def read(part: Part) -> Rows:
