@@ -34,9 +34,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tasks import params as parameters
-from tasks.data import shards
+from tasks.data import images, shards
 from tasks.data.files import sha256
-from tasks.data.images import load
 from tasks.data.shards import Shards
 from tasks.data.sources.base import IMAGE
 from tasks.errors import RatchetError
@@ -178,8 +177,8 @@ def run(stage: str, tree: Path) -> tuple[float, float]:
 
 
 def decode(file: str) -> int:
-    images = pq.read_table(file)["image"].combine_chunks().field("bytes").to_pylist()
-    return len([load(image) for image in images])
+    column = pq.read_table(file)["image"].combine_chunks().field("bytes").to_pylist()
+    return len([images.decode(encoded) for encoded in column])
 
 
 def validation(files: list[str]) -> float:

@@ -182,7 +182,7 @@ def _decoded(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, l
     reasons: list[str | None] = [None] * len(table)
     for row, encoded in enumerate(_encoded(table)):
         try:
-            inputs[row] = images.pixels(images.load(encoded, checks.max_pixels), spec.size, spec.channels)
+            inputs[row] = images.pixels(encoded, spec.size, spec.channels, checks.max_pixels)
         except images.BadImage as bad:
             reasons[row] = f"{bad.reason}: {bad.detail}"
     return inputs, reasons

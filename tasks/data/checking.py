@@ -29,7 +29,9 @@ class _Pictures:
     def __init__(self, rows: int, max_pixels: int) -> None:
         self.max_pixels = max_pixels
         self.every = -(-rows // MEASURED)
-        self.shapes: list[tuple[tuple[int, int], str]] = []  # size and mode of the good ones
+        self.sizes: Counter[tuple[int, int]] = Counter()  # of the good images, upright: width and height
+        self.modes: Counter[str] = Counter()
+        self.colour = 0  # good images that are not merely grey
         self.details: list[str | None] = []
         self.brightness: list[int] = []
 
@@ -39,19 +41,21 @@ class _Pictures:
 
     def _fault(self, encoded: bytes | None) -> str | None:
         try:
-            self.shapes.append(images.probe(encoded, self.max_pixels))
-            if (len(self.details) + 1) % self.every == 0:
-                self.brightness.append(images.brightness(images.load(encoded, self.max_pixels)))
+            picture = images.decode(encoded, self.max_pixels)
         except images.BadImage as error:
             self.details.append(error.detail)
             return error.reason
         self.details.append(None)
+        self.sizes[picture.image.size] += 1
+        self.modes[picture.mode] += 1
+        self.colour += images.in_colour(picture.image)
+        if len(self.details) % self.every == 0:
+            self.brightness.append(images.brightness(picture.image))
         return None
 
     def summary(self) -> dict[str, Any]:
-        sizes = Counter(size for size, _ in self.shapes)
-        modes = Counter(mode for _, mode in self.shapes)
-        return {"sizes": {f"{width}x{height}": count for (width, height), count in sizes.items()}, "modes": modes}
+        sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.items()}
+        return {"sizes": sizes, "modes": self.modes, "colour": self.colour}
 
 
 def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Path) -> None:

@@ -75,7 +75,7 @@ def _pictures(shard: Shard, wanted: set[int], max_pixels: int) -> Iterator[tuple
 def _uri(image: dict[str, Any] | None, max_pixels: int) -> str | None:
     """A small PNG as a data URI, or nothing where there is no picture to show."""
     try:
-        picture = images.load(image["bytes"] if image else None, max_pixels).convert("RGB")
+        picture = images.decode(image["bytes"] if image else None, max_pixels).image
     except images.BadImage:
         return None
     picture.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)

@@ -20,6 +20,7 @@ REASONS = {  # code: what it means; a row gets the first that holds
     "image_null": "no image",
     "image_empty": "an image of 0 bytes",
     "image_bomb": "an image with more pixels than are decoded",
+    "image_format": "an image format that is not read",
     "image_mode": "pixels without a fixed range",
     "image_corrupt": "an image that does not decode to its end",
     "null": "a value is missing",

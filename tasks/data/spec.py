@@ -74,7 +74,7 @@ def decoded(column: pa.ChunkedArray, spec: Spec) -> np.ndarray:
     """uint8 (N, C, H, W)"""
     assert spec.size is not None and spec.channels is not None
     encoded = column.combine_chunks().field("bytes").to_pylist()
-    return images.stacked(map(images.load, encoded), len(encoded), spec.size, spec.channels)
+    return images.stacked(encoded, spec.size, spec.channels)
 
 
 def features(table: pa.Table, names: list[str]) -> np.ndarray:
