@@ -1,6 +1,6 @@
-"""What every command of the command line shares: the application, its options, and how it prints.
+"""What all commands share: the application, its options, and how results and errors are printed.
 
-Each command imports what it needs when it runs, so that one that needs no torch, Prefect or DVC loads none.
+Each command imports what it needs when it runs, so that a command without torch, Prefect or DVC starts fast.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="""Train a PyTorch model from versioned data, let it through a gate, give it a version, and take it back.
+    help="""Train a PyTorch classifier from versioned data, compare it with the one in service, and roll back.
 
-A first run: `ratchet train`. What serves now: `ratchet versions`. It disappoints: `ratchet rollback`.
-Every command takes `--json` for machines and works in the checkout that it is called in.""",
+Start with `ratchet train`. List versions with `ratchet versions`. Roll back with `ratchet rollback`.
+Run the commands in a Ratchet checkout. `--json` prints output for programs.""",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-Environment = Annotated[
-    str, typer.Option("--environment", "-e", help="Where a version serves, such as prod or staging.")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Environment = Annotated[str, typer.Option("--environment", "-e", help="An environment, such as prod or staging.")]
+VersionName = Annotated[
+    str, typer.Argument(metavar="VERSION", help="A version such as v1.2.0, or an environment such as prod.")
 ]
-VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="Such as v1.2.0, or an environment such as prod.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
 
 TRAINING, VERSIONS, UPKEEP = "Train and predict", "Versions and service", "Upkeep"  # panels of --help
 
 
 def show(content: Any, shown: Any, as_json: bool) -> None:
-    """Print `content` (a dataclass, or what JSON knows) for machines, or `shown` (text, a table) for people."""
+    """Print `content` (a dataclass or JSON values) for programs, or `shown` (text or a table) for people."""
     if as_json:
         plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
         print(json.dumps(plain, indent=2, default=str))
@@ -47,7 +47,7 @@ def show(content: Any, shown: Any, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; what a user can be told is one message on stderr and an exit code that is not 0."""
+    """Run the command line. A `RatchetError` is printed as one message on stderr; the exit code is the error's."""
     try:
         app()
     except RatchetError as error:

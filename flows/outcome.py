@@ -71,6 +71,6 @@ def ended(
     artifacts.leave(summary, place.tree / "reports")
     if version:
         artifacts.registered(summary)
-    if service:
+    if service and service.changed:
         artifacts.assigned(service)
     return Completed(name=summary.name, message=decision.reason, data=summary)

@@ -1,4 +1,4 @@
-"""Put a version into service, or take an earlier one back, as runs that Prefect can schedule, log and notify about."""
+"""Promotion and rollback as flows, so that Prefect can run them, log them and notify about them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ def promotion(version: str, environment: str = "prod", reason: str = "promoted b
 
     Args:
         version: such as v1.2.0.
-        environment: where it is to serve.
+        environment: the environment that it will serve in.
         reason: kept in the history.
     """
     assignment = promote(Path(), version, environment, reason)
+    if not assignment.changed:
+        message = f"{assignment.version} serves in {environment} already"
+        return Completed(name="Unchanged", message=message, data=assignment)
     artifacts.assigned(assignment)
     return Completed(name="Promoted", message=f"{assignment.version} serves in {environment}", data=assignment)
 
 
 @flow(name="rollback", persist_result=False)
 def rolling_back(environment: str = "prod", to: str | None = None, reason: str = "") -> State:
-    """Take an earlier version back into service. No unattended run undoes it.
+    """Put an earlier version back into service. No scheduled run undoes it.
 
     Args:
-        environment: where.
-        to: the version that is to serve; none: the one that served before.
+        environment: the environment to roll back.
+        to: the version to put back; none: the one that served before.
         reason: kept in the history.
     """
     assignment = rollback(Path(), environment, to, reason)

@@ -1,7 +1,8 @@
-"""Drop what nobody needs: objects of DVC's cache that no version, no branch and no run in progress names.
+"""Delete garbage: objects in DVC's cache that no version, no branch and no running stage needs.
 
-A version keeps its objects until `ratchet expire` lets go of them. On the remote only objects of expired versions go: other
-clones may have put others there.
+A version keeps its objects until `ratchet expire`. On the remote only objects of expired versions are deleted, because
+other clones may have pushed the rest. An object younger than `GRACE_S` is kept: a stage may have written it that has
+not written `dvc.lock` yet.
 """
 
 from __future__ import annotations
@@ -20,25 +21,27 @@ from tasks.versions.git import git, locked
 from tasks.versions.pipeline import Output, Pipeline
 from tasks.versions.registry import Registry
 
-GRACE_S = 3600.0  # an object younger than this may belong to a stage that has not written dvc.lock yet
+GRACE_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What can go (or went): paths of objects in the cache, their bytes, and objects on the remote."""
+    """The objects that can be deleted, or were."""
 
-    objects: list[str]
-    bytes: int
-    on_remote: list[str]
-    kept: int  # objects in the cache that stay
+    objects: list[str]  # paths in the cache
+    bytes: int  # of those
+    on_remote: list[str]  # MD5
+    kept: int  # objects in the cache that stay, the young ones included
+    young: int  # unneeded objects that are younger than the grace period
+    grace_s: float  # that period
 
 
 def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: float = GRACE_S) -> Garbage:
-    """Find the garbage; with `apply`, drop it.
+    """Find the garbage; with `apply`, delete it.
 
     Raises:
-        CorruptData, ObjectsMissing, VersionError: what a version or a branch needs can't be read, so nothing was dropped.
-        Unreachable: the remote does not answer; nothing was dropped.
+        CorruptData, ObjectsMissing, VersionError: the needs of a version or a branch cannot be read; nothing was deleted.
+        Unreachable: the remote does not respond; nothing was deleted.
     """
     with locked(tree):
         tags.fetch(tree, params.load(tree).register.push_to)
@@ -46,7 +49,8 @@ def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: f
         there = on_remote and remote.configured(tree)
         needed = _needed(tree, cache, there)
         youngest = time.time() - grace_s
-        found = [file for file in _objects(cache) if _md5(file) not in needed and file.stat().st_mtime < youngest]
+        unneeded = [file for file in _objects(cache) if _md5(file) not in needed]
+        found = [file for file in unneeded if file.stat().st_mtime < youngest]
         size = sum(file.stat().st_size for file in found)
         gone = sorted(_expired(tree, cache) - needed) if there else []
         if gone:
@@ -56,10 +60,11 @@ def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: f
                     remote.delete(repo, gone)
         kept = sum(1 for _ in _objects(cache)) - len(found)
         if apply:
-            # a folder's listing goes first: what is left of a cut-off collection is found again by the next one
+            # a folder's listing goes first, so that the next collection finds the rest if this one is interrupted
             for file in sorted(found, key=lambda file: not file.name.endswith(".dir")):
                 file.unlink(missing_ok=True)
-        return Garbage([str(file) for file in found], size, gone, kept)
+        young = len(unneeded) - len(found)
+        return Garbage([str(file) for file in found], size, gone, kept, young, grace_s)
 
 
 def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
@@ -77,8 +82,8 @@ def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
                 needed |= _of(cache, output)
                 if output.is_folder and output.pushed and not cache.has(output.md5) and not remote.configured(tree):
                     raise ObjectsMissing(
-                        f"the listing of {output.path} ({output.md5}) is gone, so its files can't be told from garbage; "
-                        f"`ratchet verify --all` tells which version it belongs to; nothing was dropped"
+                        f"the listing of {output.path} ({output.md5}) is missing, so its files cannot be told from garbage and "
+                        f"nothing was deleted; `ratchet verify --all` names the version that it belongs to"
                     )
     return needed
 
@@ -117,7 +122,7 @@ def _of(cache: Cache, output: Output) -> set[str]:
             found |= {str(entry["md5"]) for entry in json.loads(cache.path(output.md5).read_bytes())}
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptData(
-                f"{cache.path(output.md5)} is no listing of {output.path}; `ratchet verify --all`"
+                f"{cache.path(output.md5)} is not a listing of {output.path}; run `ratchet verify --all`"
             ) from error
     return found
 

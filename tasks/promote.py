@@ -5,6 +5,7 @@ What serves is the assignment with the highest counter, so a rollback is one mor
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def _promote(
     registry = Registry(tree)
     chosen, now = registry.find(version), registry.assignment(environment)
     if now and now.version == chosen.name:
-        return now
+        return replace(now, changed=False)
     by_hand = f"`ratchet promote {chosen.name} --environment {environment}`"
     if decision and registry.was_rolled_back(chosen.name, environment):
         raise VersionError(

@@ -24,7 +24,9 @@ def test_only_what_expired_goes(toy: Toy, tmp_path: Path) -> None:
     toy.run("b")
     dropped = collect(toy.tree, grace_s=0)
     assert {Path(file).read_text()[:2] for file in dropped.objects} == {"of", '{"', "by"}  # weights, card, predictions
-    assert collect(toy.tree, apply=True, grace_s=3600).objects == []
+    kept = collect(toy.tree, apply=True, grace_s=3600)
+    assert (kept.objects, kept.young) == ([], len(dropped.objects))
+    assert kept.young > 0
     collect(toy.tree, apply=True, grace_s=0)
     assert not any(Path(file).exists() for file in dropped.objects)
 
@@ -68,7 +70,7 @@ def test_nothing_goes_while_something_needed_is_missing(toy: Toy) -> None:
     toy.write({"source.lock": '{"rows": 2}'})
     toy.run("b")
     toy.object(pipeline.of_commit(toy.tree, version.commit).output("data/raw").md5).unlink()
-    with pytest.raises(ObjectsMissing, match=r"the listing of data/raw .* is gone.*nothing was dropped"):
+    with pytest.raises(ObjectsMissing, match=r"the listing of data/raw .* is missing.*nothing was deleted"):
         collect(toy.tree, apply=True, grace_s=0)
 
 

@@ -125,3 +125,18 @@ def test_a_version_whose_bytes_are_gone_or_changed_is_never_put_into_service(toy
 def test_rollback_imports_neither_torch_nor_prefect() -> None:
     code = "import sys, tasks.promote; print({'torch', 'prefect', 'pandera', 'polars'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "set()\n"
+
+
+def test_a_promotion_that_changes_nothing_is_not_announced(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import artifacts, release
+
+    version = toy.register("a")
+    events: list[str] = []
+    monkeypatch.chdir(toy.tree)
+    monkeypatch.setattr(release, "promote", promote.fn)
+    monkeypatch.setattr(artifacts, "_emit", lambda event, name, **_: events.append(f"{event} {name}"))
+    first, second = (release.promotion.fn(version.name, "prod") for _ in range(2))
+    assert (first.name, second.name) == ("Promoted", "Unchanged")
+    assert second.message == "v1.0.0 serves in prod already"
+    assert events == ["promoted v1.0.0"]
+    assert len(toy.registry.history("prod")) == 1

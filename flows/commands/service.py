@@ -1,4 +1,4 @@
-"""The command that serves the deployments from one process."""
+"""The command that runs the deployments from one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ END_LIMIT_S = 20.0  # for a run that was asked to end
 
 @app.command(rich_help_panel=UPKEEP)
 def serve() -> None:
-    """Serve the deployments of prefect.yaml from this process, for a laptop: schedules fire while it runs, without a worker."""
+    """Run the deployments of prefect.yaml from this process, without a worker; schedules fire while it runs."""
     from flows.server import WORKER, server
     from tasks.stage import home
 
@@ -35,28 +35,27 @@ def serve() -> None:
                 flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
                 deployment = flow.to_deployment(**_arguments(entry))
                 served.append((deployment.name, runner.add_deployment(deployment)))
-            print(f"serving {', '.join(name for name, _ in served)}; Ctrl-C ends it", flush=True)
+            print(f"serving {', '.join(name for name, _ in served)}; press Ctrl-C to stop", flush=True)
             asyncio.run(runner.start())
         with get_client(sync_client=True) as client:
             for _, deployment_id in served:
                 client.pause_deployment(deployment_id)
-    print("ended; schedules fire again when it is started again")
+    print("stopped; the schedules are paused until `ratchet serve` runs again")
 
 
 def _runner() -> Any:
-    """Prefect's runner, but for its end (prefect 3.8.8): its handler of SIGTERM waits in the thread that runs its event loop
-    for something that this loop has to do, and on Ctrl-C it waits for the run; both hang now and then. And it pauses the
-    schedules only where nothing is cancelled meanwhile.
+    """Prefect's runner with another shutdown. Prefect 3.8.8's own can hang: its SIGTERM handler blocks the event loop that it
+    waits for, and on Ctrl-C it waits for the run. It also pauses the schedules only if nothing is cancelled meanwhile.
     """
     from prefect.runner import Runner
 
     class EndingRunner(Runner):
         def handle_sigterm(self, *_signal: Any) -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # who presses Ctrl-C again waits for nothing
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once
             me = psutil.Process()
             runs = [child for child in me.children() if "prefect.engine" in " ".join(child.cmdline())]
             for run in runs:
-                run.terminate()  # it saves a checkpoint and says itself that it was ended
+                run.terminate()  # it saves a checkpoint and reports its own end
             psutil.wait_procs(runs, timeout=END_LIMIT_S)
             raise KeyboardInterrupt
 
@@ -71,7 +70,7 @@ def _deployments() -> list[dict[str, Any]]:
 
 
 def _arguments(entry: dict[str, Any]) -> dict[str, Any]:
-    """What `Flow.to_deployment` takes, of an entry in prefect.yaml."""
+    """An entry of prefect.yaml as arguments of `Flow.to_deployment`."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.schedules import Schedule
 

@@ -22,7 +22,8 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Replace a value of params.yaml for this run, such as train.epochs=3; it then works in a tree of its own.",
+            help="Override a value of params.yaml for this run, such as train.epochs=3; the run then uses its own "
+            "git worktree.",
         ),
     ] = None,
     preset: Annotated[
@@ -30,16 +31,16 @@ def train(
         typer.Option(
             "--params",
             metavar="FILE",
-            help="Replace the values that a file lists, such as params/accurate.yaml; --set goes before it.",
+            help="Override the values that a file lists, such as params/accurate.yaml; --set takes precedence.",
         ),
     ] = None,
     environment: Environment = "prod",
     as_json: Json = False,
 ) -> None:
-    """Run the training flow: data, model, gate, version, service.
+    """Run the training flow: read data, train, compare, register a version, promote it.
 
-    Stages whose data, params and code have not changed are not run again. Uses the Prefect server that PREFECT_API_URL
-    names, or a temporary one.
+    Stages whose data, params and code are unchanged are skipped. Uses the Prefect server at PREFECT_API_URL, or starts a
+    temporary one.
     """
     from flows.server import server
     from tasks import params
@@ -50,7 +51,7 @@ def train(
     values = params.preset(preset) if preset else {}
     values |= dict(_pair(text) for text in settings or ())
     checkout = Path().resolve()
-    check(checkout, values or None)  # before a server is started for nothing
+    check(checkout, values or None)  # fail before a server is started
     with server(home(checkout)):
         from flows.tables import show_lines, summary_table
         from flows.training import training
@@ -61,7 +62,7 @@ def train(
         try:
             summary = cast("Summary", training(environment, values or None))
         except KeyboardInterrupt:
-            print("ratchet: stopped; run it again to go on from its checkpoint", file=sys.stderr)
+            print("ratchet: stopped; run the same command again to continue from the last checkpoint", file=sys.stderr)
             raise typer.Exit(130) from None
     show(summary, summary_table(summary, age_s()), as_json)
 
@@ -82,13 +83,17 @@ def refresh(as_json: Json = False) -> None:
 @app.command(rich_help_panel=TRAINING)
 def predict(
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Parquet files, a folder of images, or hf://datasets/OWNER/NAME.")
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A CSV or parquet file, an image, a folder or glob of them, or hf://datasets/OWNER/NAME.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The parquet file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .parquet or .csv.")],
     environment: Environment = "prod",
     as_json: Json = False,
 ) -> None:
-    """Score new rows with the model in service: one row out for each row in, with the reason where one is bad."""
+    """Score rows with the model in service. Each input row gives one output row; a bad row has a reason."""
     from tasks.predict import predict as step
 
     scored = step.fn(Path(), source, environment, output)
@@ -97,7 +102,8 @@ def predict(
 
 @app.command(rich_help_panel=TRAINING)
 def models(as_json: Json = False) -> None:
-    """List what `model.name` may name, with the number of parameters: ours for Fashion-MNIST, torchvision's for ImageNet."""
+    """List the architectures for `model.name` with their number of parameters (ours for Fashion-MNIST's input, torchvision's
+    for ImageNet's)."""
     from tasks.learning.models import described
 
     listed = described()
@@ -106,11 +112,11 @@ def models(as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=TRAINING)
 def gate(
-    champion: Annotated[str, typer.Argument(metavar="A", help="A version, or an environment.")],
-    challenger: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    champion: Annotated[str, typer.Argument(metavar="A", help="The champion: a version or an environment.")],
+    challenger: Annotated[str, typer.Argument(metavar="B", help="The challenger: a version or an environment.")],
     as_json: Json = False,
 ) -> None:
-    """Compare any two versions on the test rows of B, as the gate would; nothing is written."""
+    """Compare any two versions on the test rows of B, as the gate does; nothing is written."""
     from tasks import params
     from tasks.compare import gate_versions
 
@@ -127,7 +133,7 @@ def export(
     ] = "state_dict",
     as_json: Json = False,
 ) -> None:
-    """Write a version's model in another format; it is loaded again and has to give the same outputs first."""
+    """Write a version's model in another format, after checking that the file gives the same outputs."""
     from tasks.learning.export import export as write
     from tasks.versions.loading import files
     from tasks.versions.registry import Registry
@@ -136,7 +142,7 @@ def export(
     weights, card = files(Path(), found)
     write(card, weights, format, target)
     done = {"version": found.name, "format": format, "output": str(target)}
-    show(done, f"{found.name} as {format} in {target}; loaded again, the same outputs", as_json)
+    show(done, f"wrote {found.name} as {format} to {target}; the file gives the same outputs", as_json)
 
 
 def _pair(text: str) -> tuple[str, str]:

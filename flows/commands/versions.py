@@ -1,4 +1,4 @@
-"""Commands about versions: what there is, what serves, and the way back."""
+"""Commands that list, inspect, promote, roll back and maintain versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.errors import VersionError
 
 @app.command(rich_help_panel=VERSIONS)
 def versions(as_json: Json = False) -> None:
-    """List the versions, newest first, with where each serves and where it did."""
+    """List the versions, newest first, with the environments that each serves in or served in."""
     from flows.tables import places, versions_table
     from tasks.versions.registry import Registry
 
@@ -29,7 +29,7 @@ def versions(as_json: Json = False) -> None:
 
 @app.command("show", rich_help_panel=VERSIONS)
 def show_version(version: VersionName, as_json: Json = False) -> None:
-    """Everything about a version: its data, params, code, metrics, what the gate said, and when it served where."""
+    """Show a version: its data, params, code, metrics, gate decision, and when it served where."""
     from flows.tables import version_table
     from tasks.versions.lineage import show as look
 
@@ -43,7 +43,7 @@ def diff(
     new: Annotated[str, typer.Argument(metavar="B")],
     as_json: Json = False,
 ) -> None:
-    """How version B differs from version A: params, data, metrics, classes, code."""
+    """Show how version B differs from version A: params, data, metrics, classes, code."""
     from flows.tables import difference_table
     from tasks.versions.lineage import diff as compare
 
@@ -53,13 +53,13 @@ def diff(
 
 @app.command(rich_help_panel=VERSIONS)
 def history(environment: Annotated[str, typer.Argument()] = "prod", as_json: Json = False) -> None:
-    """What served in an environment from when to when, and why it changed."""
+    """Show which versions served in an environment, from when to when, and why it changed."""
     from flows.tables import history_table
     from tasks.versions.lineage import spans
     from tasks.versions.registry import Registry
 
     found = spans(Registry(Path()), environment)
-    nothing = f"nothing has served in {environment} yet; `ratchet promote VERSION --environment {environment}`"
+    nothing = f"no version has served in {environment} yet; run `ratchet promote VERSION --environment {environment}`"
     show([vars(span) for span in found], history_table(found) if found else nothing, as_json)
 
 
@@ -67,25 +67,28 @@ def history(environment: Annotated[str, typer.Argument()] = "prod", as_json: Jso
 def promote(
     version: VersionName, environment: Environment = "prod", reason: Reason = "", as_json: Json = False
 ) -> None:
-    """Put a version into service. The one that served stays in the history, for `ratchet rollback`."""
+    """Put a version into service. The previous one stays in the history, for `ratchet rollback`."""
     from tasks.promote import promote as step
 
     assignment = step.fn(Path(), version, environment, reason)
-    show(assignment.as_dict(), f"{assignment.version} serves in {environment}", as_json)
+    already = "" if assignment.changed else " already; nothing changed"
+    show(assignment.as_dict(), f"{assignment.version} serves in {environment}{already}", as_json)
 
 
 @app.command(rich_help_panel=VERSIONS)
 def rollback(
     environment: Environment = "prod",
-    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Default: what served before.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="VERSION", help="Default: the version that served before.")
+    ] = None,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Bring code, params, locks, data and model of this checkout back too.")
+        bool, typer.Option("--whole", help="Restore code, params, locks, data and model in this checkout too.")
     ] = False,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Take the version that served before back into service. No unattended run undoes it."""
-    import flows.tables  # noqa: F401  # before --whole puts other code in its place
+    """Put the previous version back into service. No scheduled run undoes it."""
+    import flows.tables  # noqa: F401  # imported now because --whole replaces the code
     from tasks.promote import rollback as step
 
     assignment = step.fn(Path(), environment, to, reason, whole)
@@ -94,7 +97,7 @@ def rollback(
 
 @app.command(rich_help_panel=VERSIONS)
 def path(version: VersionName, as_json: Json = False) -> None:
-    """Print the checked file with a version's weights, for other programs. It is DVC's: read it, don't write it."""
+    """Print the path of a version's weights, verified, for other programs. The file belongs to DVC's cache: only read it."""
     from tasks.versions import path as find
 
     found = str(find(version).resolve())
@@ -107,15 +110,15 @@ def path(version: VersionName, as_json: Json = False) -> None:
 @app.command(rich_help_panel=VERSIONS)
 def checkout(
     version: VersionName,
-    into: Annotated[Path, typer.Option("--into", help="A new folder.")],
+    into: Annotated[Path, typer.Option("--into", help="The folder to create.")],
     as_json: Json = False,
 ) -> None:
-    """Lay a version out in a folder: code, params, locks, data and model, where `dvc repro` has nothing to do."""
+    """Check out a version into a new folder: code, params, locks, data and model. `dvc repro` has nothing to do there."""
     from tasks.checkout import checkout as step
 
     done = step(Path(), version, into)
-    left = f"; `dvc repro` there makes {', '.join(done.to_make)} again" if done.to_make else ""
-    show(done, f"{done.version} lies in {done.into}{left}", as_json)
+    left = f"; run `dvc repro` there to make {', '.join(done.to_make)}" if done.to_make else ""
+    show(done, f"{done.version} is in {done.into}{left}", as_json)
 
 
 @app.command(rich_help_panel=UPKEEP)
@@ -123,21 +126,24 @@ def verify(
     version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: every version.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every version and environment (the default).")] = False,
     rerun: Annotated[
-        bool, typer.Option("--rerun", help="Make the version again from its sources and compare; as long as a run.")
+        bool,
+        typer.Option(
+            "--rerun", help="Rebuild the version from its sources and compare; takes as long as a training run."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check versions: tags, commits, objects in cache and remote by SHA-256, safe loading. Exit code 1 on any fault."""
+    """Check versions: tags, commits, SHA-256 of objects in cache and remote, safe loading. Exit code 1 on any fault."""
     from tasks.verify import rerun as make_again
     from tasks.verify import verify as step
 
     if (version and every) or (rerun and not version):
-        raise VersionError("name one version, or give --all; --rerun takes one version")
+        raise VersionError("expected one version or --all; --rerun needs a version")
     found = step(Path(), version)
     if rerun and version and not found:
         found = make_again(Path(), version)
     lines = [f"{finding.version}  {finding.what}: {finding.message}" for finding in found]
-    show([vars(finding) for finding in found], "\n".join(lines) or "everything is as it should be", as_json)
+    show([vars(finding) for finding in found], "\n".join(lines) or "no faults", as_json)
     if found:
         raise typer.Exit(1)
 
@@ -149,12 +155,12 @@ def push(
     to: Annotated[str, typer.Option("--to", metavar="REMOTE", help="The git remote; default: register.push_to.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Publish versions: objects to the DVC remote, confirmed there by listing, then the tags to a git remote."""
+    """Publish versions: first the objects to the DVC remote, which are confirmed there, then the tags to a git remote."""
     from tasks import params
     from tasks.push import push as step
 
     if bool(version) == every:
-        raise VersionError("say what to push: a version, or --all")
+        raise VersionError("expected a version or --all; `ratchet versions` lists the versions")
     done = step(params.load(), Path(), version, to)
     text = (
         f"{', '.join(done.versions) or 'nothing'}: {done.objects} objects on the DVC remote, {len(done.tags)} new tags"
@@ -164,7 +170,7 @@ def push(
 
 @app.command(rich_help_panel=UPKEEP)
 def withdraw(version: VersionName, reason: Reason, as_json: Json = False) -> None:
-    """Take a version out of use for ever; refused while it serves anywhere."""
+    """Withdraw a version permanently, so that it cannot be promoted; refused while it serves anywhere."""
     from tasks.withdraw import withdraw as step
 
     done = step(Path(), version, reason)
@@ -173,25 +179,37 @@ def withdraw(version: VersionName, reason: Reason, as_json: Json = False) -> Non
 
 @app.command(rich_help_panel=UPKEEP)
 def expire(version: VersionName, reason: Reason = "", as_json: Json = False) -> None:
-    """Withdraw a version and let go of its objects: `ratchet gc` drops them then."""
+    """Withdraw a version and release its objects, so that `ratchet gc --apply` can delete them."""
     from tasks.withdraw import expire as step
 
     done = step(Path(), version, reason)
-    show(done.as_dict(), f"{done.name} is expired; `ratchet gc --apply` drops its objects", as_json)
+    text = f"{done.name} is expired; `ratchet gc --apply` deletes those of its objects that are older than {_grace()}"
+    show(done.as_dict(), text, as_json)
 
 
 @app.command(rich_help_panel=UPKEEP)
 def gc(
-    apply: Annotated[bool, typer.Option("--apply", help="Drop it; without this, it is only shown.")] = False,
-    on_remote: Annotated[bool, typer.Option("--remote", help="Objects of expired versions on the remote too.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Delete them; without this option they are only counted.")
+    ] = False,
+    on_remote: Annotated[
+        bool, typer.Option("--remote", help="Include objects of expired versions on the DVC remote.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what no version, no branch and no run in progress needs, and drop it with --apply."""
+    """Count the objects that no version, branch or running stage needs, and delete them with --apply."""
     from tasks.collect import collect
 
     found = collect(Path(), apply, on_remote)
-    verb = "dropped" if apply else "can go; --apply drops them"
-    text = (
-        f"{len(found.objects)} objects, {found.bytes / 1e6:,.1f} MB, and {len(found.on_remote)} on the remote: {verb}"
-    )
-    show(found, f"{text}; {found.kept} stay", as_json)
+    remote = f", and {len(found.on_remote)} objects on the remote" if on_remote else ""
+    verb = "deleted" if apply else "can be deleted with --apply:"
+    text = f"{verb} {len(found.objects)} objects, {found.bytes / 1e6:,.1f} MB, in the cache{remote}; {found.kept} stay"
+    if found.young:
+        text += f", {found.young} of them unneeded but younger than {_grace()}; run this again later to delete those"
+    show(found, text, as_json)
+
+
+def _grace() -> str:
+    from tasks.collect import GRACE_S
+
+    return f"{GRACE_S / 3600:g} hour" + ("" if GRACE_S == 3600 else "s")

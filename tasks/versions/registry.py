@@ -89,6 +89,7 @@ class Assignment:
     reason: str
     under: int | None
     automatic: bool = False
+    changed: bool = True  # False: the version served there before, and nothing was written
 
     @property
     def date(self) -> int:

@@ -42,7 +42,7 @@ def serve(server: Service) -> subprocess.Popen[str]:
     )  # fmt: skip
     assert serving.stdout
     line = serving.stdout.readline()
-    assert line == "serving training, prediction, verification, rollback; Ctrl-C ends it\n", (
+    assert line == "serving training, prediction, verification, rollback; press Ctrl-C to stop\n", (
         line + serving.stdout.read()
     )
     return serving
@@ -59,7 +59,7 @@ def test_it_runs_what_is_triggered_and_pauses_the_schedules_at_its_end(server: S
     assert active(server)
     os.killpg(serving.pid, signal.SIGINT)  # as Ctrl-C does
     said, _ = serving.communicate(timeout=30)
-    assert said.endswith("ended; schedules fire again when it is started again\n")
+    assert said.endswith("stopped; the schedules are paused until `ratchet serve` runs again\n")
     assert "Traceback" not in said
     assert serving.returncode == 0
     assert not active(server)

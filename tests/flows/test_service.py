@@ -141,7 +141,7 @@ def test_a_bad_setting_and_a_commit_that_is_gone_fail_the_run_and_say_so(service
     gone = service.trigger("training/training", revision="deadbeef")
     state = service.wait(run)
     assert state["type"] == "FAILED"
-    assert "train.epohcs: unknown key; did you mean epochs?" in state["message"]
+    assert "train.epohcs: unknown key; did you mean train.epochs?" in state["message"]
     state = service.wait(gone)
     assert state["type"] == "FAILED"
     assert "'deadbeef' is no commit" in state["message"]
