@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tasks.data import ingestion, lock, memo
+from tasks.data import custom_imports, ingestion, lock, memo
 from tasks.data.executor import executor
 from tasks.data.files import writing
 from tasks.data.sources.base import Places
@@ -22,12 +22,14 @@ def ingest(params: Params, tree: Path) -> None:
     """Read every source, in the order of the params.
 
     Raises:
+        ParamsError: a custom source imports code that is not a dep of this stage.
         SourceChanged: a source is not what `source.lock` pins.
         SourceMissing: a pinned file is gone.
         CorruptData: a source cannot be read, or the sources have no common schema.
     """
     began = time.monotonic()
     tree = tree.resolve()
+    custom_imports.check_sources(tree, params)
     places = Places(tree, home(tree))
     entries = lock.read(tree, params.ingest)
     with executor(params.run) as pool, writing(tree / "data" / "raw") as raw:

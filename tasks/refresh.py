@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.data import lock
+from tasks.data import custom_imports, lock
 from tasks.data.sources.base import Places
 from tasks.data.sources.kinds import resolve
 from tasks.params import Params
@@ -27,8 +27,11 @@ def refresh(params: Params, tree: Path) -> dict[str, Any]:
         that are new, changed or gone; notes: what else was noticed; summary: all of it as lines.
 
     Raises:
+        ParamsError: a custom source or model imports code that no stage depends on.
         SourceMissing: a source is unavailable.
     """
+    custom_imports.check_sources(tree, params)
+    custom_imports.check_model(tree, params)
     places = Places(tree, home(tree))
     before = lock.previous(tree)
     entries = [{"source": lock.pinning(source), **resolve(source, places)} for source in params.ingest.sources]

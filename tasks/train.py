@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tasks import params as parameters
+from tasks.data import custom_code, custom_imports
 from tasks.data.dataset import PreparedDataset
 from tasks.data.files import sha256, writing
 from tasks.data.spec import Spec
@@ -33,8 +34,9 @@ CURVES = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
 
 @stage(patient=True)
 def train(params: Params, tree: Path) -> None:
-    """Train in `tree`; raises what `loop.fit` raises."""
+    """Train in `tree`; raises what `loop.fit` raises, and `ParamsError` for a custom model whose code is not a dep."""
     Spec.read(tree / PREPARED / "spec.json")
+    custom_imports.check_model(tree, params)
     folder = home(tree) / ".checkpoints" / _key(params, tree)
     if params.train.processes > 1 and not distributed.under_torchrun():
         distributed.launch(params.train.processes, _together, params, tree, folder, stop=stopping)
@@ -66,7 +68,7 @@ def _key(params: Params, tree: Path) -> str:
     """Everything that decides the outputs: data, code, params, libraries, the kind of device."""
     rooms = (Path(__file__).parent / room for room in ("data", "learning"))
     code = [Path(__file__), *(file for room in rooms for file in sorted(room.glob("*.py")))]
-    own = sorted((tree / "custom").rglob("*.py"))
+    own = [tree / "custom/__init__.py", *custom_code.files(tree / "custom/models")]
     data = sorted(file for part in ("spec.json", "train", "val") for file in _files(tree / PREPARED / part))
     values = {
         "model": asdict(params.model),
@@ -74,7 +76,7 @@ def _key(params: Params, tree: Path) -> str:
         "libraries": _libraries(),
         "device_type": precision.device(params.train.device).type,
     }
-    return checkpoint.key([*code, *own, *data], values)
+    return checkpoint.key([*code, *(file for file in own if file.is_file()), *data], values)
 
 
 def _files(path: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tasks.data import custom_code
 from tasks.data.files import sha256, to_json, writing
 from tasks.data.progress import progress
 from tasks.errors import CorruptData
@@ -42,10 +43,12 @@ class Job:
 
 @cache
 def _code() -> list[str]:
-    """Hashes of the code in `tasks/data` and `custom`, and the versions of the libraries that make the bytes."""
+    """Hashes of the code in `tasks/data` and of `custom/sources`, and the versions of the libraries that make the bytes."""
     data = Path(__file__).parent
-    files = [*data.rglob("*.py"), *(data.parent.parent / "custom").rglob("*.py")]
-    return [*(sha256(file) for file in sorted(files)), *(importlib.metadata.version(name) for name in LIBRARIES)]
+    own = data.parent.parent / "custom"
+    files = [*sorted(data.rglob("*.py")), own / "__init__.py", *custom_code.files(own / "sources")]
+    hashes = [sha256(file) for file in files if file.is_file()]
+    return [*hashes, *(importlib.metadata.version(name) for name in LIBRARIES)]
 
 
 def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> Iterator[Path]:

@@ -1,6 +1,6 @@
 """Models by name. A named architecture never changes, so that every old version keeps loading: a change is a new name.
 
-`build` knows the models below, every classifier of `torchvision.models` (zoo.py) and classes in `custom/`.
+`build` knows the models below, every classifier of `torchvision.models` (zoo.py) and classes in `custom/models/`.
 A model takes (N, *input_shape) float32 and gives (N, classes) scores, or (N, 1) where there are two classes.
 """
 
@@ -17,25 +17,31 @@ from torch import Tensor, nn
 from tasks.errors import TrainingError
 
 
-def build(name: str, arguments: Mapping[str, Any], input_shape: Sequence[int], classes: int) -> nn.Module:
-    """Make the model `name` with random weights.
+def build(
+    name: str, arguments: Mapping[str, Any], input_shape: Sequence[int], classes: int, package: str = "custom"
+) -> nn.Module:
+    """Make the model `name` with random weights. A class is called with those of `input_shape` and `classes` it takes.
 
     Args:
         arguments: keyword arguments of that model.
         input_shape: (channels, height, width) of an image, or (features,).
         classes: number of classes, 2 or more.
+        package: where a class of `custom/` comes from; an old version's has a name of its own (custom_code.package).
 
     Raises:
         TrainingError: no such model, arguments that it does not take, or inputs that it is not made for.
     """
-    make = _maker(name)
+    make = _maker(name, package)
     taken = inspect.signature(make).parameters
-    unknown = [key for key in arguments if key not in taken and not _takes_any(taken)]
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+    unknown = [key for key in arguments if key not in taken and not takes_any]
     if unknown:
         expected = ", ".join(key for key in taken if key not in ("input_shape", "classes")) or "none"
         raise TrainingError(f"model.arguments: {name} takes no {', '.join(unknown)}; it takes: {expected}")
+    of_data = {"input_shape": tuple(input_shape), "classes": classes}
+    offered = {key: value for key, value in of_data.items() if key in taken or takes_any}
     try:
-        model = make(input_shape=tuple(input_shape), classes=classes, **arguments)
+        model = make(**{**offered, **arguments})
     except (TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"model: {name} cannot be made with {dict(arguments)}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -70,11 +76,11 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _maker(name: str) -> Callable[..., nn.Module]:
+def _maker(name: str, package: str) -> Callable[..., nn.Module]:
     if name in OWN:
         return OWN[name]
     if ":" in name:
-        return _custom(name)
+        return _custom(name, package)
     from tasks.learning import zoo
 
     if name in zoo.names():
@@ -84,19 +90,17 @@ def _maker(name: str) -> Callable[..., nn.Module]:
     raise TrainingError(f"model.name: there is no model {name!r}; {hint}")
 
 
-def _custom(name: str) -> Callable[..., nn.Module]:
+def _custom(name: str, package: str) -> Callable[..., nn.Module]:
     module, _, attribute = name.partition(":")
     if not module.startswith("custom.") or not all(part.isidentifier() for part in [*module.split("."), attribute]):
-        raise TrainingError(f"model.name: {name!r} is no class in custom/; expected custom.<module>:<Class>")
+        raise TrainingError(f"model.name: {name!r} is no class in custom/; expected custom.models.<module>:<Class>")
     try:
-        made: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+        made: Callable[..., nn.Module] = getattr(
+            importlib.import_module(package + module.removeprefix("custom")), attribute
+        )
     except (ImportError, AttributeError, SyntaxError) as error:
         raise TrainingError(f"model.name: {name!r} cannot be imported: {error}") from error
     return made
-
-
-def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _features(input_shape: Sequence[int]) -> int:

@@ -84,7 +84,7 @@ def _refuse_edits(tree: Path, base: str) -> None:
 
     graph = YAML(typ="safe", pure=True).load((tree / "dvc.yaml").read_text(encoding="utf-8"))
     deps = {dep for stage in graph["stages"].values() for dep in stage["deps"]}
-    code = sorted({"dvc.yaml", *(dep for dep in deps if dep.endswith((".py", ".html")) or dep == "custom")})
+    code = sorted({"dvc.yaml", *(dep for dep in deps if dep.endswith((".py", ".html")) or dep.startswith("custom"))})
     changed = git("diff", "--name-only", base, "--", *code, cwd=tree).splitlines()
     new = git("ls-files", "--others", "--exclude-standard", "--", *code, cwd=tree).splitlines()
     pipeline.refuse_dirty([*changed, *new], base)

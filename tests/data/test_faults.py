@@ -101,7 +101,7 @@ def test_5_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, f
         {"type": "torchvision", "name": "../FashionMNIST", "root": None, "arguments": {}},
         {"type": "torchvision", "name": "__builtins__.eval", "root": None, "arguments": {}},
         {"type": "custom", "source": "os:system", "arguments": {"command": "touch x"}},
-        {"type": "custom", "source": "custom.blobs:__import__('os')", "arguments": {}},
+        {"type": "custom", "source": "custom.sources.blobs:__import__('os')", "arguments": {}},
         {"type": "imagefolder", "path": "a\0b"},
         {"type": "imagefolder", "path": "x" * 10_000},
     ],

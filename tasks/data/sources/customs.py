@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from tasks.data import custom_code
 from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table
 from tasks.errors import CorruptData, ParamsError, SourceChanged
 from tasks.params import CustomSource
@@ -27,8 +28,8 @@ class RowSource(Protocol):
         """`label`, and `image` (encoded bytes, or a uint8 array (H, W) or (H, W, 3)) or numeric features; maybe `split`."""
 
 
-def resolve(source: CustomSource, _: Places) -> Entry:
-    return {"resolved": str(_made(source).revision())}
+def resolve(source: CustomSource, places: Places) -> Entry:
+    return {"resolved": str(_made(source, places.tree).revision())}
 
 
 def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
@@ -36,7 +37,7 @@ def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
 
 
 def read(part: Part) -> Rows:
-    made = _made(part.source)
+    made = _made(part.source, part.root)
     if str(made.revision()) != part.detail["resolved"]:
         raise SourceChanged(
             f"{part.source.source} is at {made.revision()}, source.lock at {part.detail['resolved']}; run `ratchet refresh`"
@@ -44,11 +45,11 @@ def read(part: Part) -> Rows:
     return Rows(_batches(made, part.source.source), getattr(made, "classes", None), getattr(made, "licence", None))
 
 
-def _made(source: CustomSource) -> RowSource:
+def _made(source: CustomSource, tree: Path) -> RowSource:
     module, _, name = source.source.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        found = getattr(custom_code.imported(tree, module), name)
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise ParamsError(f"ingest.sources: no class {source.source}: {error}") from None
     made: RowSource = found(**source.arguments)
     return made

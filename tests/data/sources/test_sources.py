@@ -216,14 +216,14 @@ def test_csv(ingested, tree):
 
 
 def test_the_example_in_custom(ingested, configured, tree):
-    source = {"type": "custom", "source": "custom.blobs:Blobs", "arguments": {"rows": 250, "seed": 0}}
+    source = {"type": "custom", "source": "custom.sources.blobs:Blobs", "arguments": {"rows": 250, "seed": 0}}
     info, rows = ingested(source)
     assert len(rows) == 250 and info["classes"] == ["left", "right"] and info["licence"] == "CC0-1.0"
     changed = r'sources.0.arguments: {"rows": 250, "seed": 0} → {"rows": 9, "seed": 0}; run `ratchet refresh`'
     with pytest.raises(SourceChanged, match=changed):
         ingest.fn(configured({**source, "arguments": {"rows": 9, "seed": 0}}), tree)
-    with pytest.raises(ParamsError, match=r"no class custom.blobs:Cubes"):
-        ingested({**source, "source": "custom.blobs:Cubes"})
+    with pytest.raises(ParamsError, match=r"no class custom.sources.blobs:Cubes"):
+        ingested({**source, "source": "custom.sources.blobs:Cubes"})
 
 
 def test_sources_are_joined_under_one_schema(ingested, parquet, tree):

@@ -1,0 +1,1 @@
+"""Models of yours: a dep of the stages `train` and `evaluate`."""

@@ -1,0 +1,1 @@
+"""Sources of yours: a dep of the stage `ingest`."""

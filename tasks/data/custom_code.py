@@ -1,0 +1,128 @@
+"""Classes from a folder `custom/`: the one in a tree, or the one that an old version was trained with.
+
+Python has one module per name, so another `custom/` than the one it would find is imported as `ratchet_custom_<hash of its
+files>`. Inside that package `import custom.x` and `from custom.x import y`, at the top or in a function, find the package's
+own modules. Nothing in `sys.modules` is replaced, so threads may load different versions at the same time.
+`importlib.import_module("custom.x")` cannot be redirected; such a module is refused.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PACKAGE = "custom"
+_PREFIX = "ratchet_custom_"
+_BY_NAME = re.compile(rb"""(import_module|__import__)\(\s*["']custom\b""")
+_folders: dict[str, Path] = {}  # of the packages that were imported under another name
+
+
+def imported(tree: Path, module: str) -> ModuleType:
+    """The module `custom.…` of `tree`; where a tree has no `custom/`, the one that Python finds.
+
+    Raises:
+        Whatever its import raises.
+    """
+    folder = tree / PACKAGE
+    if folder.is_dir() and folder.resolve() not in _importable():
+        return importlib.import_module(package(folder) + module.removeprefix(PACKAGE))
+    return importlib.import_module(module)
+
+
+def package(folder: Path) -> str:
+    """The name under which the `custom/` in `folder` can be imported beside any other; the folder has to stay."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files(folder):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    name = _PREFIX + digest.hexdigest()
+    if name not in _folders or not _folders[name].is_dir():
+        _folders[name] = folder.resolve()
+        importlib.invalidate_caches()
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)  # before Python's own, which would find the modules by their package's path
+    return name
+
+
+def folder_of(package: str) -> Path | None:
+    """The folder of a name that `package` returned; None for `custom` itself."""
+    return _folders.get(package)
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """All files in a part of `custom/`, in a fixed order, less what Python writes."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            yield file
+
+
+def _importable() -> list[Path]:
+    try:
+        found = importlib.import_module(PACKAGE)
+    except ImportError:
+        return []
+    return [Path(place).resolve() for place in found.__path__]
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of the packages in `_folders`."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        del path, target
+        top, *rest = fullname.split(".")
+        if top not in _folders:
+            return None
+        place = _folders[top].joinpath(*rest)
+        if place.is_dir():
+            return self._of_folder(fullname, place)
+        file = place.with_name(f"{place.name}.py")
+        return spec_from_file_location(fullname, file, loader=_Loader(fullname, str(file))) if file.is_file() else None
+
+    def _of_folder(self, fullname: str, place: Path) -> ModuleSpec | None:
+        file, inside = place / "__init__.py", [str(place)]
+        if file.is_file():
+            loader = _Loader(fullname, str(file))
+            return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=inside)
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = inside
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    """Runs a module with an `import` that looks for `custom` in the module's own package."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        if _BY_NAME.search(Path(self.path).read_bytes()):
+            raise ImportError(f"{self.path} imports a module of custom/ by a string; write an import statement")
+        top = module.__name__.partition(".")[0]
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": partial(_import, top)}
+        super().exec_module(module)
+
+
+def _import(
+    top: str,
+    name: str,
+    globals: Mapping[str, Any] | None = None,
+    locals: Mapping[str, Any] | None = None,
+    fromlist: Sequence[str] | None = (),
+    level: int = 0,
+) -> ModuleType:
+    if level == 0 and (name == PACKAGE or name.startswith(f"{PACKAGE}.")):
+        name = top + name.removeprefix(PACKAGE)
+    return builtins.__import__(name, globals, locals, fromlist or (), level)
+
+
+_FINDER = _Finder()
