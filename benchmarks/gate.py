@@ -1,8 +1,8 @@
 """How often the gate decides wrongly: simulated test rows, fixed seeds, the gate's own functions.
 
-    python -m benchmarks.gate [--draws 1000] [--never 100000]
+    python -m benchmarks.gate [--draws 1000] [--never 100000] [--small]
 
-Each draw is a test set: a row's class, whether it is an easy one, and whether champion and challenger answer it rightly.
+Each draw is a test set: a row's class, whether it is an easy one, and whether champion and challenger answer it right.
 Both err mostly on the same rows, as two models of one kind do. Prints tables in Markdown.
 
 Seeds start at `FIRST`. The rule was settled before they were drawn for the first time: change both together.
@@ -19,7 +19,7 @@ import numpy as np
 
 from tasks import params as parameters
 from tasks.params import GateParams
-from tasks.versions import gate
+from tasks.versions import judgement
 from tasks.versions.paired import Answers
 
 FIRST = 1_000_000  # seed
@@ -35,6 +35,9 @@ PARAMS = replace(
     on_undecided="refuse",
     on_new_contract="refuse",
 )
+CHOICES = ("refuse", "estimate", "promote")  # of gate.on_undecided
+SMALL = (30, 60, 80, 143, 300, 540, 1000)  # test rows
+GAPS = (0.0, 0.02, 0.05, -0.02, -0.05, -0.09)  # true accuracy of the challenger less the champion's 0.90
 BETTER, MEANS = replace(PARAMS, rule="better"), replace(PARAMS, metric="macro_recall")
 CLASSES = tuple("abcdefghij")
 EVEN = np.full(10, 0.1)
@@ -77,7 +80,7 @@ def verdicts(
     first: int = FIRST,
 ) -> Counter[str]:
     sets = (draw(first + n, rows, champion, challenger, prevalence) for n in range(draws))
-    return Counter(gate.decide(params, answers, CLASSES).verdict for answers in sets)
+    return Counter(judgement.decide(params, answers, CLASSES).verdict for answers in sets)
 
 
 def downhill(step: float, promotions: int, rows: int, seed: int) -> tuple[int, float]:
@@ -93,7 +96,7 @@ def downhill(step: float, promotions: int, rows: int, seed: int) -> tuple[int, f
     for _ in range(promotions):
         challenger = said(generator, targets, alike(accuracy - step))
         before = Answers(targets, best, challenger) if best is not champion else None
-        if gate.decide(PARAMS, Answers(targets, champion, challenger), CLASSES, before).verdict == "promote":
+        if judgement.decide(PARAMS, Answers(targets, champion, challenger), CLASSES, before).verdict == "promote":
             passed, accuracy, champion = passed + 1, accuracy - step, challenger
     return passed, level - accuracy
 
@@ -103,14 +106,82 @@ def five_rows(seed: int) -> bool:
     small = np.array([0.0005, *[0.9995 / 9] * 9])
     answers = draw(seed, 10_000, alike(0.91), alike(0.93), small)
     lost = answers._replace(challenger=np.where(answers.targets == 0, 1, answers.challenger))
-    return any(gate.decide(params, lost, CLASSES).verdict != "promote" for params in (PARAMS, MEANS))
+    return any(judgement.decide(params, lost, CLASSES).verdict != "promote" for params in (PARAMS, MEANS))
+
+
+def small_sets(draws: int) -> None:
+    """Shares that end with a promotion, for each `gate.on_undecided`."""
+    heads = ["equal" if gap == 0 else f"{100 * abs(gap):.0f} {'better' if gap > 0 else 'worse'}" for gap in GAPS]
+    print(f"| {draws:,} draws each; % promoted with {', '.join(CHOICES)} | " + " | ".join(heads) + " |")
+    print("|---" * (len(GAPS) + 1) + "|")
+    for rows in SMALL:
+        cells = [_promoted(draws, rows, 0.9, 0.9 + gap) for gap in GAPS]
+        print(f"| {rows:,} rows | " + " | ".join(cells) + " |", flush=True)
+
+
+def _promoted(draws: int, rows: int, champion: float, challenger: float) -> str:
+    """For each of `CHOICES` the share of promotions, as `0 / 53 / 97`, of the same draws."""
+    counts = Counter(dict.fromkeys(CHOICES, 0))
+    for n in range(draws):
+        found = judgement.decide(PARAMS, draw(FIRST + n, rows, alike(champion), alike(challenger)), CLASSES)
+        counts.update(choice for choice in CHOICES if _passes(found, choice))
+    return " / ".join(f"{100 * counts[choice] / draws:.0f}" for choice in CHOICES)
+
+
+def _passes(found: judgement.Judgement, choice: str) -> bool:
+    params = replace(PARAMS, min_accuracy=0.0, on_undecided=choice)
+    return judgement.settle(params, found, 1.0, "the champion")[0] == "promote"
+
+
+def repeated_use(repeats: int) -> None:
+    """20 challengers on small test sets, each a little worse than the champion: points lost, on average and at most."""
+    print(
+        f"\n| {repeats} repeats; points lost with estimate | same rows each time | new rows each time |\n|---|---|---|"
+    )
+    for rows in (80, 300, 1000):
+        for step in (0.005, 0.01, 0.02):
+            cells = []
+            for fresh in (False, True):
+                lost = [100 * drift(step, rows, fresh, FIRST + seed) for seed in range(repeats)]
+                cells.append(f"{np.mean(lost):.1f}, at most {max(lost):.1f}")
+            print(f"| {rows:,} rows, {100 * step:.1f} points worse each | {' | '.join(cells)} |", flush=True)
+
+
+def drift(step: float, rows: int, fresh: bool, seed: int) -> float:
+    """Accuracy lost by 20 challengers, each `step` worse than the champion, where `estimate` decides what is undecided.
+
+    The best before is the last version whose gain a gate has shown, as for the flow.
+    """
+    generator = np.random.default_rng(seed)
+    targets = generator.choice(len(CLASSES), rows)
+    champion = best = 0.9
+    theirs = bests = said(generator, targets, alike(champion))
+    for _ in range(20):
+        if fresh:
+            targets = generator.choice(len(CLASSES), rows)
+            theirs = said(generator, targets, alike(champion))
+            bests = theirs if best == champion else said(generator, targets, alike(best))
+        ours = said(generator, targets, alike(champion - step))
+        before = Answers(targets, bests, ours) if best != champion else None
+        found = judgement.decide(PARAMS, Answers(targets, theirs, ours), CLASSES, before)
+        if _passes(found, "estimate"):
+            champion, theirs = champion - step, ours
+            if found.estimate and found.estimate.low > 0:
+                best, bests = champion, theirs
+    return 0.9 - champion
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--never", type=int, default=100_000, help="draws of a shift of prevalence, over all its rows")
+    parser.add_argument("--small", action="store_true", help="the tables of small test sets alone, a minute or two")
     arguments = parser.parse_args()
+    small_sets(arguments.draws)
+    repeated_use(max(1, arguments.draws // 10))
+    if arguments.small:
+        return
+    print()
     overall(arguments.draws)
     of_a_class(arguments.draws)
     named = sum(five_rows(FIRST + n) for n in range(arguments.draws))
@@ -166,11 +237,13 @@ def prevalence(draws: int) -> None:
 
 
 def head(draws: int) -> None:
-    print(f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | undecided |\n|---|---|---|---|")
+    print(f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | worse | undecided |\n|---|---|---|---|---|")
 
 
 def row(name: str, counts: Counter[str]) -> None:
-    shares = " | ".join(f"{counts[verdict] / counts.total():.1%}" for verdict in ("promote", "refuse", "undecided"))
+    shares = " | ".join(
+        f"{counts[verdict] / counts.total():.1%}" for verdict in ("promote", "refuse", "worse", "undecided")
+    )
     print(f"| {name} | {shares} |", flush=True)
 
 

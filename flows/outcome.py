@@ -42,7 +42,13 @@ class Summary:
         return sum(stage.startup_s for stage in self.stages)
 
 
-_NAMES = {"promote": "Promoted", "refuse": "Refused", "undecided": "Undecided", "known": "Unchanged"}
+_NAMES = {
+    "promote": "Promoted",
+    "refuse": "Refused",
+    "worse": "Refused",
+    "undecided": "Undecided",
+    "known": "Unchanged",
+}
 
 
 def ended(

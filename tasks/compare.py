@@ -16,7 +16,7 @@ from tasks import params as parameters
 from tasks.errors import CorruptData, RatchetError, VersionError
 from tasks.params import Params
 from tasks.stage import step
-from tasks.versions import gate, gate_page, number
+from tasks.versions import gate, gate_page, judgement, number
 from tasks.versions.cache import digest
 from tasks.versions.gate import Decision
 from tasks.versions.registry import Registry, Version, rolled_back
@@ -50,9 +50,9 @@ def compare(params: Params, tree: Path, environment: str) -> Decision:
     champion, seen = registry.serving(environment), _NOTHING
     known = registry.known(figures["weights_sha256"])
     if known is not None:
-        decision = _known(registry, known, champion, figures)
+        decision = _known(params, registry, known, champion, figures)
     elif champion is None:
-        verdict, reason = gate.first(params.gate, figures["accuracy"])
+        verdict, reason = judgement.first(params.gate, figures["accuracy"])
         decision = Decision(verdict=verdict, reason=reason, **figures)
     else:
         decision, seen = _against(params, tree, champion, figures)
@@ -61,17 +61,20 @@ def compare(params: Params, tree: Path, environment: str) -> Decision:
     return decision
 
 
-def _known(registry: Registry, known: Version, champion: Version | None, figures: dict[str, Any]) -> Decision:
+def _known(
+    params: Params, registry: Registry, known: Version, champion: Version | None, figures: dict[str, Any]
+) -> Decision:
     """These weights are a version already: nothing to do, unless a run was cut off before it promoted them."""
-    environment, served = figures["environment"], champion.name if champion else None
-    figures = {**figures, "champion": served, "version": known.name}
-    judged = known.data.get("gate", {})
-    was_there = any(each.version == known.name for each in registry.history(environment))
-    cut_off = judged.get("environment") == environment and judged.get("champion") == served and not known.withdrawn
-    if cut_off and not was_there and judged.get("verdict") == "promote":
-        reason = f"{known.name} was registered and not yet promoted: {judged.get('reason')}"
-        return Decision(verdict="promote", reason=reason, **figures)
-    where = f"and serves in {environment}" if served == known.name else f"which does not serve in {environment}"
+    environment, serving = figures["environment"], champion.name if champion else None
+    figures = {**figures, "champion": serving, "version": known.name}
+    before = known.data.get("gate", {})
+    served = any(assignment.version == known.name for assignment in registry.history(environment))
+    cut_off = before.get("environment") == environment and before.get("champion") == serving and not known.withdrawn
+    if cut_off and not served and before.get("verdict") == "promote":
+        reason = f"{known.name} was registered and not yet promoted: {before.get('reason')}"
+        verdict, accuracy = judgement.first(params.gate, figures["accuracy"])  # the floor may have been raised since
+        return Decision(verdict=verdict, reason=reason if verdict == "promote" else f"{accuracy}; {reason}", **figures)
+    where = f"and serves in {environment}" if serving == known.name else f"which does not serve in {environment}"
     return Decision(verdict="known", reason=f"the same weights as {known.name}, {where}", **figures)
 
 
@@ -110,8 +113,9 @@ def gate_versions(params: Params, tree: Path, champion: str, challenger: str) ->
 def best_before(registry: Registry, environment: str, champion: Version, metric: str) -> Version | None:
     """The best version that served there since the last major one, by the differences in `metric` that the gates measured.
 
-    None where that is the champion itself, or the gates' figures do not reach back to it. Versions that were rolled
-    back or withdrawn are no measure.
+    A gain counts only where its gate showed it: a champion that was let through without that is not above the one
+    before it, and the oldest of equally good versions is the measure. None where that is the champion itself, or the
+    gates' figures do not reach back to it. Versions that were rolled back or withdrawn do not count.
     """
     level: dict[str, float] = {champion.name: 0.0}
     versions = {version.name: version for version in registry.versions()}
@@ -124,11 +128,12 @@ def best_before(registry: Registry, environment: str, champion: Version, metric:
             break
         if before.number.major != champion.number.major:
             break
-        level[before.name] = level[current.name] - float(difference)
+        shown = float(judged.get("low") or 0) > 0
+        level[before.name] = level[current.name] - (float(difference) if shown else min(float(difference), 0.0))
         current = before
     out = rolled_back(registry.history(environment))
     fit = [name for name in level if (name not in out and versions[name].withdrawn is None) or name == champion.name]
-    best = max(fit, key=lambda name: level[name])
+    best = max(reversed(fit), key=lambda name: level[name])
     return None if best == champion.name else versions[best]
 
 
@@ -137,55 +142,44 @@ def _judged(
 ) -> tuple[Decision, _Seen]:
     from tasks.versions import scoring
 
-    other = _new_contract(champion, run.contract)
-    figures = {**figures, "champion": champion.name, "new_contract": tuple(other), "confidence": params.gate.confidence}
+    contract = tuple(_new_contract(champion, run.contract))
+    figures = {**figures, "champion": champion.name, "new_contract": contract, "confidence": params.gate.confidence}
+    seen: _Seen = _NOTHING
     try:
         compared = scoring.compared(tree, run, champion, params.evaluate.batch_size)
     except CorruptData as error:
-        if not other:
+        if not contract:
             raise
-        reason = f"the contract changed ({', '.join(other)}), and {champion.name} can't answer these rows: {error}"
-        return Decision(verdict=_allowed(params.gate.on_new_contract), reason=reason, **figures), _NOTHING
-    before = scoring.compared(tree, run, best, params.evaluate.batch_size).answers if best else None
-    groups = scoring.groups(run, compared.rows)
-    found = gate.decide(params.gate, compared.answers, run.classes, before, groups)
-    verdict, reason = _settled(params, found.verdict, found.reason, champion, other)
+        found = judgement.Judgement("undecided", f"{champion.name} can't answer these rows: {error}")
+    else:
+        before = scoring.compared(tree, run, best, params.evaluate.batch_size).answers if best else None
+        groups = scoring.groups(run, compared.rows)
+        found = judgement.decide(params.gate, compared.answers, run.classes, before, groups)
+        figures |= _figures(params, found, compared, len(run.targets), best)
+        seen = run, compared
+    accuracy, was = figures["accuracy"], champion.metrics.get("accuracy")
+    verdict, reason = judgement.settle(params.gate, found, accuracy, champion.name, was, contract)
+    return Decision(verdict=verdict, reason=reason, **figures), seen
+
+
+def _figures(
+    params: Params, found: judgement.Judgement, compared: Compared, rows: int, best: Version | None
+) -> dict[str, Any]:
+    """The numbers of a comparison, as `Decision` names them; `rows` are all test rows of the run."""
+    figures: dict[str, Any] = {
+        "metric": params.gate.metric,
+        "compared": len(compared.rows),
+        "excluded": rows - len(compared.rows),
+        "detectable": found.reach.detectable if found.reach else None,
+        "p": found.p,
+        "slices": tuple(tuple(part) for part in found.slices),
+        "best": best.name if best else None,
+        "best_difference": found.against.difference if found.against else None,
+    }
     if found.estimate is not None:
         names = ("champion_score", "challenger_score", "difference", "low", "high", "luck")
         figures |= dict(zip(names, found.estimate, strict=True))
-    decision = Decision(
-        verdict=verdict,
-        reason=reason,
-        metric=params.gate.metric,
-        compared=len(compared.rows),
-        excluded=len(run.targets) - len(compared.rows),
-        p=found.p,
-        slices=tuple(tuple(each) for each in found.slices),
-        best=best.name if best else None,
-        best_difference=found.against.difference if found.against else None,
-        **figures,
-    )
-    return decision, (run, compared)
-
-
-def _settled(
-    params: Params, verdict: gate.Verdict, reason: str, champion: Version, other: list[str]
-) -> tuple[gate.Verdict, str]:
-    """What the params make of an undecided comparison and of a new contract; neither is ever silent."""
-    if verdict == "undecided" and params.gate.on_undecided == "promote":
-        verdict, reason = "promote", f"let through by gate.on_undecided, {reason}"
-    if other:
-        said = f"the contract differs from {champion.name}'s ({', '.join(other)}), compared on what both know"
-        if verdict == "promote":
-            verdict = _allowed(params.gate.on_new_contract)
-            said += "; let through by" if verdict == "promote" else "; not let through by"
-            said += f" gate.on_new_contract: {params.gate.on_new_contract}"
-        reason = f"{said}; {reason}"
-    return verdict, reason
-
-
-def _allowed(choice: str) -> gate.Verdict:
-    return "promote" if choice == "promote" else "undecided"
+    return figures
 
 
 def _new_contract(champion: Version, contract: dict[str, Any]) -> list[str]:

@@ -222,7 +222,7 @@ class GateParams:
     confidence: Annotated[StrictFloat, Field(ge=0.5, lt=1)]
     min_slice: Positive
     slice_margin: Share
-    on_undecided: Literal["refuse", "promote"]
+    on_undecided: Literal["refuse", "estimate", "promote"]
     max_shrink: Share
     on_new_contract: Literal["refuse", "promote"]
 

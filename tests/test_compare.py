@@ -144,7 +144,54 @@ def test_too_few_rows_and_what_the_params_make_of_it(toy: Toy) -> None:
     assert train(toy, 0.2 + 0.008).reason.startswith("too few rows to tell, with a margin of 0.005: accuracy -0.0050")
     toy.set("gate.on_undecided", "promote")
     decision = train(toy, 0.2 + 0.008)
-    assert (decision.verdict, decision.reason[:38]) == ("promote", "let through by gate.on_undecided, too ")
+    assert (decision.verdict, decision.reason[:38]) == ("promote", "let through by gate.on_undecided: prom")
+
+
+def test_a_loss_that_is_shown_is_never_let_through(toy: Toy) -> None:
+    train(toy, 0.2)
+    toy.set("gate.on_undecided", "promote")
+    toy.set("gate.slice_margin", 0.5)
+    decision = train(toy, 0.2 + 0.024)  # 12 rows lost, none won
+    assert (decision.verdict, decision.reason[:42]) == ("worse", "seems worse than the margin of 0.005: accu")
+    assert "seems worse" in (toy.tree / "reports/gate.html").read_text()
+    assert toy.serves() == "v1.0.0"
+
+
+def test_no_promotion_below_the_floor(toy: Toy) -> None:
+    train(toy, 0.2)
+    toy.set("gate.min_accuracy", 0.97)  # raised while v1.0.0 serves
+    decision = train(toy, 0.1)
+    assert decision.verdict == "refuse"
+    assert decision.reason.startswith(
+        "accuracy 0.9500 is below gate.min_accuracy 0.97, the floor for every promotion (v1.0.0, which is in service, "
+        "reached 0.9000 and is below it too); better: accuracy"
+    )
+    for key in ("on_undecided", "on_new_contract"):
+        toy.set(f"gate.{key}", "promote")
+    assert train(toy, 0.1, classes=("up", "down")).verdict == "refuse"
+    assert train(toy, 0.05).promotes
+
+
+def test_a_run_cut_off_is_not_promoted_below_a_floor_raised_since(toy: Toy) -> None:
+    lay(toy, 0.2)
+    register.fn(toy.params, toy.tree, compare.fn(toy.params, toy.tree, "prod"), head(toy.tree))
+    toy.set("gate.min_accuracy", 0.95)
+    decision = train(toy, 0.2)
+    assert (decision.verdict, decision.version) == ("refuse", "v1.0.0")
+    assert decision.reason.startswith("accuracy 0.9000 is below gate.min_accuracy 0.95; v1.0.0 was registered")
+    assert toy.serves() is None
+
+
+def test_on_new_contract_alone_lets_a_model_of_other_classes_through(toy: Toy) -> None:
+    train(toy, 0.2)
+    toy.set("gate.on_new_contract", "promote")
+    decision = train(toy, 0.1, classes=("up", "down"))
+    assert (decision.verdict, decision.compared) == ("promote", 0)
+    assert decision.reason == (
+        "the contract differs from v1.0.0's (classes), nothing can be compared (no rows to compare on); let through by "
+        "gate.on_new_contract: promote; accuracy 0.9500 reaches gate.min_accuracy 0.85, as for a first version"
+    )
+    assert toy.serves() == "v2.0.0"
 
 
 def test_a_new_contract_is_said_and_never_promoted_silently(toy: Toy) -> None:
@@ -178,7 +225,12 @@ def test_a_model_of_other_inputs_is_compared_on_what_the_champion_can_read(toy: 
     assert toy.serves() == "v2.0.0"
     decision = train(toy, 0.05)  # back to one: the champion can't answer rows without y
     assert decision.reason.startswith(
-        "the contract changed (input_shape, features), and v2.0.0 can't answer these rows: the rows lack y"
+        "the contract differs from v2.0.0's (input_shape, features), nothing can be compared (v2.0.0 can't answer these "
+        "rows: the rows lack y"
+    )
+    assert decision.reason.endswith(
+        "let through by gate.on_new_contract: promote; accuracy 0.9750 reaches gate.min_accuracy 0.85, as for a first "
+        "version"
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.data import tango
 from tasks.learning import page
 from tasks.params import GateParams
 from tasks.versions import lineage, paired, pipeline
@@ -28,6 +29,7 @@ BUDGET = 400_000  # characters of pictures
 HEADLINES = {
     "promote": "goes into service",
     "refuse": "is refused",
+    "worse": "seems worse",
     "undecided": "is not shown to be good enough",
     "known": "is nothing new",
 }
@@ -50,7 +52,7 @@ def write(
         "decision": decision,
         "gate": params,
         "headline": HEADLINES[decision.verdict],
-        "tone": {"promote": "good", "refuse": "bad"}.get(decision.verdict, "third"),
+        "tone": {"promote": "good", "refuse": "bad", "worse": "bad"}.get(decision.verdict, "third"),
         "bars": bars,
         "limit": max([params.margin, params.slice_margin, *(abs(b[end]) for b in bars for end in ("low", "high"))]),
         "examples": examples,
@@ -82,7 +84,7 @@ def _bars(decision: Decision, params: GateParams, run: Run, compared: Compared) 
 
 def _bar(name: str, answers: Answers, confidence: float, margin: float) -> dict[str, Any]:
     rows, (lost, won) = len(answers.targets), paired.disagreements(answers)
-    low, high = paired.tango(lost, won, rows, confidence)
+    low, high = tango.interval(lost, won, rows, confidence)
     facts = {"name": name, "rows": rows, "lost": lost, "won": won, "margin": margin, "said": ""}
     return facts | {"difference": (won - lost) / rows, "low": low, "high": high}
 

@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tasks.data import tango
+
 RESAMPLES = 4000
 
 
 class Answers(NamedTuple):
     """Class indices per row, int64 (N,) each: what is right, what the champion said, what the challenger said.
 
-    An answer that is no class of the targets is -1.
+    An answer outside the classes of the targets is -1.
     """
 
     targets: np.ndarray
@@ -30,7 +32,7 @@ class Answers(NamedTuple):
 class Estimate(NamedTuple):
     """Challenger less champion; `low` and `high` bound the true difference, each from one side.
 
-    `luck` is the one-sided p-value of a loss this large where both are equally good: small if it is no bad luck.
+    `luck` is the one-sided p-value of a loss this large where both are equally good: small if it is not bad luck.
     """
 
     champion: float
@@ -59,43 +61,12 @@ def mcnemar(fewer: int, more: int) -> float:
     return min(1.0, math.fsum(math.exp(log - total * math.log(2)) for log in logs))
 
 
-def tango(lost: int, won: int, rows: int, confidence: float) -> tuple[float, float]:
-    """One-sided lower and upper bounds of `(won - lost) / rows`, at `confidence` each.
-
-    Tango's score interval (Statistics in Medicine 17, 1998): right for few rows and for no disagreement at all, where
-    a bootstrap would call any difference certain.
-    """
-    z = NormalDist().inv_cdf(confidence)
-    seen = (won - lost) / rows
-    # score() falls as the difference supposed grows: +z at the lower bound, -z at the upper
-    low = _crossing(lambda delta: score(lost, won, rows, delta) - z, -1.0, seen)
-    high = _crossing(lambda delta: score(lost, won, rows, delta) + z, seen, 1.0)
-    return low, high
-
-
-def p_fallen(lost: int, won: int, rows: int, margin: float) -> float:
-    """One-sided p-value of Tango's test that the difference is no further below zero than `margin`."""
-    return NormalDist().cdf(score(lost, won, rows, -margin))
-
-
-def score(lost: int, won: int, rows: int, delta: float) -> float:
-    """Tango's test statistic of the hypothesis that the difference is `delta`."""
-    a = 2.0 * rows
-    b = -(won + lost) + (2 * rows - (won - lost)) * delta
-    c = -lost * delta * (1 - delta)
-    q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-    variance = rows * (2 * q + delta * (1 - delta))
-    excess = won - lost - rows * delta
-    if variance <= 0:
-        return math.copysign(math.inf, excess) if excess else 0.0
-    return excess / math.sqrt(variance)
-
-
 def estimate(answers: Answers, metric: str, classes: np.ndarray, confidence: float) -> Estimate:
     """The difference in `metric` ("accuracy", "macro_recall", "macro_f1") on the same rows.
 
-    Bounds are Tango's for accuracy, and a paired bootstrap's percentiles (seeded: the same input, the same answer) else;
-    `luck` is McNemar's exact test for accuracy, and by the bootstrap's standard deviation else.
+    For accuracy, the bounds are Tango's and `luck` is McNemar's exact test. For the other metrics, the bounds are the
+    percentiles of a paired bootstrap (seeded: the same input gives the same bounds) and `luck` comes from its
+    standard deviation.
 
     Args:
         classes: indices of the classes that a macro metric is the mean of.
@@ -106,15 +77,28 @@ def estimate(answers: Answers, metric: str, classes: np.ndarray, confidence: flo
     theirs, ours = (float(of(grouped.targets, said, counts[None], classes)[0]) for said in grouped[1:])
     if metric == "accuracy":
         lost, won = disagreements(answers)
-        low, high = tango(lost, won, len(answers.targets), confidence)
+        low, high = tango.interval(lost, won, len(answers.targets), confidence)
         luck = mcnemar(won, lost)
     else:
         draws = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)
         before, after = (of(grouped.targets, said, draws, classes) for said in grouped[1:])
         low, high = np.quantile(after - before, [1 - confidence, confidence])
+        reach = _reach(answers.targets, classes, confidence)
+        low, high = min(low, ours - theirs - reach), max(high, ours - theirs + reach)
         spread = float(np.std(after - before))
         luck = NormalDist().cdf((ours - theirs) / spread) if spread else 1.0
     return Estimate(theirs, ours, ours - theirs, float(low), float(high), luck)
+
+
+def _reach(targets: np.ndarray, classes: np.ndarray, confidence: float) -> float:
+    """How far a mean over classes may be off at least: resamples of rows that do not differ never differ.
+
+    An unseen loss weighs most in the smallest class, so this is the bound for as many rows of each class as that has.
+    """
+    rows = np.bincount(targets)
+    rows = rows[classes[classes < len(rows)]]
+    rows = rows[rows > 0]
+    return tango.detectable(float(len(rows) * rows.min()), confidence, 0.0) if len(rows) else 1.0
 
 
 def holm(p_values: dict[str, float]) -> dict[str, float]:
@@ -158,14 +142,3 @@ def _tallies(
     """Rows answered rightly, rows, and answers of each of the `classes`, int64 (B, classes) each."""
     true, predicted = (values[:, None] == classes for values in (targets, said))
     return counts @ (true & predicted), counts @ true, counts @ predicted
-
-
-def _crossing(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero between `low` and `high`."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        if function(middle) > 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
