@@ -14,6 +14,7 @@ import argparse
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -35,7 +36,8 @@ PARAMS = replace(
     on_undecided="refuse",
     on_new_contract="refuse",
 )
-CHOICES = ("refuse", "estimate", "promote")  # of gate.on_undecided
+Choice = Literal["refuse", "estimate", "promote"]
+CHOICES: tuple[Choice, ...] = ("refuse", "estimate", "promote")  # of gate.on_undecided
 SMALL = (30, 60, 80, 143, 300, 540, 1000)  # test rows
 GAPS = (0.0, 0.02, 0.05, -0.02, -0.05, -0.09)  # true accuracy of the challenger less the champion's 0.90
 BETTER, MEANS = replace(PARAMS, rule="better"), replace(PARAMS, metric="macro_recall")
@@ -128,7 +130,7 @@ def _promoted(draws: int, rows: int, champion: float, challenger: float) -> str:
     return " / ".join(f"{100 * counts[choice] / draws:.0f}" for choice in CHOICES)
 
 
-def _passes(found: judgement.Judgement, choice: str) -> bool:
+def _passes(found: judgement.Judgement, choice: Choice) -> bool:
     params = replace(PARAMS, min_accuracy=0.0, on_undecided=choice)
     return judgement.settle(params, found, 1.0, "the champion")[0] == "promote"
 
@@ -237,7 +239,9 @@ def prevalence(draws: int) -> None:
 
 
 def head(draws: int) -> None:
-    print(f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | worse | undecided |\n|---|---|---|---|---|")
+    print(
+        f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | worse | undecided |\n|---|---|---|---|---|"
+    )
 
 
 def row(name: str, counts: Counter[str]) -> None:
