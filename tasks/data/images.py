@@ -32,7 +32,7 @@ MAX_PIXELS = 178_956_970  # of one image; Pillow refuses more
 MODES = {1: "L", 3: "RGB"}
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-NEEDS_HEIF = "HEIC images need the extra `heif`: pip install -c constraints.txt -e '.[heif]'"
+HEIF_EXTRA = "the extra `heif` (pip install -c constraints.txt -e '.[heif]')"
 TURNS = {  # EXIF orientation: what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -158,7 +158,7 @@ def _unidentified(encoded: bytes) -> BadImage:
     prefix = encoded[:16]
     name = _format(prefix)
     if name == "HEIC":
-        return BadImage("image_format", NEEDS_HEIF)
+        return BadImage("image_format", f"HEIC images need {HEIF_EXTRA}")
     if name in formats():
         return BadImage("image_corrupt", f"the header of this {name} file is damaged")
     if name:

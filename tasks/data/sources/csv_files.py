@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from tasks.data.sources.base import Entry, Part, Places, Rows, matching, pin
+from tasks.data.sources.base import Entry, Part, Places, Rows, matching, note_skipped, pin
 from tasks.errors import CorruptData, SourceMissing
 from tasks.params import CsvSource
 
@@ -19,6 +19,7 @@ def resolve(source: CsvSource, places: Places) -> Entry:
     root, names = matching(places, source.path, "**/*.csv")
     if not names:
         raise SourceMissing(f"ingest.sources: no CSV file at {source.path}; put one there, or correct the path")
+    note_skipped(places, source.path, names)
     return {"files": [pin(root / name, name) for name in names]}
 
 

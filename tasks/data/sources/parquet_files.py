@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tasks.data import parquet
 from tasks.data.sources import remote
-from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows, matching, pin
+from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows, matching, note_skipped, pin
 from tasks.errors import CorruptData, SourceMissing
 from tasks.params import ParquetSource
 
@@ -24,6 +24,7 @@ def resolve(source: ParquetSource, places: Places) -> Entry:
     root, names = _files(source, places)
     if not names:
         raise SourceMissing(f"ingest.sources: no parquet file at {source.path}; put one there, or correct the path")
+    note_skipped(places, source.path, names)
     return {"files": [pin(root / name, name) for name in names]}
 
 
