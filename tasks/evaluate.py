@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.data.columns import KEEP, own, prefixed
 from tasks.data.dataset import open_inputs
 from tasks.data.files import sha256, write_json, writing
 from tasks.errors import CorruptModel, DataError
@@ -45,7 +46,7 @@ def evaluate(params: Params, tree: Path) -> None:
     given = probabilities(model, card, inputs, params.evaluate.batch_size)
     rate = len(targets) / (time.monotonic() - began)
     meta = _meta(test / "meta.parquet", params.evaluate.slices)
-    slices = {column: meta[column].to_pylist() for column in params.evaluate.slices}
+    slices = {name: meta[KEEP + name].to_pylist() for name in params.evaluate.slices}
     found = metrics.summary(targets, given, card.classes, slices=slices, resamples=params.evaluate.resamples)
     _write_predictions(tree / "reports/predictions.parquet", meta, targets, given)
     plots.write(tree / "reports/plots", targets, given, found)
@@ -62,12 +63,13 @@ def evaluate(params: Params, tree: Path) -> None:
 def _meta(path: Path, slices: Sequence[str]) -> pa.Table:
     """The `row_id` and slice columns of the test rows."""
     there = pq.read_schema(path).names
-    missing = [column for column in slices if column not in there]
+    missing = [name for name in slices if KEEP + name not in there]
     if missing:
+        has = ", ".join(own(name) for name in there if name != "row_id") or "none"
         raise DataError(
-            f"evaluate.slices: {path.name} of the test rows has no {', '.join(missing)}; it has {', '.join(there)}"
+            f"evaluate.slices: the test rows have no column {', '.join(missing)}; ingest.keep carried along: {has}"
         )
-    return pq.read_table(path, columns=["row_id", *slices])
+    return pq.read_table(path, columns=["row_id", *prefixed(KEEP, slices)])
 
 
 def _write_predictions(path: Path, meta: pa.Table, targets: np.ndarray, given: np.ndarray) -> None:

@@ -1,18 +1,31 @@
-"""params.yaml as frozen dataclasses, checked by pydantic: unknown keys are refused and nothing has a default.
+"""params.yaml as frozen dataclasses, checked by pydantic: unknown keys are rejected and nothing has a default.
 
 The file is read as YAML 1.2, as DVC reads it, so that both see the same values. DVC cannot see a default that changes
-inside a class, hence none here.
+inside a class, hence none here. The one exception: a key of a source that can be null may be left out, which means null.
 """
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from tasks import param_faults, yaml_file
@@ -36,35 +49,79 @@ Seconds = Annotated[StrictFloat, Field(gt=0)]
 Hours = Annotated[StrictFloat, Field(gt=0)]
 PathText = Annotated[StrictStr, Field(pattern=r"^[^\x00-\x1f]+$", max_length=1000)]
 Split = Literal["train", "val", "test"]
+ColumnName = Annotated[StrictStr, Field(min_length=1)]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} is listed twice; list each column once")
+    return names
+
+
+def _some(items: tuple[_T, ...]) -> tuple[_T, ...]:
+    """A rule of its own, because pydantic's counts a faulty item as missing and so reports it twice."""
+    if not items:
+        raise ValueError("the list is empty; it needs at least one entry")
+    return items
+
+
+ColumnNames = Annotated[tuple[ColumnName, ...], AfterValidator(_distinct)]
+Features = Annotated[ColumnNames, AfterValidator(_some)]
 
 
 @_section
 class TorchvisionSource:
     type: Literal["torchvision"]
     name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z]\w*$", max_length=100)]
-    root: PathText | None
-    arguments: dict[str, Any]
+    root: PathText | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @_section
-class ParquetSource:
+class _Table:
+    """A source with named columns."""
+
+    label: ColumnName
+    split: ColumnName | None = None
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> _Table:
+        image, features = getattr(self, "image", None), getattr(self, "features", None)
+        if (image is None) == (features is None):
+            have = "neither is set" if image is None else "both are set"
+            raise ValueError(f"a source needs either image or features; {have}")
+        for key, names in (("features", features or ()), ("image", (image,)), ("split", (self.split,))):
+            if self.label in names:
+                raise ValueError(f"{key} names the label column {self.label}; name another column")
+        return self
+
+
+@_section
+class ParquetSource(_Table):
     type: Literal["parquet"]
     path: PathText
-    label: StrictStr
-    image: StrictStr | None
-    features: tuple[StrictStr, ...] | None
+    image: ColumnName | None = None
+    features: Features | None = None
 
 
 @_section
-class HuggingFaceSource:
+class HuggingFaceSource(_Table):
     type: Literal["huggingface"]
     repository: Annotated[StrictStr, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$", max_length=200)]
-    config: StrictStr | None
-    revision: Annotated[StrictStr, Field(pattern=r"^\w[\w./-]*$", max_length=200)] | None
+    config: StrictStr | None = None
+    revision: Annotated[StrictStr, Field(pattern=r"^\w[\w./-]*$", max_length=200)] | None = None
     splits: dict[Split, StrictStr]
-    label: StrictStr
-    image: StrictStr | None
-    features: tuple[StrictStr, ...] | None
+    image: ColumnName | None = None
+    features: Features | None = None
+
+    @model_validator(mode="after")
+    def _check_split(self) -> HuggingFaceSource:
+        if self.split is not None and len(self.splits) > 1:
+            raise ValueError(
+                f"the column {self.split} and {len(self.splits)} entries of splits both give each row a split; "
+                "set split to null, or list one split"
+            )
+        return self
 
 
 @_section
@@ -73,19 +130,35 @@ class ImageFolderSource:
     path: PathText
 
 
+def _encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError("this encoding is unknown; use utf-8, cp1252, latin-1 or another of Python's codecs") from None
+    return name
+
+
 @_section
-class CsvSource:
+class CsvSource(_Table):
     type: Literal["csv"]
     path: PathText
-    label: StrictStr
-    features: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+    features: Features
+    separator: Annotated[StrictStr, Field(pattern=r'^[^"\r\n]$')] = ","
+    decimal: Literal[".", ","] = "."
+    encoding: Annotated[StrictStr, AfterValidator(_encoding)] = "utf-8"
+
+    @model_validator(mode="after")
+    def _check_marks(self) -> CsvSource:
+        if self.separator == self.decimal:
+            raise ValueError(f"separator and decimal are both {self.decimal!r}; they must differ")
+        return self
 
 
 @_section
 class CustomSource:
     type: Literal["custom"]
     source: Annotated[StrictStr, Field(pattern=r"^custom(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*$", max_length=200)]
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 Source = Annotated[
@@ -96,9 +169,9 @@ Source = Annotated[
 
 @_section
 class IngestParams:
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    sources: Annotated[tuple[Source, ...], AfterValidator(_some)]
     shard_rows: Positive
-    keep: tuple[StrictStr, ...]
+    keep: ColumnNames
 
 
 @_section
@@ -110,6 +183,12 @@ class Rules:
     max: StrictFloat | None
     allowed: tuple[StrictStr | StrictInt | StrictFloat, ...] | None
     nullable: StrictBool
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Rules:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min is {self.min:g} and max is {self.max:g}, so no value can pass; swap them")
+        return self
 
 
 @_section
@@ -138,6 +217,13 @@ class PrepareParams:
     decoded_limit_bytes: Count
     val_fraction: Annotated[StrictFloat, Field(ge=0, lt=1)]
     test_fraction: Annotated[StrictFloat, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> PrepareParams:
+        total = self.val_fraction + self.test_fraction
+        if total >= 1:
+            raise ValueError(f"val_fraction and test_fraction add up to {total:g}; they must leave rows for training")
+        return self
 
 
 @_section
@@ -203,6 +289,12 @@ class TrainParams:
     resident: Switch
     processes: Positive
     threads: Positive
+
+    @model_validator(mode="after")
+    def _check_accumulate(self) -> TrainParams:
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate is {self.accumulate}, more than the {self.batch_size} rows of batch_size")
+        return self
 
 
 @_section
@@ -303,10 +395,14 @@ def preset(file: Path) -> dict[str, Any]:
 
 def parse(raw: object) -> Params:
     """Check the content of `params.yaml`; raises `ParamsError` with one line per problem."""
+    across = _across(raw)
     try:
-        return _adapter.validate_python(raw)
+        params = _adapter.validate_python(raw)
     except ValidationError as error:
-        raise ParamsError(report(FILE, param_faults.problems(Params, raw, error))) from None
+        raise ParamsError(report(FILE, [*param_faults.problems(Params, raw, error), *across])) from None
+    if across:
+        raise ParamsError(report(FILE, across))
+    return params
 
 
 def problems(raw: object) -> list[Problem]:
@@ -314,8 +410,21 @@ def problems(raw: object) -> list[Problem]:
     try:
         _adapter.validate_python(raw)
     except ValidationError as error:
-        return param_faults.problems(Params, raw, error)
-    return []
+        return [*param_faults.problems(Params, raw, error), *_across(raw)]
+    return _across(raw)
+
+
+def _across(raw: object) -> list[Problem]:
+    """What is wrong across sections, also where something else in them is wrong."""
+    try:
+        slices, keep = raw["evaluate"]["slices"], raw["ingest"]["keep"]  # type: ignore[index]  # any content of the file
+        missing = [str(name) for name in slices if name not in keep]
+    except (KeyError, TypeError):
+        return []
+    if not missing:
+        return []
+    text = f"{', '.join(missing)} is not in ingest.keep; add it there, so that it is carried to the test rows"
+    return [Problem(("evaluate", "slices"), text=text)]
 
 
 def report(heading: str, found: Sequence[object]) -> str:

@@ -1,7 +1,7 @@
 """Check every row and decode every image; set the bad ones aside.
 
 Reads `data/raw/`; writes `data/quarantine.parquet`, `reports/validation.json` and `reports/validation.html`.
-Params: `validate`.
+Params: `validate`; `prepare` for the warnings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def validate(params: Params, tree: Path) -> None:
     tree = tree.resolve()
     shards, out, store = Shards.open(tree / "data/raw"), tree / quarantine.FILE, home(tree) / ".memo/validate"
     with executor(params.run) as pool:
-        report = validation.run(params.validate, shards, out, store, pool)
+        report = validation.run(params.validate, params.prepare, shards, out, store, pool)
     memo.prune(store, params.run.memo_bytes)
     write_json(tree / "reports/validation.json", report)
     page.write(tree / "reports/validation.html", report, shards, out, params.validate.max_pixels)
@@ -40,7 +40,7 @@ def validate(params: Params, tree: Path) -> None:
     )
     for warning in report["warnings"]:
         print(f"validate: warning: {warning}")
-    validation.fail_if_bad(params.validate, report, shards.info["classes"])
+    validation.fail_if_bad(params.validate, report, shards.info)
 
 
 if __name__ == "__main__":

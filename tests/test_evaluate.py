@@ -60,17 +60,19 @@ def test_two_trees_get_the_same_bytes(scored: Path, tmp_path: Path) -> None:
 def test_slices_are_scored_apart(scored: Path) -> None:
     file = scored / "data/prepared/test/meta.parquet"
     meta = pq.read_table(file)
-    pq.write_table(meta.append_column("shop", [["north", None] * (len(meta) // 2)]), file)
-    evaluate.fn(chosen(evaluate__slices=["shop"]), scored)
+    pq.write_table(meta.append_column("keep:shop", [["north", None] * (len(meta) // 2)]), file)
+    evaluate.fn(chosen(evaluate__slices=["shop"], ingest__keep=["shop"]), scored)
     found = json.loads((scored / "reports/metrics.json").read_text())["slices"]["shop"]
     assert {name: values["rows"] for name, values in found.items()} == {"north": 25, "missing": 25}
-    assert "shop" in pq.read_schema(scored / "reports/predictions.parquet").names
+    assert "keep:shop" in pq.read_schema(scored / "reports/predictions.parquet").names
     assert '<th scope="row">north' in (scored / "reports/report.html").read_text()
 
 
 def test_a_slice_that_is_not_there_is_named(scored: Path) -> None:
-    with pytest.raises(DataError, match=r"evaluate\.slices: meta\.parquet of the test rows has no shop; it has row_id"):
-        evaluate.fn(chosen(evaluate__slices=["shop"]), scored)
+    with pytest.raises(
+        DataError, match=r"evaluate\.slices: the test rows have no column shop; ingest\.keep carried along: none"
+    ):
+        evaluate.fn(chosen(evaluate__slices=["shop"], ingest__keep=["shop"]), scored)
 
 
 def test_weights_that_are_not_the_cards_are_not_loaded(scored: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.data.files import sha256
@@ -76,10 +78,12 @@ def test_without_a_lock_or_with_that_of_other_sources_nothing_is_read(configured
 
 def test_15_sources_without_a_common_schema_are_refused_with_their_difference(configured, parquet, tree):
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
-    image_file(tree / "data/incoming/b.parquet", pictures(3, seed=1), ["x", "y", "z"])
-    params = configured(parquet("data/incoming/a.parquet"), parquet("data/incoming/b.parquet"))
+    pq.write_table(pa.table({"x": [1.0], "label": ["cat"]}), tree / "data/incoming/b.parquet")
+    table = parquet("data/incoming/b.parquet", image=None, features=["x"])
+    params = configured(parquet("data/incoming/a.parquet"), table)
     refresh.fn(params, tree)
-    with pytest.raises(CorruptData, match=r"source 0 and 1 have other columns: label: int64 / string"):
+    difference = r"sources 0 and 1 have different columns: x: missing / double, image: struct<.*> / missing"
+    with pytest.raises(CorruptData, match=difference):
         ingest.fn(params, tree)
 
 

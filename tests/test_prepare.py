@@ -84,8 +84,8 @@ def test_kept_columns_come_along_and_name_no_row(configured, parquet, tree):
     assert Spec.read(out / "spec.json").features == ("x",)
     kept = pq.read_table(out / "train/meta.parquet")
     rows = pq.read_table(tree / "data/raw/shard-00000.parquet").to_pylist()
-    site = {row["row_id"]: row["site"] for row in rows}
-    assert kept["site"].to_pylist() == [site[row] for row in kept["row_id"].to_pylist()]
+    site = {row["row_id"]: row["keep:site"] for row in rows}
+    assert kept["keep:site"].to_pylist() == [site[row] for row in kept["row_id"].to_pylist()]
     before = list(site)
     run(configured(parquet(image=None, features=["x"])), tree)
     assert pq.read_table(tree / "data/raw/shard-00000.parquet")["row_id"].to_pylist() == before
@@ -94,7 +94,7 @@ def test_kept_columns_come_along_and_name_no_row(configured, parquet, tree):
 
 
 def test_a_class_that_training_never_sees_is_named(configured, parquet, tree):
-    params = configured(parquet(), prepare={"size": [8, 8], "val_fraction": 0.0})
+    params = configured(parquet(split="split"), prepare={"size": [8, 8], "val_fraction": 0.0})
     labels, split = ["cat", "dog", "newt", "cat"], ["train", "train", "test", "test"]
     image_file(tree / "data/incoming/a.parquet", pictures(4), labels, split=split)
     with pytest.raises(ValidationFailed, match=r"class newt is in the test split but not in the training split"):

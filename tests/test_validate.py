@@ -22,7 +22,8 @@ def ingested(configured, parquet, tree):
     """Ingest image rows and return the params, with a quarantine as large as the data."""
 
     def make(images, labels, **columns):
-        params = configured(parquet(), validate={"max_bad_fraction": 1.0})
+        split = "split" if "split" in columns else None
+        params = configured(parquet(split=split), validate={"max_bad_fraction": 1.0})
         image_file(tree / "data/incoming/a.parquet", images, labels, **columns)
         refresh.fn(params, tree)
         ingest.fn(params, tree)
@@ -49,15 +50,19 @@ def test_real_images_pass(sample, tree):
     assert "600 rows came in" in html and "http" not in html
 
 
-def test_14_labels_that_are_missing_or_no_class(ingested, tree):
-    params = ingested(pictures(4), [0, None, -1, 1])
-    validate.fn(params, tree)
-    assert bad(tree) == [(1, "label_null"), (2, "label_unknown")]
+def test_14_labels_that_are_missing_or_no_class(configured, parquet, tree):
+    named = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    file = image_file(tree / "data/incoming/a.parquet", pictures(5), [0, None, -1, 1, 2])
+    pq.write_table(pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps(named)}), file)
+    params = configured(parquet(), validate={"max_bad_fraction": 1.0})
+    for stage in (refresh, ingest, validate):
+        stage.fn(params, tree)
+    assert bad(tree) == [(1, "label_null"), (2, "label_null"), (4, "label_unknown")]
 
 
 def test_12_cut_images_are_set_aside_with_their_row(ingested, tree):
     whole = pictures(3)
-    params = ingested([whole[0], whole[1][:60], b"", None, whole[2], b"GIF89a"], [0] * 6)
+    params = ingested([whole[0], whole[1][:60], b"", None, whole[2], b"GIF89a"], [0, 0, 0, 0, 1, 0])
     validate.fn(params, tree)
     assert bad(tree) == [(1, "image_corrupt"), (2, "image_empty"), (3, "image_null"), (5, "image_corrupt")]
     html = (tree / "reports/validation.html").read_text()
@@ -69,7 +74,7 @@ def test_17_the_same_image_twice(ingested, tree):
     params = ingested(
         [a, a, b, b, c, c, d],
         [0, 0, 1, 1, 0, 1, 1],
-        split=["train", "train", "train", "test", "train", "test", "train"],
+        split=["train", "Training", "train", "test", "train", "TEST", "train"],
     )
     validate.fn(params, tree)
     assert bad(tree) == [(1, "duplicate"), (2, "leak"), (4, "conflict"), (5, "conflict")]
@@ -103,9 +108,9 @@ def test_13_bombs_are_set_aside_and_take_little_memory(ingested, tree):
 
     bomb = io.BytesIO()
     Image.new("1", (12_000, 12_000)).save(bomb, "PNG")
-    params = ingested([pictures(1)[0], bomb.getvalue()], [0, 1])
+    params = ingested([*pictures(2), bomb.getvalue()], [0, 1, 1])
     validate.fn(params, tree)
-    assert bad(tree) == [(1, "image_bomb")]
+    assert bad(tree) == [(2, "image_bomb")]
     (row,) = pq.read_table(tree / "data/quarantine.parquet").to_pylist()
     assert row["detail"] == "12000 x 12000 pixels; at most 36,000,000 are decoded"
 
@@ -141,7 +146,7 @@ def test_14_infinite_and_missing_features(features, tree):
 
 
 def test_14_rules_of_the_params(features):
-    columns = {"age": [3, 200, 30, None], "kind": [0, 1, 7, 1], "label": ["a", "b", "c", "a"]}
+    columns = {"age": [3, 200, 30, None, 4], "kind": [0, 1, 7, 1, 0], "label": ["a", "b", "c", "a", "b"]}
     found = features(
         columns,
         columns={
@@ -160,8 +165,8 @@ def test_unique_keys(features, tree):
 
 
 def test_15_a_column_of_another_type_or_name_is_shown(features):
-    with pytest.raises(ValidationFailed, match=r"the columns are not those of the schema: x is Float64, not Int64"):
-        features({"x": [1.5], "label": [0]}, columns={"x": rules(dtype="int")})
+    with pytest.raises(ValidationFailed, match=r"validate\.columns\.x\.dtype is string, but it is a feature"):
+        features({"x": [1.5], "label": [0]}, columns={"x": rules(dtype="string")})
     with pytest.raises(ValidationFailed, match=r"validate.columns and unique name z; the rows have label, x"):
         features({"x": [1.5], "label": [0]}, columns={"z": rules()})
 
@@ -188,7 +193,8 @@ def test_warnings_have_levels(ingested, tree, capsys):
     a, *rest = pictures(9)
     params = ingested([a, a, *rest], [0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
     validate.fn(params, tree)
-    (warning,) = json.loads((tree / "reports/validation.json").read_text())["warnings"]
+    warning, rare = json.loads((tree / "reports/validation.json").read_text())["warnings"]
+    assert rare.startswith("1 of 2 classes have fewer than 3 rows, too few for one in each split: 1;")
     assert warning == "1 rows (10.00%) are set aside as duplicate; validate.warn.duplicate is 0.01"
     assert f"validate: warning: {warning}" in capsys.readouterr().out
     assert warning in (tree / "reports/validation.html").read_text()

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from tasks.data import images, parquet
 from tasks.data import spec as specs
+from tasks.data.columns import FEATURE, NotNumbers, numbers
 from tasks.data.spec import Spec
 from tasks.errors import CorruptData, ParamsError, SourceMissing
 from tasks.params import HuggingFaceSource, Rules
@@ -210,14 +211,27 @@ def _numbers(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, l
     from tasks.data import schema
 
     names = list(spec.features or ())
-    for name in (name for name in names if name in table.column_names):
-        kind = table[name].type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            raise CorruptData(f"the feature {name} is {kind}, no number; the version was trained on numbers")
+    table = _features(table, names)
     raw = specs.raw(table, spec)
     reasons: list[str | None] = ["null: every feature is missing" if row else None for row in np.isnan(raw).all(axis=1)]
-    frame = pl.DataFrame(table.select(names).replace_schema_metadata(None))
+    frame = pl.DataFrame(table.replace_schema_metadata(None))
     found = schema.failures(frame, schema.of_features(names, checks.columns))
     for row, reason, detail in found.sort("row", "reason", descending=True).iter_rows():
         reasons[row] = f"{reason}: {detail}"
     return specs.imputed(raw, np.asarray(spec.mean)), reasons
+
+
+def _features(table: pa.Table, names: list[str]) -> pa.Table:
+    """The features as shards hold them."""
+    found = {}
+    for name in (name for name in names if name in table.column_names):
+        try:
+            found[FEATURE + name] = numbers(table[name])
+        except NotNumbers as error:
+            raise CorruptData(
+                f"the feature {name} is {error.problem}, not a number; the version was trained on numbers"
+            ) from None
+    if len(found) < len(names):
+        missing = [name for name in names if FEATURE + name not in found]
+        raise CorruptData(f"the rows lack {', '.join(missing)}; they have {', '.join(table.column_names)}")
+    return pa.table(found)

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.data import histogram, images, schema
+from tasks.data.columns import FEATURE
 from tasks.data.files import to_json
 from tasks.data.shards import Shard
 from tasks.params import ValidateParams
@@ -59,7 +60,7 @@ class _Pictures:
 
 
 def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Path) -> None:
-    """Write `rows.parquet` (row_id, label, split, key, code, detail; all rows, in order) and `summary.json`.
+    """Write `rows.parquet` (row_id, label, split, path, key, code, detail; all rows, in order) and `summary.json`.
 
     Raises:
         CorruptData: the shard is not what `dataset.json` lists.
@@ -67,9 +68,10 @@ def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Pa
     """
     shard.verify()
     pictures = _Pictures(shard.rows, params.max_pixels)
-    frames = []
+    frames, paths = [], list[str | None]()
     for table in shard.batches():
         if "image" in table.column_names:
+            paths += table["image"].combine_chunks().field("path").to_pylist()
             faults = pa.array(pictures.faults(table["image"]), pa.string())
             table = table.drop_columns("image").append_column("fault", faults)
         frames.append(pl.DataFrame(table))
@@ -79,15 +81,21 @@ def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Pa
         details = pl.Series(pictures.details, dtype=pl.String)
         faulty = frame.select(row=pl.int_range(pl.len()), reason="fault", detail=details)
         found = pl.concat([found, faulty.filter(pl.col("reason").is_not_null())])
-    _coded(frame, found, params.unique).write_parquet(folder / ROWS)
-    numbers = {name: _numbers(frame[name].cast(pl.Float64).to_numpy()) for name in info["features"]}
+    unique = [schema.column(name, info) for name in params.unique]
+    rows = _coded(frame, found, unique)
+    rows = rows.with_columns(pl.Series("path", paths or [None] * len(rows), pl.String))
+    rows.write_parquet(folder / ROWS)
+    numbers = {name: _numbers(frame[FEATURE + name].to_numpy()) for name in info["features"]}
     if pictures.brightness:
         numbers["brightness"] = _numbers(np.array(pictures.brightness, np.float64))
     (folder / SUMMARY).write_text(to_json({**pictures.summary(), "numbers": numbers}))
 
 
 def _numbers(values: np.ndarray) -> dict[str, Any]:
-    return {"null": int(np.isnan(values).sum()), "bins": histogram.count(values)}
+    """How many are missing, the others' histogram, and the range of those that are finite."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
+    return {"null": int(np.isnan(values).sum()), "bins": histogram.count(values), "min": low, "max": high}
 
 
 def _coded(frame: pl.DataFrame, found: pl.DataFrame, unique: Sequence[str]) -> pl.DataFrame:
@@ -95,7 +103,7 @@ def _coded(frame: pl.DataFrame, found: pl.DataFrame, unique: Sequence[str]) -> p
     code = pl.col("reason").replace_strict(schema.CODES, return_dtype=pl.UInt8)
     first = found.with_columns(code=code).sort("row", "code", "detail").unique("row", keep="first")
     split = pl.col("split") if "split" in frame.columns else pl.lit(None, pl.String).alias("split")
-    rows = frame.select(pl.int_range(pl.len()).alias("row"), "row_id", pl.col("label").cast(pl.String), split)
+    rows = frame.select(pl.int_range(pl.len()).alias("row"), "row_id", "label", split)
     rows = rows.with_columns(pl.Series("key", _keys(frame, unique), pl.String))
     joined = rows.join(first.select("row", "code", "detail"), on="row", how="left", maintain_order="left")
     return joined.drop("row").with_columns(pl.col("code").fill_null(0))

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.data import memo, shards
+from tasks.data import labels, memo, shards
+from tasks.data.columns import FEATURE, own
 from tasks.data.files import link, sha256, to_json, write_json
 from tasks.data.sources.base import Entry, Part, Places, whole
 from tasks.data.sources.kinds import parts, read
@@ -25,37 +26,57 @@ PART = "part.json"
 
 def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, pool: Executor) -> dict[str, Any]:
     """Fill the empty folder `raw` with shards and `dataset.json`; returns what stands in the latter."""
-    jobs, sources = [], []
+    jobs, sources, names = [], [], []
     for number, (source, entry) in enumerate(zip(params.ingest.sources, entries, strict=True)):
         for part in parts(source, entry, places):
             part = replace(part, keep=params.ingest.keep)
             inputs = [part.identity(), params.ingest.shard_rows]
             jobs.append(memo.Job(read_part, (part, params.ingest.shard_rows), inputs))
             sources.append(number)
+            names.append(part.name)
     facts: list[dict[str, Any]] = []
     listed: list[dict[str, Any]] = []
     store = places.home / ".memo" / "ingest"
-    for number, folder in zip(sources, memo.folders(jobs, store, pool, "ingest"), strict=True):
+    for number, origin, folder in zip(sources, names, memo.folders(jobs, store, pool, "ingest"), strict=True):
         fact = json.loads((folder / PART).read_text())
-        facts.append({**fact, "source": number})
+        facts.append({**fact, "source": number, "origin": origin})
+        start = 0
         for shard in fact["shards"]:
             name = f"shard-{len(listed):05d}.parquet"
             link(folder / shard["file"], raw / name)
-            listed.append({**shard, "file": name, "source": number})
+            listed.append({**shard, "file": name, "source": number, "origin": origin, "start": start})
+            start += shard["rows"]
     joined = _joined([fact for fact in facts if fact["shards"]], params.ingest.keep)
-    info = {**joined, "sources": list(entries), "shards": listed}
+    label = sorted({getattr(source, "label", "label") for source in params.ingest.sources})
+    info = {"format": shards.FORMAT, **joined, "label_columns": label, "sources": list(entries), "shards": listed}
     info["rows"] = sum(shard["rows"] for shard in listed)
     write_json(raw / shards.DATASET, info)
+    _report_unused(facts)
     return info
+
+
+def _report_unused(facts: Sequence[dict[str, Any]]) -> None:
+    """One line for each source with a column that looks like a split and is not used as one."""
+    unused = {fact["source"]: fact for fact in reversed(facts) if fact["unused_split"]}
+    for fact in unused.values():
+        column = fact["unused_split"]
+        print(
+            f"ingest: {fact['origin']} has a column {column} with names of splits, which is not used as the split; "
+            f"to use it, set `split: {column}` of that source in params.yaml"
+        )
 
 
 def read_part(part: Part, shard_rows: int, folder: Path) -> None:
     """Write the rows of one part as shards of at most `shard_rows` rows, and what they are to `part.json`."""
     rows = read(part)
+    classes = labels.names(rows.classes) if rows.classes else None
     given: set[str] = set()
 
     def tables() -> Iterator[pa.Table]:
-        for table in (whole(table, part.keep) for table in rows.batches):
+        start = 0
+        for batch in rows.batches:
+            table = whole(batch, part, classes, start)
+            start += len(table)
             if "split" in table.column_names:
                 given.update(table["split"].unique().drop_null().to_pylist())
             yield table
@@ -70,7 +91,8 @@ def read_part(part: Part, shard_rows: int, folder: Path) -> None:
     for entry in listed:
         entry["splits"] = sorted(given)
     columns = [] if schema is None else [(field.name, str(field.type)) for field in schema]
-    fact = {"shards": listed, "columns": columns, "classes": rows.classes, "licence": rows.licence}
+    fact = {"shards": listed, "columns": columns, "classes": classes, "licence": rows.licence}
+    fact["unused_split"] = rows.unused_split
     (folder / PART).write_text(to_json(fact))
 
 
@@ -107,19 +129,25 @@ def _joined(facts: Sequence[dict[str, Any]], keep: Sequence[str]) -> dict[str, A
         other = _columns(fact)
         if other != columns:
             difference = ", ".join(
-                f"{n}: {columns.get(n, 'missing')} / {other.get(n, 'missing')}"
+                f"{own(n)}: {columns.get(n, 'missing')} / {other.get(n, 'missing')}"
                 for n in sorted(columns | other)
                 if columns.get(n) != other.get(n)
             )
-            raise CorruptData(f"source {first['source']} and {fact['source']} have other columns: {difference}")
+            raise CorruptData(
+                f"sources {first['source']} and {fact['source']} have different columns: {difference}; "
+                "make their features or images agree in ingest.sources"
+            )
     named = [fact["classes"] for fact in facts if fact["classes"]]
     if any(classes != named[0] for classes in named):
-        raise CorruptData("the sources name other classes: " + "; ".join(", ".join(classes) for classes in named[:2]))
+        differing = next(classes for classes in named if classes != named[0])
+        raise CorruptData(
+            f"the sources name different classes: {', '.join(named[0])}; {', '.join(differing)}; "
+            "combine sources with the same classes"
+        )
     return {
         "kind": "image" if "image" in columns else "features",
-        "label_type": "string" if columns["label"] in ("string", "large_string") else "int",
         "classes": named[0] if named else None,
-        "features": [name for name in columns if name not in ("row_id", "label", "image", *keep)],
+        "features": [own(name) for name in columns if name.startswith(FEATURE)],
         "kept": list(keep),
         "columns": list(columns.items()),
         "licence": " and ".join(sorted({fact["licence"] for fact in facts if fact["licence"]})) or None,

@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.data import memo, quarantine, shaping
+from tasks.data.columns import KEEP, prefixed
+from tasks.data.labels import ordered
 from tasks.data.shards import Shards
 from tasks.data.spec import Spec, imputed
 from tasks.data.splits import SPLITS
@@ -38,7 +40,7 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
     encoded = (
         shards.kind == "image" and shards.info["rows"] * math.prod(outline.input_shape) > params.decoded_limit_bytes
     )
-    kept = shards.info["kept"]
+    kept = prefixed(KEEP, shards.info["kept"])
     facts = [kept, outline.input_shape, outline.features, encoded, params.val_fraction, params.test_fraction]
     jobs = []
     for shard in shards:
@@ -46,12 +48,12 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
         inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), given, *facts]
         jobs.append(memo.Job(shaping.shape, (shard, rows, given, kept, outline, encoded, params), inputs))
     folders = list(memo.folders(jobs, store, pool, "prepare"))
-    spec, labels = _spec(outline, shards, [shaping.summary(folder) for folder in folders])
+    spec = _spec(outline, shards, [shaping.summary(folder) for folder in folders])
     for split in SPLITS:
         (out / split).mkdir()
         join = _join_encoded if encoded else _join
         join(split, folders, spec, out / split)
-        _targets(split, folders, spec.counts[split], labels, kept, out / split)
+        _targets(split, folders, spec, kept, out / split)
     spec.write(out / "spec.json")
     return spec
 
@@ -74,43 +76,33 @@ def _outline(params: PrepareParams, shards: Shards) -> Spec:
     return Spec(**blank, input_shape=(len(names),), features=names, size=None, channels=None)
 
 
-def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) -> tuple[Spec, list[str]]:
-    """The whole spec, and its classes as the shards name them in their labels.
-
-    Classes are those of the training split, in the order of their numbers or words.
-    """
-    labels = {
+def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) -> Spec:
+    """The complete spec. Classes are those of the training split, in the order of `labels.ordered`."""
+    counts = {
         split: sum((Counter(summary["rows"][split]) for summary in summaries), Counter[str]()) for split in SPLITS
     }
-    names, numbers = shards.info["classes"], shards.info["label_type"] == "int"
-
-    def name(label: str) -> str:
-        return str(names[int(label)]) if numbers and names else label
-
-    seen = sorted(labels["train"], key=int if numbers else str)
+    seen = ordered(counts["train"], shards.info["classes"])
     if not seen:
         raise ValidationFailed("no row is left for the training split; lower prepare.val_fraction and test_fraction")
     for split in ("val", "test"):
-        if unseen := sorted(labels[split].keys() - labels["train"].keys()):
-            shown = ", ".join(map(name, unseen))
+        if unseen := sorted(counts[split].keys() - counts["train"].keys()):
             raise ValidationFailed(
-                f"class {shown} is in the {split} split but not in the training split; add examples to it"
+                f"class {', '.join(unseen)} is in the {split} split but not in the training split; add examples to it"
             )
-    count, total, square = (
+    number, total, square = (
         np.array([summary["sums"][i] for summary in summaries], np.float64).sum(0) for i in range(3)
     )
-    mean = total / np.maximum(count, 1)
-    deviation = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0))
+    mean = total / np.maximum(number, 1)
+    deviation = np.sqrt(np.maximum(square / np.maximum(number, 1) - mean**2, 0))
     scale = 255.0 if outline.kind == "image" else 1.0
     deviation[deviation == 0] = scale  # a constant input stays as it is
-    spec = replace(
+    return replace(
         outline,
-        classes=tuple(map(name, seen)),
+        classes=tuple(seen),
         mean=tuple((mean / scale).tolist()),
         std=tuple((deviation / scale).tolist()),
-        counts={split: labels[split].total() for split in SPLITS},
+        counts={split: counts[split].total() for split in SPLITS},
     )
-    return spec, seen
 
 
 def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
@@ -146,12 +138,10 @@ def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) ->
     _save(out / OFFSETS, np.dtype(np.int64), (spec.counts[split] + 1,), offsets())
 
 
-def _targets(
-    split: str, folders: Sequence[Path], rows: int, labels: Sequence[str], kept: Sequence[str], out: Path
-) -> None:
+def _targets(split: str, folders: Sequence[Path], spec: Spec, kept: Sequence[str], out: Path) -> None:
     """The places of the labels among the classes; the rows' ids and what is kept of them."""
     schema = pa.schema([(name, pa.string()) for name in ("row_id", *kept)])
-    places = pa.array(labels, pa.string())
+    places = pa.array(spec.classes, pa.string())
 
     def targets() -> Iterator[np.ndarray]:
         with pq.ParquetWriter(out / META, schema, write_page_checksum=True) as writer:
@@ -162,7 +152,7 @@ def _targets(
                 assert not index.null_count, "a label that no summary counted"
                 yield index.to_numpy().astype(np.int64)
 
-    _save(out / TARGETS, np.dtype(np.int64), (rows,), targets())
+    _save(out / TARGETS, np.dtype(np.int64), (spec.counts[split],), targets())
 
 
 def _save(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""`data/quarantine.parquet`: the bad rows, by shard and row."""
+"""`data/quarantine.parquet`: the bad rows, by shard and row, and what they are in the source."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SCHEMA = pa.schema(
         ("row_id", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
+        ("source", pa.string()),
     ]
 )
 

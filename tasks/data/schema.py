@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandera.polars as pa
 import polars as pl
+import pyarrow
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
+from tasks.data import labels
+from tasks.data.columns import FEATURE, KEEP, own, prefixed
+from tasks.data.splits import SPLITS
 from tasks.errors import ValidationFailed
 from tasks.params import Rules, ValidateParams
 
@@ -25,6 +30,8 @@ REASONS = {  # code: what it means; a row gets the first that holds
     "image_corrupt": "an image that does not decode to its end",
     "null": "a value is missing",
     "not_finite": "a value is infinite or NaN",
+    "not_whole": "a value that is not a whole number",
+    "not_a_number": "a value that is not a number",
     "out_of_range": "a value outside its range",
     "not_allowed": "a value that is not allowed",
     "not_unique": "the same unique key as an earlier row",
@@ -33,8 +40,6 @@ REASONS = {  # code: what it means; a row gets the first that holds
     "conflict": "the same image as a row with another label",
 }
 CODES = {reason: code for code, reason in enumerate(REASONS, start=1)}  # 0 is a good row
-SPLITS = ["train", "val", "test"]
-DTYPES = {"int": pl.Int64, "float": pl.Float64, "string": pl.String}
 ANY = Rules(dtype=None, min=None, max=None, allowed=None, nullable=True)
 
 
@@ -42,58 +47,101 @@ def schema(info: dict[str, Any], params: ValidateParams) -> pa.DataFrameSchema:
     """The rules for a frame of one shard: its columns without the image, but with `fault`, the code of its decoding.
 
     Raises:
-        ValidationFailed: `validate.columns` names a column that is not there.
+        ValidationFailed: `validate.columns` or `validate.unique` names a column that is not there, or asks of one what
+            it cannot be.
     """
-    if unknown := sorted(
-        (params.columns.keys() | {*params.unique}) - {"row_id", "label", *info["features"], *info["kept"]}
-    ):
-        has = ", ".join(["label", *info["features"]])
-        raise ValidationFailed(f"validate.columns and unique name {', '.join(unknown)}; the rows have {has}")
-    columns = {"row_id": pa.Column(pl.String), "label": _label(info, params.columns.get("label"))}
-    split = _check("split_unknown", lambda column: column.is_in(SPLITS))
+    rules = {column(name, info): rule for name, rule in params.columns.items()}
+    columns = {"row_id": pa.Column(pl.String), "label": _label(info["classes"], rules.get("label", ANY))}
+    split = _check("split_unknown", lambda words: words.is_in(SPLITS))
     columns["split"] = pa.Column(pl.String, split, nullable=True, required=False)
     if info["kind"] == "image":
         columns["fault"] = pa.Column(pl.String, nullable=True)
-    columns.update({name: _feature(params.columns.get(name, ANY)) for name in info["features"]})
-    columns.update({name: pa.Column(pl.String, nullable=True) for name in info["kept"]})
+    columns.update({name: _feature(name, rules.get(name, ANY)) for name in prefixed(FEATURE, info["features"])})
+    for name in prefixed(KEEP, info["kept"]):
+        kept = rules.get(name, ANY)
+        columns[name] = pa.Column(pl.String, _text_checks(kept), nullable=kept.nullable)
     return pa.DataFrameSchema(columns, strict=True)
 
 
-def of_features(names: Sequence[str], rules: Mapping[str, Rules]) -> pa.DataFrameSchema:
-    """The rules for a frame of these features alone."""
-    return pa.DataFrameSchema({name: _feature(rules.get(name, ANY)) for name in names}, strict=True)
+def column(name: str, info: dict[str, Any]) -> str:
+    """The column of a shard that `validate.columns` and `validate.unique` mean by a name.
 
-
-def _feature(rules: Rules) -> pa.Column:
-    finite = _check("not_finite", lambda column: column.cast(pl.Float64).is_finite())
-    dtype = DTYPES[rules.dtype] if rules.dtype else None
-    return pa.Column(dtype, [finite, *_checks(rules)], nullable=rules.nullable)
-
-
-def _label(info: dict[str, Any], rules: Rules | None) -> pa.Column:
-    """Whole numbers are places in the list of classes, if there is one; words are any unless rules allow some only."""
-    checks = _checks(rules) if rules else []
-    if info["label_type"] == "int":
-        top = len(info["classes"]) - 1 if info["classes"] else 2**62
-        return pa.Column(pl.Int64, [_check("label_unknown", lambda column: column.is_between(0, top)), *checks])
-    known = info["classes"]
-    return pa.Column(
-        pl.String, [*([_check("label_unknown", lambda column: column.is_in(known))] if known else []), *checks]
-    )
-
-
-def _checks(rules: Rules) -> list[pa.Check]:
-    checks = []
-    if rules.min is not None or rules.max is not None:
-        low, high = (
-            rules.min if rules.min is not None else -float("inf"),
-            rules.max if rules.max is not None else float("inf"),
+    Raises:
+        ValidationFailed: it is not there, or the name means two columns.
+    """
+    features, kept = info["features"], info["kept"]
+    is_label = name == "label" or name in info["label_columns"]
+    if name == "label" and name in (*features, *kept) and name not in info["label_columns"]:
+        raise ValidationFailed(
+            "validate.columns and unique name label, which is the label and also a column of that name; "
+            f"for the label write {info['label_columns'][0]}, and rename the other column to check it"
         )
-        checks.append(_check("out_of_range", lambda column: column.is_between(low, high)))
+    if name in features:
+        return FEATURE + name
+    if is_label:
+        return "label"
+    if name in kept:
+        return KEEP + name
+    if name == "row_id":
+        return "row_id"
+    has = ", ".join(dict.fromkeys(["label", *features, *kept]))
+    raise ValidationFailed(f"validate.columns and unique name {name}; the rows have {has}")
+
+
+def of_features(names: Sequence[str], rules: Mapping[str, Rules]) -> pa.DataFrameSchema:
+    """The rules for a frame of these features alone, under the names that they have in shards."""
+    columns = {FEATURE + name: _feature(FEATURE + name, rules.get(name, ANY)) for name in names}
+    return pa.DataFrameSchema(columns, strict=True)
+
+
+def _feature(name: str, rules: Rules) -> pa.Column:
+    checks = [_check("not_finite", lambda values: values.is_finite())]
+    if rules.dtype == "string":
+        raise ValidationFailed(f"validate.columns.{own(name)}.dtype is string, but it is a feature, which is a number")
+    if rules.dtype == "int":
+        checks.append(_check("not_whole", lambda values: values == values.round()))
+    checks += _range(rules, lambda values: values)
     if rules.allowed is not None:
-        allowed = list(rules.allowed)
-        checks.append(_check("not_allowed", lambda column: column.is_in(allowed)))
+        words = [word for word in rules.allowed if isinstance(word, str)]
+        if words:
+            raise ValidationFailed(
+                f"validate.columns.{own(name)}.allowed lists {words[0]!r}, but it is a feature, which is a number"
+            )
+        allowed = [float(value) for value in rules.allowed]
+        checks.append(_check("not_allowed", lambda values: values.is_in(allowed)))
+    return pa.Column(pl.Float64, checks, nullable=rules.nullable)
+
+
+def _label(classes: Sequence[str] | None, rules: Rules) -> pa.Column:
+    """Labels are unrestricted unless the source names the classes or the rules list allowed values."""
+    known = list(classes or ())
+    unknown = [_check("label_unknown", lambda words: words.is_in(known))] if known else []
+    return pa.Column(pl.String, [*unknown, *_text_checks(rules)])
+
+
+def _text_checks(rules: Rules) -> list[pa.Check]:
+    """The rules for text: a type, a range and allowed values are those of the numbers that it spells."""
+    checks = _range(rules, lambda words: words.cast(pl.Float64, strict=False))
+    if rules.dtype == "int":
+        checks.append(_check("not_whole", lambda words: words.str.contains(r"^-?[0-9]+$")))
+    if rules.dtype == "float":
+        checks.append(_check("not_a_number", lambda words: words.cast(pl.Float64, strict=False).is_not_null()))
+    if rules.allowed is not None:
+        allowed = labels.text(pyarrow.array([str(value) for value in rules.allowed])).to_pylist()
+        checks.append(_check("not_allowed", lambda words: words.is_in(allowed)))
     return checks
+
+
+def _range(rules: Rules, numbers: Callable[[pl.Expr], pl.Expr]) -> list[pa.Check]:
+    if rules.min is None and rules.max is None:
+        return []
+    low = -math.inf if rules.min is None else rules.min
+    high = math.inf if rules.max is None else rules.max
+
+    def inside(values: pl.Expr) -> pl.Expr:
+        return values.is_null() | numbers(values).is_between(low, high).fill_null(False)
+
+    return [_check("out_of_range", inside)]
 
 
 def _check(reason: str, rule: Callable[[pl.Expr], pl.Expr]) -> pa.Check:
@@ -116,11 +164,14 @@ def failures(frame: pl.DataFrame, rules: pa.DataFrameSchema) -> pl.DataFrame:
     columns = cases.filter(pl.col("index").is_null())
     if len(columns):
         raise ValidationFailed(_difference(frame, columns))
+    names = {name: own(name) for name in frame.columns}
     null = pl.when(pl.col("column") == "label").then(pl.lit("label_null")).otherwise(pl.lit("null"))
     return cases.select(
         row=pl.col("index").cast(pl.Int64),
         reason=pl.when(pl.col("check") == "not_nullable").then(null).otherwise(pl.col("check")),
-        detail=pl.format("{} is {}", "column", pl.col("failure_case").cast(pl.String).fill_null("null")),
+        detail=pl.format(
+            "{} is {}", pl.col("column").replace(names), pl.col("failure_case").cast(pl.String).fill_null("null")
+        ),
     )
 
 

@@ -39,7 +39,7 @@ def shape(
     Args:
         dropped: rows to leave out, int64 (n,).
         known: splits that the shard's source gives.
-        kept: columns that are carried along.
+        kept: columns of the shard that are carried along.
         encoded: keep the bytes of the images as they came.
 
     Raises:
@@ -60,8 +60,7 @@ def shape(
         statistics.add(inputs[where == 0])
         for index, split in enumerate(SPLITS):
             part = table.filter(pa.array(where == index))
-            label = part["label"].cast(pa.string())
-            meta = part.select(["row_id", *kept]).add_column(1, "label", label).replace_schema_metadata(None)
+            meta = part.select(["row_id", "label", *kept]).replace_schema_metadata(None)
             if encoded:
                 images = part["image"].combine_chunks().field("bytes").to_pylist()
                 files[split].writelines(images)

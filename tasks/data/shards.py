@@ -14,10 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.data import parquet
+from tasks.data.columns import FEATURE, KEEP
 from tasks.data.files import sha256
 from tasks.errors import CorruptData
 
 DATASET = "dataset.json"
+OWN = ("row_id", "label", "split", "image")  # columns of shards that are not the user's
+FORMAT = 2  # 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain names
 
 
 def write(path: Path, batches: Iterable[pa.Table]) -> int:
@@ -28,7 +31,8 @@ def write(path: Path, batches: Iterable[pa.Table]) -> int:
         for table in _groups(batches):
             if writer is None:
                 compression = {name: "zstd" for name in table.column_names if name != "image"}
-                options = {"write_page_checksum": True, "use_dictionary": ["label"], "compression": compression}
+                texts = [name for name in table.column_names if name in ("label", "split") or name.startswith(KEEP)]
+                options = {"write_page_checksum": True, "use_dictionary": texts, "compression": compression}
                 writer = stack.enter_context(pq.ParquetWriter(path, table.schema, **options))
             writer.write_table(table)
             rows += table.num_rows
@@ -53,6 +57,8 @@ class Shard:
     rows: int
     sha256: str
     source: int  # which of the sources, from 0
+    origin: str | None = None  # what its rows come from, by name; None: each image has a path of its own
+    start: int = 0  # rows of the origin before these
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = parquet.ROWS) -> Iterator[pa.Table]:
         """The rows in order, at most `rows` at once.
@@ -61,6 +67,12 @@ class Shard:
             CorruptData: the file is cut, or a page does not match its checksum.
         """
         return parquet.batches(self.path, columns, rows)
+
+    def place(self, row: int, path: str | None) -> str | None:
+        """What a row is in its source: the file and the row in it, from 0, or the path of an image."""
+        if self.origin is None:
+            return path
+        return f"{self.origin}, row {self.start + row}" + (f" ({path})" if path else "")
 
     def verify(self) -> None:
         """Raises `CorruptData` unless the file is the one that `dataset.json` lists."""
@@ -90,7 +102,12 @@ class Shards:
 
     def __iter__(self) -> Iterator[Shard]:
         for shard in self.info["shards"]:
-            yield Shard(self.raw / shard["file"], shard["rows"], shard["sha256"], shard["source"])
+            origin, start = shard.get("origin"), shard.get("start", 0)
+            yield Shard(self.raw / shard["file"], shard["rows"], shard["sha256"], shard["source"], origin, start)
+
+    @property
+    def format(self) -> int:
+        return int(self.info.get("format", 1))
 
     @property
     def kind(self) -> str:
@@ -100,16 +117,21 @@ class Shards:
 def rows(raw: Path, row_ids: Sequence[str]) -> pa.Table:
     """The rows named, in the order of `row_ids`; of rows that share an id the first stands for all.
 
+    Those of an older format come with the names of this one.
+
     Raises:
         CorruptData: some are not there.
     """
     wanted = pa.array(row_ids, pa.string())
     found = []
-    for shard in Shards.open(raw):
+    shards = Shards.open(raw)
+    for shard in shards:
         for table in shard.batches():
             found.append(table.filter(pc.is_in(table["row_id"], wanted)))
     table = pa.concat_tables(found, promote_options="default")
     order = pc.index_in(wanted, table["row_id"].combine_chunks())
     if order.null_count:
         raise CorruptData(f"{order.null_count} of {len(row_ids)} rows are not in {raw}")
+    if shards.format == 1:
+        table = table.rename_columns([n if n in OWN else FEATURE + n for n in table.column_names])
     return table.take(order)

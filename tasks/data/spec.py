@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.data import images
+from tasks.data.columns import FEATURE, own, prefixed
 from tasks.data.files import write_json
 from tasks.errors import CorruptData
 
@@ -61,10 +62,11 @@ def inputs(table: pa.Table, spec: Spec) -> np.ndarray:
 
 def raw(table: pa.Table, spec: Spec) -> np.ndarray:
     """As `inputs`, but what is missing in features stays NaN."""
-    needed = ["image"] if spec.kind == "image" else list(spec.features or ())
-    missing = [name for name in needed if name not in table.column_names]
+    needed = ["image"] if spec.kind == "image" else prefixed(FEATURE, spec.features or ())
+    missing = [own(name) for name in needed if name not in table.column_names]
     if missing:
-        raise CorruptData(f"the rows lack {', '.join(missing)}; they have {', '.join(table.column_names)}")
+        has = ", ".join(map(own, table.column_names))
+        raise CorruptData(f"the rows lack {', '.join(missing)}; they have {has}")
     if spec.kind == "image":
         return decoded(table["image"], spec)
     return features(table, needed)

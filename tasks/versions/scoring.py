@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.data import shards, spec, splits
+from tasks.data.columns import own
 from tasks.errors import CorruptModel
 from tasks.learning.card import Card
 from tasks.learning.predict import probabilities
@@ -23,7 +24,7 @@ from tasks.versions.registry import Version
 
 PREDICTIONS, CARD = "reports/predictions.parquet", "models/classifier.json"
 RAW, PREPARED, TRAINED = "data/raw", "data/prepared", "train/meta.parquet"
-_OWN = ("row_id", "target", "prediction")  # columns of predictions.parquet that are no slices
+_OWN = ("row_id", "target", "prediction")  # columns of predictions.parquet that are not slices
 _ROWS = 20_000  # held decoded at once
 
 
@@ -169,7 +170,7 @@ def _run(predictions: Path, card: Path, raw: Path, trained: frozenset[str]) -> R
         contract=described,
         raw=raw,
         trained=trained,
-        slices={name: np.asarray(table[name].to_pylist(), dtype=object) for name in names if name not in _OWN},
+        slices={own(name): np.asarray(table[name].to_pylist(), dtype=object) for name in names if name not in _OWN},
     )
 
 

@@ -24,10 +24,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from tasks.data import columns, labels
+from tasks.data.columns import FEATURE, KEEP
 from tasks.data.files import sha256
+from tasks.data.splits import split_of
 from tasks.errors import CorruptData, SourceChanged, SourceMissing
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SPLIT_NAMES = ("split", "subset", "partition", "set", "fold", "phase", "usage")  # of columns that may be a split
 Entry = dict[str, Any]
 
 
@@ -89,6 +93,7 @@ class Part:
     files: tuple[dict[str, Any], ...]
     detail: dict[str, Any] = field(default_factory=dict)
     keep: tuple[str, ...] = ()  # columns that are carried along
+    name: str | None = None  # what reports call it, with the number of a row; None: images have paths of their own
 
     def identity(self) -> list[Any]:
         """What the rows depend on, without the place where they lie."""
@@ -104,11 +109,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a part holds: batches with `label`, and `image` (IMAGE) or features, and maybe `row_id` and `split`."""
+    """What a part holds: batches under the names of shards (see `columns.py`), still in the types of the source.
+
+    Each has `label`, and `image` (IMAGE) or features, and maybe `row_id`, `split` and columns to keep.
+    """
 
     batches: Iterator[pa.Table]
     classes: Sequence[str] | None = None  # names of integer labels
     licence: str | None = None
+    unused_split: str | None = None  # a column that looks like a split, and that the params do not name
 
 
 def pin(path: Path, name: str) -> dict[str, Any]:
@@ -180,34 +189,108 @@ def image_table(images: Sequence[bytes | None], labels: pa.Array, **columns: Seq
     return pa.table({"label": labels, "image": image, **{k: pa.array(v, pa.string()) for k, v in columns.items()}})
 
 
-def whole(table: pa.Table, keep: Sequence[str]) -> pa.Table:
+def wanted(source: Any, keep: Sequence[str]) -> list[str]:
+    """The columns of a table that the params of its source name."""
+    optional = [name for name in (source.split, getattr(source, "image", None)) if name is not None]
+    return list(dict.fromkeys([source.label, *optional, *(source.features or ()), *keep]))
+
+
+def require(names: Sequence[str], there: Sequence[str], place: str) -> None:
+    """Raises `CorruptData` unless a table has these columns, and no two columns of one name."""
+    if twice := sorted({name for name in there if name and there.count(name) > 1}):
+        raise CorruptData(f"{place} has more than one column {', '.join(twice)}; rename or remove the others")
+    if missing := [name for name in names if name not in there]:
+        has = ", ".join(sorted(there))
+        raise CorruptData(
+            f"{place} has no column {', '.join(missing)}; it has {has}; correct ingest.sources in params.yaml"
+        )
+
+
+def named(table: pa.Table, source: Any, keep: Sequence[str]) -> pa.Table:
+    """The columns that the params name, under the names that they have in shards."""
+    found = {"label": table[source.label]}
+    if source.split is not None:
+        found["split"] = table[source.split]
+    if getattr(source, "image", None) is not None:
+        found["image"] = table[source.image]
+    found.update({FEATURE + name: table[name] for name in source.features or ()})
+    found.update({KEEP + name: table[name] for name in keep})
+    return pa.table(found)
+
+
+def unused_split(table: pa.Table, source: Any) -> str | None:
+    """A column of a table that the source does not use as its split, though it looks like one."""
+    if source.split is not None:
+        return None
+    for name in table.column_names:
+        if name.lower() in SPLIT_NAMES and name != source.label and columns.is_text(columns.plain(table[name]).type):
+            words = columns.plain(table[name]).unique().drop_null().to_pylist()
+            if words and all(split_of(word) for word in words):
+                return str(name)
+    return None
+
+
+def whole(table: pa.Table, part: Part, classes: Sequence[str] | None, start: int) -> pa.Table:
     """The columns in the order and types that shards have, with the `row_id` that is missing.
 
+    Args:
+        classes: names of integer labels.
+        start: rows of the part before these.
+
     Raises:
-        CorruptData: a feature that is no number, or a column to keep that is not there.
+        CorruptData: a feature that is not a number, labels of an unusable type, or a column to keep that is not there.
     """
-    if missing := [name for name in keep if name not in table.column_names]:
-        raise CorruptData(f"ingest.keep names {', '.join(missing)}; a source has {', '.join(table.column_names)} only")
-    image = "image" in table.column_names
-    features = [name for name in table.column_names if not image and name not in ("row_id", "label", "split", *keep)]
-    if "row_id" not in table.column_names:
-        ids = _image_ids(table) if image else _feature_ids(table, features)
-        table = table.append_column("row_id", pa.array(ids, pa.string()))
-    table = table.set_column(table.column_names.index("label"), "label", _labels(table["label"]))
-    for name in keep:
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
-    first = [name for name in ("row_id", "label", "split", "image") if name in table.column_names]
-    return table.select([*first, *features, *keep])
+    there = table.column_names
+    if missing := [name for name in part.keep if KEEP + name not in there]:
+        raise CorruptData(f"ingest.keep names {', '.join(missing)}; {part.name or 'a source'} has no such column")
+    features = [name for name in there if name.startswith(FEATURE)]
+    found = {"label": labels.text(table["label"], classes, getattr(part.source, "label", "label"))}
+    if "split" in there:
+        found["split"] = _splits(table["split"])
+    if "image" in there:
+        found["image"] = table["image"]
+    found.update({name: _numbers(table[name], columns.own(name), part, start) for name in features})
+    found.update({KEEP + name: _text(table[KEEP + name], name, part) for name in part.keep})
+    if "row_id" in there:
+        ids = table["row_id"]
+    else:
+        ids = pa.array(_image_ids(table) if "image" in there else _feature_ids([found[name] for name in features]))
+    return pa.table({"row_id": ids, **found})
 
 
-def _labels(labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers as int64, words as string."""
-    kind = labels.type.value_type if pa.types.is_dictionary(labels.type) else labels.type
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return labels.cast(pa.int64())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        return labels.cast(pa.string())
-    raise CorruptData(f"labels are {kind}; they have to be whole numbers or strings")
+def _splits(column: pa.ChunkedArray) -> pa.Array:
+    """Words for a split as train, val and test; blank cells as null; other words as they are."""
+    words = labels.text(column, name="split")
+    encoded = words.dictionary_encode()
+    known = [split_of(word) or word for word in encoded.dictionary.to_pylist()]
+    return pa.array(known, pa.string()).take(encoded.indices)
+
+
+def _numbers(column: pa.ChunkedArray, name: str, part: Part, start: int) -> pa.Array:
+    try:
+        return columns.numbers(column)
+    except columns.NotNumbers as error:
+        place = part.name or "a source"
+        if error.row is not None:
+            place = f"{place}, row {start + error.row}"
+        raise CorruptData(
+            f"{place}: the feature {name} is {error.problem}, not a number; "
+            "correct the value, or leave the column out of the source's features"
+        ) from None
+
+
+def _text(column: pa.ChunkedArray, name: str, part: Part) -> pa.Array:
+    """A column to keep: text and numbers by the rules of labels, other types in Arrow's text form."""
+    array = columns.plain(column)
+    if columns.is_number(array.type) or columns.is_text(array.type) or pa.types.is_null(array.type):
+        return labels.text(array)
+    try:
+        return array.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise CorruptData(
+            f"{part.name or 'a source'}: the column {name} is {array.type} and cannot be kept as text; "
+            "take it out of ingest.keep"
+        ) from None
 
 
 def _image_ids(table: pa.Table) -> list[str]:
@@ -215,16 +298,11 @@ def _image_ids(table: pa.Table) -> list[str]:
     return [hashlib.blake2b(image.as_buffer() or b"", digest_size=16).hexdigest() for image in images]
 
 
-def _feature_ids(table: pa.Table, names: Sequence[str]) -> list[str]:
-    """Canonical form: float64 in the order of the columns, one zero, one NaN; null is the NaN of another sign."""
-    values = np.empty((table.num_rows, len(names)), np.float64)
-    for i, name in enumerate(names):
-        column = table[name]
-        if not (
-            pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
-        ):
-            raise CorruptData(f"the feature {name} is {column.type}, no number; leave it out of the source's features")
-        numbers = column.cast(pa.float64(), safe=False).to_numpy() + 0.0
+def _feature_ids(features: Sequence[pa.Array]) -> list[str]:
+    """Canonical form: float64 in the order of the columns, one zero, one NaN; null is the NaN of the other sign."""
+    values = np.empty((len(features[0]), len(features)), np.float64)
+    for i, column in enumerate(features):
+        numbers = column.to_numpy(zero_copy_only=False) + 0.0
         values[:, i] = np.where(np.isnan(numbers), np.nan, numbers)
-        values[column.is_null().to_numpy(), i] = -np.nan
+        values[column.is_null().to_numpy(zero_copy_only=False), i] = -np.nan
     return [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.data import custom_code
+from tasks.data.columns import FEATURE, KEEP
 from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table
 from tasks.errors import CorruptData, ParamsError, SourceChanged
 from tasks.params import CustomSource
@@ -33,7 +34,7 @@ def resolve(source: CustomSource, places: Places) -> Entry:
 
 
 def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
-    return [Part(source, places.tree, (), {"resolved": entry["resolved"]})]
+    return [Part(source, places.tree, (), {"resolved": entry["resolved"]}, name=source.source)]
 
 
 def read(part: Part) -> Rows:
@@ -42,7 +43,7 @@ def read(part: Part) -> Rows:
         raise SourceChanged(
             f"{part.source.source} is at {made.revision()}, source.lock at {part.detail['resolved']}; run `ratchet refresh`"
         )
-    return Rows(_batches(made, part.source.source), getattr(made, "classes", None), getattr(made, "licence", None))
+    return Rows(_batches(made, part), getattr(made, "classes", None), getattr(made, "licence", None))
 
 
 def _made(source: CustomSource, tree: Path) -> RowSource:
@@ -55,21 +56,31 @@ def _made(source: CustomSource, tree: Path) -> RowSource:
     return made
 
 
-def _batches(made: RowSource, name: str) -> Iterator[pa.Table]:
+def _batches(made: RowSource, part: Part) -> Iterator[pa.Table]:
     rows = iter(made.rows())
     while batch := list(itertools.islice(rows, ROWS)):
         if any(row.keys() != batch[0].keys() or "label" not in row for row in batch):
             raise CorruptData(
-                f"{name}: every row needs the same keys, one of them label; they begin with {list(batch[0])}"
+                f"{part.name}: every row needs the same keys, one of them label; they begin with {list(batch[0])}"
             )
         columns = {key: [row[key] for row in batch] for key in batch[0]}
-        labels = pa.array(columns.pop("label"))
+        table = _named(columns, part.keep)
         if "image" not in columns:
-            yield pa.table({"label": labels, **columns})
+            yield table
             continue
-        images = columns.pop("image")
-        arrays = [isinstance(image, np.ndarray) for image in images]
-        if all(arrays):
-            columns["row_id"] = [array_id(image) for image in images]
+        images = columns["image"]
+        if all(isinstance(image, np.ndarray) for image in images):
+            table = table.append_column("row_id", pa.array([array_id(image) for image in images]))
             images = [encoded(image) for image in images]
-        yield image_table(images, labels, **columns)
+        yield table.append_column("image", image_table(images, table["label"])["image"])
+
+
+def _named(columns: Mapping[str, Sequence[Any]], keep: Sequence[str]) -> pa.Table:
+    """`label`, `split`, columns to keep, and all others as features, except of an image."""
+    found = {name: pa.array(columns[name]) for name in ("label", "split") if name in columns}
+    for name, values in columns.items():
+        if name in keep:
+            found[KEEP + name] = pa.array(values)
+        elif name not in ("label", "split") and "image" not in columns:
+            found[FEATURE + name] = pa.array(values)
+    return pa.table(found)

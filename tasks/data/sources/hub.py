@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tasks.data.files import sha256
 from tasks.data.sources import parquet_files
-from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows
+from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows, named, require, wanted
 from tasks.errors import CorruptData, SourceMissing, Unreachable
 from tasks.params import HuggingFaceSource
 
@@ -73,15 +73,17 @@ def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]
     cache, licence = _cache(places), entry["licence"]
     if "files" not in entry:
         detail = {"resolved": entry["resolved"], "licence": licence}
-        return [Part(source, cache, (), {**detail, "split": split}) for split in source.splits]
+        return [
+            Part(source, cache, (), {**detail, "split": split}, name=f"{source.repository}, split {theirs}")
+            for split, theirs in source.splits.items()
+        ]
     name = "--".join(["datasets", *source.repository.split("/")])
     folder = cache / name / "snapshots" / entry["resolved"]
     classes = entry["classes"].get(source.label)
     parts = []
     for file in entry["files"]:
-        partition = {"split": file["split"]}
-        detail = {"file": file["name"], "partition": partition, "classes": classes}
-        parts.append(Part(source, folder, (file,), {**detail, "licence": licence}))
+        detail = {"partition": {}, "split": file["split"], "classes": classes, "licence": licence}
+        parts.append(Part(source, folder, (file,), detail, name=file["name"]))
     return parts
 
 
@@ -126,27 +128,25 @@ def _read_split(part: Part) -> Rows:
             revision=part.detail["resolved"],
             cache_dir=str(part.root),
         )
-    wanted = [source.label, *([source.image] if source.image else source.features or []), *part.keep]
-    if missing := [name for name in wanted if name not in data.column_names]:
-        has = ", ".join(data.column_names)
-        raise CorruptData(
-            f"{source.repository} has no column {', '.join(missing)}; it has {has}; correct ingest.sources"
-        )
+    names = wanted(source, part.keep)
+    require(names, data.column_names, source.repository)
     if source.image:
         data = data.cast_column(source.image, datasets.Image(decode=False))
     label = data.features[source.label]
     classes = list(label.names) if isinstance(label, datasets.ClassLabel) else None
-    return Rows(_batches(data.select_columns(wanted), part), classes, part.detail["licence"])
+    return Rows(_batches(data.select_columns(names), part), classes, part.detail["licence"])
 
 
 def _batches(data: Any, part: Part) -> Iterator[pa.Table]:
     source = part.source
     for table in data.with_format("arrow").iter(ROWS):
+        table = named(table, source, part.keep)
         if source.image:
-            images = pa.array([_bytes(image) for image in table[source.image].to_pylist()], IMAGE)
-            table = table.set_column(table.column_names.index(source.image), "image", images)
-        split = pa.array([part.detail["split"]] * len(table), pa.string())
-        yield table.rename_columns(["label", *table.column_names[1:]]).append_column("split", split)
+            images = pa.array([_bytes(image) for image in table["image"].to_pylist()], IMAGE)
+            table = table.set_column(table.column_names.index("image"), "image", images)
+        if source.split is None:
+            table = table.append_column("split", pa.array([part.detail["split"]] * len(table), pa.string()))
+        yield table
 
 
 def _bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
-from tasks.data import parquet
+from tasks.data import labels, parquet
+from tasks.data.columns import is_number, is_text
 from tasks.data.sources import remote
-from tasks.data.sources.base import IMAGE, Entry, Part, Places, Rows, matching, note_skipped, pin
+from tasks.data.sources.base import (
+    IMAGE,
+    SPLIT_NAMES,
+    Entry,
+    Part,
+    Places,
+    Rows,
+    matching,
+    named,
+    note_skipped,
+    pin,
+    require,
+    unused_split,
+    wanted,
+)
 from tasks.errors import CorruptData, SourceMissing
 from tasks.params import ParquetSource
+
+NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def resolve(source: ParquetSource, places: Places) -> Entry:
@@ -35,7 +53,7 @@ def parts(source: ParquetSource, entry: Entry, places: Places) -> list[Part]:
     made = []
     for file in entry["files"]:
         here = {**file, "name": remote.local(file)} if url else file
-        made.append(Part(source, root, (here,), {"file": file["name"], "partition": _partition(file["name"])}))
+        made.append(Part(source, root, (here,), {"partition": _partition(file["name"])}, name=file["name"]))
     return made
 
 
@@ -44,48 +62,74 @@ def fetch(part: Part) -> None:
     source: ParquetSource = part.source
     if remote.is_url(source.path):
         (pinned,) = part.files
-        remote.fetch(source.path, part.detail["file"], pinned, part.root.parent)
+        remote.fetch(source.path, str(part.name), pinned, part.root.parent)
 
 
 def read(part: Part) -> Rows:
-    source: ParquetSource = part.source
+    source = part.source
     path = part.root / part.files[0]["name"]
     schema = parquet.schema(path)
-    wanted = [source.label, *([source.image] if source.image else source.features or []), *part.keep]
-    here = {*schema.names, *part.detail["partition"]}
-    if missing := [name for name in wanted if name not in here]:
-        raise CorruptData(
-            f"{part.detail['file']} has no column {', '.join(missing)}; it has {', '.join(sorted(here))}; "
-            "correct ingest.sources in params.yaml"
-        )
-    return Rows(_batches(path, part, [*wanted, *{"split"} & here]), _classes(schema, source.label))
+    partition = {name: value for name, value in part.detail["partition"].items() if name not in schema.names}
+    require(wanted(source, part.keep), [*schema.names, *partition], str(part.name))
+    return Rows(_batches(path, part), _classes(schema, source.label), unused_split=_unused_split(path, schema, part))
 
 
 def _files(source: ParquetSource, places: Places) -> tuple[Path, list[str]]:
-    return matching(places, source.path, "**/*.parquet")
+    """Files of a folder or pattern, less those that the engines which write them skip themselves."""
+    root, names = matching(places, source.path, "**/*.parquet")
+    return root, names if names == [Path(source.path).name] else [name for name in names if not _skipped(name)]
 
 
-def _partition(name: str) -> dict[str, str]:
-    """Hive's `key=value` folders."""
-    return dict(folder.split("=", 1) for folder in Path(name).parts[:-1] if "=" in folder)
+def _skipped(name: str) -> bool:
+    """Spark's rule: hidden files and folders, and those that begin with "_" and are no partition."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
-def _batches(path: Path, part: Part, wanted: list[str]) -> Iterator[pa.Table]:
+def _partition(name: str) -> dict[str, str | None]:
+    """Hive's `key=value` folders, percent-decoded; the values are text."""
+    folders = [folder.partition("=") for folder in PurePosixPath(name).parts[:-1] if "=" in folder]
+    return {unquote(key): None if value == NULL else unquote(value) for key, _, value in folders}
+
+
+def _unused_split(path: Path, schema: pa.Schema, part: Part) -> str | None:
+    partition = {name: [value] for name, value in part.detail["partition"].items() if name not in schema.names}
+    names = [name for name in schema.names if name.lower() in SPLIT_NAMES]
+    if "split" in part.detail or not names:
+        return unused_split(pa.table(partition), part.source) if "split" not in part.detail else None
+    first = next(parquet.batches(path, names), None)
+    return None if first is None else unused_split(first, part.source)
+
+
+def _batches(path: Path, part: Part) -> Iterator[pa.Table]:
     source, partition = part.source, part.detail["partition"]
-    for table in parquet.batches(path, [name for name in wanted if name not in partition]):
-        for name in wanted:
-            if name in partition:
-                table = table.append_column(name, pa.array([_typed(partition[name])] * len(table)))
+    there = parquet.schema(path).names
+    names = wanted(source, part.keep)
+    for table in parquet.batches(path, [name for name in names if name in there]):
+        for name in names:
+            if name in partition and name in there:
+                _check_partition(table[name], name, partition[name], part)
+            elif name in partition:
+                table = table.append_column(name, pa.array([partition[name]] * len(table), pa.string()))
+        table = named(table, source, part.keep)
         if source.image:
-            table = table.set_column(
-                table.column_names.index(source.image), "image", _images(table[source.image], part)
-            )
-        yield table.rename_columns({source.label: "label"} if source.label != "label" else {})
+            table = table.set_column(table.column_names.index("image"), "image", _images(table["image"], part))
+        if "split" in part.detail and source.split is None:
+            table = table.append_column("split", pa.array([part.detail["split"]] * len(table), pa.string()))
+        yield table
 
 
-def _typed(value: str) -> int | str:
-    """Whole numbers in the names of Hive's folders are numbers."""
-    return int(value) if value.isdecimal() else value
+def _check_partition(column: pa.ChunkedArray, name: str, value: str | None, part: Part) -> None:
+    """Raises `CorruptData` where a file and the name of its folder disagree."""
+    if not (is_number(column.type) or is_text(column.type)):
+        return
+    texts = labels.text(column, name=name).unique().to_pylist()
+    folder = labels.text(pa.array([value], pa.string())).to_pylist()
+    if texts != folder:
+        raise CorruptData(
+            f"{part.name}: the column {name} holds {texts[0]}, but its folder says {name}={value}; "
+            "rename the folder, or take the column out of the file"
+        )
 
 
 def _images(column: pa.ChunkedArray, part: Part) -> pa.Array:
@@ -94,7 +138,9 @@ def _images(column: pa.ChunkedArray, part: Part) -> pa.Array:
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
         array = pa.StructArray.from_arrays([array, pa.nulls(len(array), pa.string())], ["bytes", "path"])
     if not pa.types.is_struct(array.type) or array.type.get_field_index("bytes") < 0:
-        raise CorruptData(f"{part.detail['file']}: {part.source.image} is {array.type}, no column of images")
+        raise CorruptData(
+            f"{part.name}: the column {part.source.image} is {array.type}; images are bytes, or structs with bytes"
+        )
     fields: list[Any] = [array.field("bytes").cast(pa.binary()), pa.nulls(len(array), pa.string())]
     if array.type.get_field_index("path") >= 0:
         fields[1] = array.field("path").cast(pa.string())

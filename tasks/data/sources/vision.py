@@ -55,7 +55,7 @@ def parts(source: TorchvisionSource, entry: Entry, places: Places) -> list[Part]
         root = places.downloads / source.name if own else places.downloads
     if folder.is_dir() and folder != places.downloads:
         _nothing_else(folder, {*_names(root, folder)} - {file["name"] for file in files})
-    return [Part(source, root, files, {"split": split}) for split in SPLITS]
+    return [Part(source, root, files, {"split": split}, name=f"{source.name} {split}") for split in SPLITS]
 
 
 def _nothing_else(folder: Path, extra: set[str]) -> None:

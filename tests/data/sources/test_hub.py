@@ -116,7 +116,7 @@ def test_rows_come_as_they_are_at_a_pinned_commit(tree, served, tmp_path):
     assert [image["bytes"] for image in table["image"].to_pylist()] == images
     assert table["label"].to_pylist() == labels and set(table["split"].to_pylist()) == {"train"}
     info = json.loads((tree / "data/raw/dataset.json").read_text())
-    assert info["label_type"] == "string" and info["licence"] == "mit"
+    assert info["classes"] is None and info["licence"] == "mit"
     report = json.loads((tree / "reports/validation.json").read_text())
     assert report["modes"] == {"L": 1, "P": 2, "RGB": 2, "RGBA": 1} and report["sizes"] == {"30x40": 5, "7x9": 1}
     spec = Spec.read(tree / "data/prepared/spec.json")
@@ -157,7 +157,7 @@ def test_files_that_are_no_parquet_are_read_by_the_client(tree, tmp_path):
         done = ingested(tree, source, endpoint, tmp_path)
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tree / "data/raw/shard-00000.parquet")
-    assert table["label"].to_pylist() == ["cat", "dog", "cat"] and table["width"].to_pylist() == [1.5, 2.5, 3.5]
+    assert table["label"].to_pylist() == ["cat", "dog", "cat"] and table["feature:width"].to_pylist() == [1.5, 2.5, 3.5]
 
 
 def test_34_a_token_comes_from_the_environment_and_goes_nowhere(tree, served, tmp_path):
