@@ -58,15 +58,8 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _some(items: tuple[_T, ...]) -> tuple[_T, ...]:
-    """A rule of its own, because pydantic's counts a faulty item as missing and so reports it twice."""
-    if not items:
-        raise ValueError("the list is empty; it needs at least one entry")
-    return items
-
-
 ColumnNames = Annotated[tuple[ColumnName, ...], AfterValidator(_distinct)]
-Features = Annotated[ColumnNames, AfterValidator(_some)]
+Features = Annotated[ColumnNames, Field(min_length=1)]
 
 
 @_section
@@ -169,7 +162,7 @@ Source = Annotated[
 
 @_section
 class IngestParams:
-    sources: Annotated[tuple[Source, ...], AfterValidator(_some)]
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     shard_rows: Positive
     keep: ColumnNames
 

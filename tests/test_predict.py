@@ -97,7 +97,7 @@ def test_many_batches_lose_no_row(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> 
     ("columns", "message"),
     [
         ({"y": [1.0]}, "the rows lack x; they have y"),
-        ({"x": ["one"]}, "the feature x is string, no number"),
+        ({"x": ["one"]}, "the feature x is 'one', not a number"),
     ],
 )
 def test_rows_of_another_kind_are_refused_whole(toy: Toy, columns: dict[str, object], message: str) -> None:

@@ -142,9 +142,8 @@ def _named(source: str) -> tuple[HuggingFaceSource, str | None]:
         named = HuggingFaceSource(
             type="huggingface",
             splits={},
-            label="",
-            image=None,
-            features=None,
+            label="label",  # of columns nothing is asked here
+            image="image",
             **facts,  # type: ignore[arg-type]
         )
     except (ValidationError, ValueError):
