@@ -130,6 +130,6 @@ def test_30_a_lock_that_points_out_of_its_source_is_refused(configured, parquet,
     lock = tree / "source.lock"
     for name in ("../b.parquet", "/etc/passwd"):
         lock.write_text(lock.read_text().replace("a.parquet", name))
-        with pytest.raises(SourceChanged, match=r"source.lock names a file outside of its source: "):
+        with pytest.raises(SourceChanged, match=r"source.lock names a file outside its source: "):
             ingest.fn(params, tree)
         lock.write_text(lock.read_text().replace(name, "a.parquet"))
