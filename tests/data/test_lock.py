@@ -34,7 +34,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     },
     "imagefolder": {"path": "pets"},
     "csv": {"path": "data/*.csv", "label": "name", "features": ["a"]},
-    "custom": {"source": "custom.blobs:Blobs", "arguments": {"rows": 5, "seed": 0}},
+    "custom": {"source": "custom.sources.blobs:Blobs", "arguments": {"rows": 5, "seed": 0}},
 }
 
 # Each changed key with what the refusal says, "" where the new value is only read differently.
@@ -61,7 +61,7 @@ CHANGES = [
     ("csv", {"path": "data/b.csv"}, "sources.0.path: data/*.csv → data/b.csv"),
     ("csv", {"label": "b"}, ""),
     ("csv", {"features": ["a", "c"]}, ""),
-    ("custom", {"source": "custom.b:C"}, "sources.0.source: custom.blobs:Blobs → custom.b:C"),
+    ("custom", {"source": "custom.b:C"}, "sources.0.source: custom.sources.blobs:Blobs → custom.b:C"),
     ("custom", {"arguments": {"rows": 5, "seed": 1}}, 'arguments: {"rows": 5, "seed": 0} → {"rows": 5, "seed": 1}'),
     ("csv", {"type": "parquet", "image": None}, "sources.0.type: csv → parquet"),
 ]
@@ -222,8 +222,12 @@ def test_refresh_says_what_is_new_changed_and_gone(configured, parquet, tree):
 
 def test_refresh_says_which_revision_a_source_of_your_own_has(configured, tree):
     first = source("custom")
-    assert refresh.fn(configured(first), tree)["summary"] == ["custom.blobs:Blobs: revision 5 rows of seed 0 (new)"]
-    assert refresh.fn(configured(first), tree)["summary"] == ["custom.blobs:Blobs: revision 5 rows of seed 0 as before"]
+    assert refresh.fn(configured(first), tree)["summary"] == [
+        "custom.sources.blobs:Blobs: revision 5 rows of seed 0 (new)"
+    ]
+    assert refresh.fn(configured(first), tree)["summary"] == [
+        "custom.sources.blobs:Blobs: revision 5 rows of seed 0 as before"
+    ]
 
 
 def test_a_url_is_for_parquet_only(configured, tree):

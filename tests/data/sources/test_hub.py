@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.data.files import sha256
 from tasks.data.spec import Spec
 from tests.data.hub import REPOSITORY, commit, hub
 from tests.data.samples import image_file, png
@@ -30,9 +32,9 @@ from tasks.refresh import refresh
 from tasks.validate import validate
 tree = Path(sys.argv[1])
 try:
-    refresh.fn(params.load(tree), tree)
-    for stage in (ingest, validate, prepare):
-        stage.fn(params.load(tree), tree)
+    steps = {step.fn.__name__: step for step in (refresh, ingest, validate, prepare)}
+    for name in sys.argv[2:] or steps:
+        steps[name].fn(params.load(tree), tree)
 except RatchetError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -69,7 +71,7 @@ def served(tmp_path):
     )
 
 
-def ingested(tree, source, endpoint, tmp_path, **environment):
+def ingested(tree, source, endpoint, tmp_path, *steps, **environment):
     from ruamel.yaml import YAML
 
     raw = YAML(typ="safe").load((tree / "params.yaml").read_text())
@@ -79,7 +81,7 @@ def ingested(tree, source, endpoint, tmp_path, **environment):
     YAML().dump(raw, tree / "params.yaml")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.run(
-        [sys.executable, "-c", RUN, str(tree)],
+        [sys.executable, "-c", RUN, str(tree), *steps],
         env={
             **kept,
             "HF_ENDPOINT": endpoint,
@@ -199,3 +201,60 @@ def test_what_the_hub_lacks_and_a_hub_that_is_down_are_told_apart(tree, served, 
     assert done.stderr.startswith("SourceMissing: ingest.sources: the Hub has no friends/none at its newest commit")
     done = ingested(tree, SOURCE, "http://127.0.0.1:9", tmp_path)
     assert done.stderr.startswith("Unreachable: the Hub does not answer for friends/toys")
+
+
+TWO_LABELS = """---
+license: mit
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype: {class_label: {names: {'0': cat, '1': dog}}}
+  - name: coat
+    dtype: {class_label: {names: {'0': short, '1': long}}}
+  splits:
+  - name: train
+    num_examples: 6
+---
+"""
+
+
+def test_ingest_alone_fetches_the_pinned_commit_and_reads_it_as_the_params_say(tree, served, tmp_path):
+    files, images, _ = served
+    path = image_file(tmp_path / "two.parquet", images, [0, 1, 0, 1, 0, 1], coat=[1, 1, 1, 0, 0, 0])
+    name = "data/train-00000-of-00001.parquet"
+    files = {"README.md": TWO_LABELS.encode(), name: path.read_bytes()}
+    with hub(files) as endpoint:
+        done = ingested(tree, SOURCE, endpoint, tmp_path, "refresh", "ingest")
+        assert done.returncode == 0, done.stderr
+        lock = (tree / "source.lock").read_bytes()
+        shards = {file.name: sha256(file) for file in (tree / "data/raw").iterdir()}
+        for folder in ("data", ".memo"):  # as in a fresh clone
+            shutil.rmtree(tree / folder)
+        done = ingested(tree, SOURCE, endpoint, tmp_path, "ingest")
+        assert done.returncode == 0, done.stderr
+        assert {file.name: sha256(file) for file in (tree / "data/raw").iterdir()} == shards
+
+        (blob,) = (tree / "data/downloads/huggingface").glob("datasets--friends--toys/snapshots/*/data/*")
+        content = blob.read_bytes()
+        blob.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # damaged here
+        shutil.rmtree(tree / ".memo")
+        done = ingested(tree, {**SOURCE, "label": "coat"}, endpoint, tmp_path, "ingest")
+        assert done.returncode == 0, done.stderr
+        assert blob.read_bytes() == content
+    info = json.loads((tree / "data/raw/dataset.json").read_text())
+    assert info["classes"] == ["short", "long"]
+    assert (tree / "source.lock").read_bytes() == lock
+
+
+def test_ingest_without_the_hub_is_unreachable_and_refuses_another_revision(tree, served, tmp_path):
+    with hub(served[0]) as endpoint:
+        assert ingested(tree, SOURCE, endpoint, tmp_path, "refresh").returncode == 0
+    done = ingested(tree, SOURCE, "http://127.0.0.1:9", tmp_path, "ingest")
+    assert "Unreachable: the Hub does not answer for friends/toys" in done.stderr
+    done = ingested(tree, {**SOURCE, "revision": "v2"}, "http://127.0.0.1:9", tmp_path, "ingest")
+    expected = (
+        "SourceChanged: params.yaml no longer asks for what source.lock pins: ingest.sources.0.revision: null → v2;"
+    )
+    assert done.stderr.startswith(expected)
