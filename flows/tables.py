@@ -11,6 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tasks.overrides import in_words
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -107,6 +109,8 @@ def version_table(shown: Shown) -> Table:
     )
     for section, values in sorted(shown.params.items()):
         table.add_row(f"params {section}", ", ".join(f"{name}: {value}" for name, value in values.items()))
+    if shown.overrides:
+        table.add_row("for its run alone", in_words(shown.overrides))
     table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in sorted(shown.libraries.items())))
     table.add_row("weights", f"SHA-256 {shown.weights_sha256}")
     return table

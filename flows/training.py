@@ -44,6 +44,6 @@ def training(
         compare_data(knobs, tree)
         stages += [prepare(tree), train(tree), evaluate(tree)]
         decision = compare(knobs, tree, environment)
-        version = register(knobs, tree, decision, place.base) if decision.promotes else None
+        version = register(knobs, tree, decision, place.base, place.settings) if decision.promotes else None
         service = promote(tree, version.name, environment, decision.reason, decision) if version else None
         return ended(place, tuple(stages), decision, version, service, time.monotonic() - started)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -45,6 +45,20 @@ def replaced(text: str, settings: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     document.dump(content, stream)
     return stream.getvalue()
+
+
+def lasting(settings: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:
+    """The settings in `sections`, which are those that a stage lists: they belong to a version.
+
+    The others (`gate`, `run`, `register`) cannot change an output. They apply to one run, and a version must not carry
+    them to the branch, where every later run would use them.
+    """
+    return {key: value for key, value in settings.items() if key.split(".")[0] in sections}
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """`gate.max_shrink=1, run.workers=4`."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def _check(before: object, after: object, wrong: list[str]) -> None:

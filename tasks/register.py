@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import CorruptModel, VersionError
+from tasks.overrides import in_words, lasting, replaced
 from tasks.params import Params
 from tasks.stage import step
 from tasks.versions import number, pipeline, remote, snapshot, tags
@@ -26,10 +28,16 @@ _TRIES = 5
 
 
 @step("network")
-def register(params: Params, tree: Path, decision: Decision, base: str) -> Version:
+def register(
+    params: Params, tree: Path, decision: Decision, base: str, settings: Mapping[str, Any] | None = None
+) -> Version:
     """Make the run in `tree` a version whose parent is `base`, the commit that the run started from.
 
-    Weights that are a version already make no other: that version is returned.
+    Weights that are already a version do not become another: that version is returned.
+
+    Args:
+        settings: values that replaced those in params.yaml for this run. Those of sections that no stage lists (`gate`,
+            `run`, `register`) are recorded in the tag and stay out of the version's params.yaml.
 
     Raises:
         DirtyCode: code that the run used is not what `base` holds.
@@ -44,10 +52,15 @@ def register(params: Params, tree: Path, decision: Decision, base: str) -> Versi
     run = pipeline.of_tree(tree)
     check_clean(tree, base, run)
     card = _card(tree, decision)
+    belonging = lasting(settings or {}, pipeline.listed_sections(tree, base))
+    overrides = {key: value for key, value in (settings or {}).items() if key not in belonging}
+    contents: dict[str, str] = {}
+    if overrides:
+        contents[pipeline.PARAMS] = replaced((read(tree, base, pipeline.PARAMS) or b"").decode(), belonging)
     remote.push(tree, run.outputs)
     for attempt in range(_TRIES):
         try:
-            return _publish(params.register.push_to, tree, decision, base, run, card)
+            return _publish(params.register.push_to, tree, decision, base, run, card, overrides, contents)
         except Rejected:
             if attempt == _TRIES - 1:
                 raise
@@ -62,7 +75,16 @@ def check_clean(tree: Path, base: str, run: Pipeline) -> None:
     pipeline.refuse_dirty(dirty, base)
 
 
-def _publish(push_to: str, tree: Path, decision: Decision, base: str, run: Pipeline, card: dict[str, Any]) -> Version:
+def _publish(
+    push_to: str,
+    tree: Path,
+    decision: Decision,
+    base: str,
+    run: Pipeline,
+    card: dict[str, Any],
+    overrides: Mapping[str, Any],
+    contents: Mapping[str, str],
+) -> Version:
     """Number, commit and tag; raises `Rejected` when another publication took the number meanwhile."""
     with locked(tree):
         tags.fetch(tree, push_to)
@@ -75,11 +97,14 @@ def _publish(push_to: str, tree: Path, decision: Decision, base: str, run: Pipel
         metrics = json.loads((tree / METRICS).read_bytes())
         subject = f"{tags.ARTIFACT} {name}: accuracy {metrics['accuracy']:.4f} on {metrics['rows']:,} rows"
         lines = [f"{why[0].upper()}{why[1:]}.", f"Gate: {decision.verdict}, {decision.reason}.", f"Code: {base[:12]}."]
-        made = snapshot.commit(tree, base, snapshot.laid_over(tree, run), f"{subject}\n\n" + "\n".join(lines) + "\n")
-        data = _data(tree, decision, base, run, card, metrics, why)
+        if overrides:
+            lines.append(f"For this run alone: {in_words(overrides)}.")
+        body = f"{subject}\n\n" + "\n".join(lines) + "\n"
+        commit = snapshot.commit(tree, base, snapshot.laid_over(tree, run), body, contents)
+        data = _data(tree, decision, base, run, card, metrics, why) | ({"overrides": overrides} if overrides else {})
         text = tags.message(subject, lines, data)
         tag = tags.version_tag(name)
-        tags.create(tree, tag, made, text, [newest.tag if newest else None, registry.last_assignment()], push_to)
+        tags.create(tree, tag, commit, text, [newest.tag if newest else None, registry.last_assignment()], push_to)
         return registry.find(tag)
 
 

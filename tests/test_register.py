@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import CorruptModel, DirtyCode, ObjectsMissing, Unreachable, VersionError
+from tasks.overrides import replaced
 from tasks.register import register
-from tasks.versions import remote
+from tasks.versions import pipeline, remote
 from tasks.versions.git import git, head, read
+from tasks.versions.lineage import show
 from tests.versions.toy import Toy, gto_stages, tool
 
 
@@ -184,6 +186,43 @@ def test_a_detached_head_and_a_worktree_share_the_versions(toy: Toy, tmp_path: P
     run = Toy(tmp_path / "run")
     run.release("weights")
     assert toy.serves() == "v1.0.0"
+
+
+def test_overrides_of_one_run_stay_out_of_the_version(toy: Toy, tmp_path: Path) -> None:
+    """`--set gate.max_shrink=1` must not reach the branch with a merge: every later run would use it."""
+    branch = (toy.tree / "params.yaml").read_text()
+    settings = {"train.epochs": "3", "gate.max_shrink": "1", "run.workers": 1, "register.push_to": "''"}
+    (toy.tree / "params.yaml").write_text(replaced(branch, settings))
+    sha256 = toy.run("weights")
+    version = register.fn(toy.params, toy.tree, toy.decide(sha256), head(toy.tree), settings)
+
+    held = (read(toy.tree, version.commit, "params.yaml") or b"").decode()
+    assert held == replaced(branch, {"train.epochs": "3"})
+    sections = pipeline.params_of(toy.tree, version.commit)
+    base = pipeline.params_of(toy.tree, head(toy.tree))
+    assert {name: sections[name] for name in ("gate", "run", "register")} == {
+        name: base[name] for name in ("gate", "run", "register")
+    }
+    assert "# share of the good rows that may be gone" in held
+    assert version.data["overrides"] == {"gate.max_shrink": "1", "run.workers": 1, "register.push_to": "''"}
+    assert "For this run alone: gate.max_shrink=1, run.workers=1, register.push_to=''." in version.tag.message
+    assert show(toy.tree, version.name).overrides == version.data["overrides"]
+
+    git("restore", "params.yaml", cwd=toy.tree)
+    git("clean", "--quiet", "--force", ".", cwd=toy.tree)
+    git("merge", "--quiet", "--no-edit", version.tag.name, cwd=toy.tree)
+    assert "max_shrink: 0.5" in (toy.tree / "params.yaml").read_text()
+    assert "epochs: 3" in (toy.tree / "params.yaml").read_text()
+    tool("dvc", "checkout", cwd=toy.tree)
+    assert json.loads(tool("dvc", "status", "--json", cwd=toy.tree)) == {}
+
+
+def test_a_run_without_overrides_keeps_its_params_to_the_byte(toy: Toy) -> None:
+    toy.set("gate.margin", 0.01)  # edited by a person, who runs in the checkout
+    version = toy.register("weights")
+    assert read(toy.tree, version.commit, "params.yaml") == (toy.tree / "params.yaml").read_bytes()
+    assert "overrides" not in version.data
+    assert show(toy.tree, version.name).overrides == {}
 
 
 def test_the_stock_tools_agree(toy: Toy, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Shown:
     gate: dict[str, Any]
     sources: Any  # source.lock
     params: dict[str, Any]  # by section
+    overrides: dict[str, Any]  # values that replaced those of params for its run alone, by dotted key
     code: dict[str, str]  # path to MD5
     libraries: dict[str, str]
     outputs: dict[str, str]  # path to hash
@@ -89,6 +90,7 @@ def show(tree: Path, name: str) -> Shown:
         gate=dict(version.data.get("gate", {})),
         sources=_json(sources),
         params=pipeline.params_of(tree, version.commit),
+        overrides=dict(version.data.get("overrides", {})),
         code=held.code,
         libraries=dict(version.data.get("libraries", {})),
         outputs={output.path: output.md5 for output in held.outputs},

@@ -68,6 +68,13 @@ def params_of(tree: Path, commit: str = "") -> dict[str, Any]:
     return _yaml(content, PARAMS, f"commit {commit[:12]}" if commit else str(tree))
 
 
+def listed_sections(tree: Path, commit: str) -> frozenset[str]:
+    """The sections of params.yaml that a stage lists, so that they can change an output: by the dvc.yaml of a commit."""
+    graph = _yaml(read(tree, commit, PIPELINE), PIPELINE, f"commit {commit[:12]}")
+    keys = [key for stage in _mapping(graph.get("stages")).values() for key in _mapping(stage).get("params") or ()]
+    return frozenset(key.split(".")[0] for key in keys if isinstance(key, str))
+
+
 def of_tree(tree: Path, whole: bool = True) -> Pipeline:
     """The pipeline as it lies in a checkout; raises `VersionError` where it is not whole.
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.errors import VersionError
 from tasks.versions.git import git, identity
 from tasks.versions.pipeline import LOCK, PARAMS, SOURCES, Pipeline
 
-GATE = ("reports/gate.json", "reports/gate.html")
-GATE_BYTES = 1_000_000  # of each at most: git keeps them for ever
+GATE = ("reports/gate.json", "reports/gate.html", "reports/drift.json")  # written by steps of the flow
+GATE_BYTES = 1_000_000  # of each at most: git keeps them permanently
 ALWAYS = (PARAMS, SOURCES, LOCK)
 
 
@@ -23,18 +23,25 @@ def laid_over(tree: Path, pipeline: Pipeline) -> list[str]:
     return [*ALWAYS, *kept, *gate]
 
 
-def commit(tree: Path, base: str, paths: Sequence[str], message: str) -> str:
-    """Commit `base` with the files at or below `paths` as they lie in `tree`; returns the new commit's id.
+def commit(tree: Path, base: str, paths: Sequence[str], message: str, contents: Mapping[str, str] | None = None) -> str:
+    """Commit `base` with the files at or below `paths` as they are in `tree`; returns the new commit's id.
 
     Nothing refers to the commit until a tag does: made twice, or never tagged, it does no harm.
+
+    Args:
+        contents: files whose text replaces what is in `tree`.
     """
-    found = [file for path in paths for file in _files(tree, path)]
-    oids = git("hash-object", "-w", "--no-filters", "--stdin-paths", cwd=tree, input="\n".join([*found, ""])).split()
+    contents = contents or {}
+    names = [file for path in paths for file in _files(tree, path) if file not in contents]
+    oids = git("hash-object", "-w", "--no-filters", "--stdin-paths", cwd=tree, input="\n".join([*names, ""])).split()
+    for name, text in contents.items():
+        names.append(name)
+        oids.append(git("hash-object", "-w", "--no-filters", "--stdin", cwd=tree, input=text))
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
         env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_author(tree)}
         git("read-tree", base, cwd=tree, env=env)
         git("rm", "-r", "--cached", "--quiet", "--ignore-unmatch", "--", *paths, cwd=tree, env=env)
-        entries = "".join(f"100644 {oid}\t{file}\n" for oid, file in zip(oids, found, strict=True))
+        entries = "".join(f"100644 {oid}\t{file}\n" for oid, file in zip(oids, names, strict=True))
         git("update-index", "--add", "--index-info", cwd=tree, env=env, input=entries)
         content = git("write-tree", cwd=tree, env=env)
         return git("commit-tree", content, "-p", base, "-F", "-", cwd=tree, env=env, input=message)

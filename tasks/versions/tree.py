@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks import params
 from tasks.errors import VersionError
-from tasks.overrides import replaced
+from tasks.overrides import lasting, replaced
 from tasks.process import locked
 from tasks.versions import pipeline, remote, tags, whole
 from tasks.versions.git import common_dir, files, git, head, read, resolve
@@ -34,7 +34,8 @@ class Place:
 
     tree: Path
     base: str  # the commit that its version will have as parent
-    reports: Path  # where its reports lie once it has ended
+    reports: Path  # where its reports are once it has ended
+    settings: Mapping[str, Any]  # values that replaced those in params.yaml
 
 
 @contextlib.contextmanager
@@ -55,11 +56,11 @@ def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str 
     tags.fetch(checkout, params.load(checkout).register.push_to)
     if settings is None:
         with locked(checkout / ".dvc/tmp/ratchet-run.lock", f"the checkout {checkout.resolve()}"):
-            yield Place(checkout, base, checkout / "reports")
+            yield Place(checkout, base, checkout / "reports", {})
         return
     runs = common_dir(checkout).parent / FOLDER
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    place = Place(runs / name, base, runs / "reports" / name)
+    place = Place(runs / name, base, runs / "reports" / name, settings)
     git("worktree", "add", "--quiet", "--detach", str(place.tree), place.base, cwd=checkout)
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
@@ -101,7 +102,9 @@ def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "H
     commit = resolve(checkout, f"{revision}^{{commit}}")
     if commit is None:
         raise VersionError(f"{revision!r} is no commit of {checkout.resolve()}; `git log --all --oneline` lists them")
-    replaced((read(checkout, commit, params.FILE) or b"").decode(), settings)
+    text = (read(checkout, commit, params.FILE) or b"").decode()
+    replaced(text, settings)
+    replaced(text, lasting(settings, pipeline.listed_sections(checkout, commit)))  # what its version will hold
     return commit
 
 
