@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -16,6 +17,7 @@ from prefect.events import emit_event
 
 if TYPE_CHECKING:
     from flows.outcome import Summary
+    from tasks.compare_data import DataCheck
     from tasks.versions.registry import Assignment
 
 PICTURE_LIMIT = 200_000  # bytes of a picture that goes into the database
@@ -54,6 +56,16 @@ def leave(summary: Summary, reports: Path) -> None:
     for file, key in (("report.html", "report"), ("gate.html", "gate-page")):
         kept = Path(summary.report).parent / file  # a run's tree is gone when someone looks
         create_link_artifact(kept.resolve().as_uri(), key=key, link_text=f"{file}, on the worker")
+
+
+def leave_data(check: DataCheck) -> DataCheck:
+    """Log what changed in the data, a line each, and leave it on the run's page; returns it."""
+    for line in check.lines:
+        get_run_logger().info("data: %s", line)
+    if check.lines:
+        text = "\n".join(f"- {line}" for line in check.lines)
+        create_markdown_artifact(text, key="data", description="What changed in the data since the newest version")
+    return check
 
 
 def registered(summary: Summary) -> None:

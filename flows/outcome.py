@@ -10,6 +10,7 @@ from prefect import State
 from prefect.states import Completed
 
 from flows import artifacts
+from tasks.compare_data import DataCheck
 from tasks.stage import Outcome
 from tasks.versions.gate import Decision
 from tasks.versions.registry import Assignment, Registry, Version
@@ -25,6 +26,7 @@ class Summary:
     accuracy: float  # of this run's model on the test rows, 0 to 1
     loss: float  # mean over the test rows
     reason: str  # the gate's
+    data: tuple[str, ...]  # what changed in the data since the newest version, and whether the test rows are too few
     version: str | None  # that this run made
     environment: str
     serves: str | None  # the version in that environment now
@@ -54,6 +56,7 @@ _NAMES = {
 def ended(
     place: Place,
     stages: tuple[Outcome, ...],
+    data: DataCheck,
     decision: Decision,
     version: Version | None,
     service: Assignment | None,
@@ -68,6 +71,7 @@ def ended(
         accuracy=metrics["accuracy"],
         loss=metrics["loss"],
         reason=decision.reason,
+        data=data.lines,
         version=version.name if version else None,
         environment=decision.environment,
         serves=serving.name if serving else None,

@@ -44,6 +44,8 @@ def summary_table(summary: Summary, total_s: float) -> Table:
     )
     table.add_row("test accuracy", f"{summary.accuracy:.4f}")
     table.add_row("test loss", f"{summary.loss:.4f}")
+    for line in summary.data:
+        table.add_row("data", line)
     table.add_row("gate", f"{summary.name.lower()}: {summary.reason}")
     table.add_row("new version", summary.version or "none")
     table.add_row(summary.environment, f"{summary.serves} serves" if summary.serves else "nothing serves")

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import State, flow
 
+from flows.artifacts import leave_data
 from flows.outcome import Summary, ended
 from flows.server import follow_worker
 from tasks import params
@@ -41,9 +42,9 @@ def training(
         tree, knobs = place.tree, params.load(place.tree)
         refresh(knobs, tree)
         stages = [ingest(tree), validate(tree)]
-        compare_data(knobs, tree)
+        data = leave_data(compare_data(knobs, tree))
         stages += [prepare(tree), train(tree), evaluate(tree)]
         decision = compare(knobs, tree, environment)
         version = register(knobs, tree, decision, place.base, place.settings) if decision.promotes else None
         service = promote(tree, version.name, environment, decision.reason, decision) if version else None
-        return ended(place, tuple(stages), decision, version, service, time.monotonic() - started)
+        return ended(place, tuple(stages), data, decision, version, service, time.monotonic() - started)

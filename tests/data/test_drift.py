@@ -32,13 +32,14 @@ def compared(after):
 
 def test_the_same_distribution_is_no_change():
     found = compared(report({"cat": 510, "dog": 490}, RANDOM.normal(40, 10, 1000)))
-    assert not found.faults and not found.changed and found.rows == (1000, 1000)
+    assert not found.faults and not found.sentences and found.rows == (1000, 1000)
 
 
 def test_a_shift_of_values_or_classes_is_named():
     found = compared(report({"cat": 800, "dog": 200, "newt": 5}, RANDOM.normal(50, 10, 1000)))
     assert found.new == ("newt",) and not found.faults
     assert [line.split(":")[0] for line in found.changed] == ["classes", "age"]
+    assert found.sentences[:2] == ("1,005 good rows, 1,000 before", "class newt is new")
 
 
 def test_16_a_class_gone_and_half_the_rows_gone():
@@ -47,6 +48,27 @@ def test_16_a_class_gone_and_half_the_rows_gone():
         "class dog is gone since the last version",
         "400 good rows are left of 1,000; gate.max_shrink allows to lose 50%",
     )
+    accepted = drift(BEFORE, report({"cat": 400}, RANDOM.normal(40, 10, 400)), 1.0, 0.01, 0.05)
+    assert not accepted.faults and accepted.sentences[:2] == ("400 good rows, 1,000 before", "class dog is gone")
+
+
+def test_many_classes_are_one_sentence():
+    found = compared(report({name: 100 for name in "abcdefgh"}, RANDOM.normal(40, 10, 800)))
+    assert found.sentences[1:3] == ("2 classes are gone: cat, dog", "8 classes are new: a, b, c, d, e and 3 more")
+
+
+@pytest.mark.parametrize("lacking", ["rows", "classes", "sizes", "modes", "numbers"])
+def test_what_an_older_report_lacks_is_not_compared(lacking):
+    old = {key: value for key, value in BEFORE.items() if key != lacking}
+    found = drift(old, BEFORE, max_shrink=0.5, alpha=0.01, distance=0.05)
+    assert not found.faults
+    assert set(found.sentences) <= {"2 classes are new: cat, dog", "age is new"}
+
+
+def test_a_column_that_came_or_went_is_named():
+    after = report({"cat": 500, "dog": 500}, RANDOM.normal(40, 10, 1000))
+    after["numbers"]["height"] = after["numbers"].pop("age")
+    assert compared(after).sentences == ("age is gone", "height is new")
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.1, 0.2])
