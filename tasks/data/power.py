@@ -18,7 +18,7 @@ def rows_for_testing(report: Mapping[str, Any], test_fraction: float) -> int:
         report: the content of `reports/validation.json`.
         test_fraction: `prepare.test_fraction`.
     """
-    rows = {split: sum(counts.values()) for split, counts in report["classes"].items()}
+    rows: dict[str, int] = {split: sum(counts.values()) for split, counts in report.get("classes", {}).items()}
     given, undivided = rows.get("test", 0), rows.get("all", 0)
     if not given:
         undivided += rows.get("train", 0)  # a source without a test split gives some of its training rows
