@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tasks.data.arrivals import Arrivals, Checks
+    from tasks.learning.card import Card
     from tasks.versions.registry import Version
 
 BATCH = 1024  # rows that the model answers at a time
@@ -47,17 +48,17 @@ def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
 
     from tasks.data import arrivals
     from tasks.data.files import writing
-    from tasks.versions import load
+    from tasks.versions import loading
     from tasks.versions.registry import Registry
 
-    version = Registry(tree).find(environment)
+    version = Registry(tree).find(environment)  # once: a rollback meanwhile must not mix two versions
     checks = _checks(tree, version)
-    model: Any = load(environment, tree)
+    model, card = loading.built(tree, version)
     rows = bad = 0
-    found = arrivals.read(tree, source, model.card.parsed_spec())
+    found = arrivals.read(tree, source, card.parsed_spec())
     with writing(output) as temporary, pq.ParquetWriter(temporary, _schema(), write_page_checksum=True) as writer:
         for some in found:
-            scored = _score(model, some, checks, rows)
+            scored = _score(model, card, some, checks, rows)
             writer.write_table(scored)
             rows += scored.num_rows
             bad += scored.num_rows - scored["reason"].null_count
@@ -84,17 +85,17 @@ def _schema() -> pa.Schema:
     return pa.schema({**columns, "probabilities": pa.list_(pa.float32()), "reason": pa.string()})
 
 
-def _score(model: Any, some: Arrivals, checks: Checks, first: int) -> pa.Table:
+def _score(model: Any, card: Card, some: Arrivals, checks: Checks, first: int) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
     from tasks.data import arrivals
     from tasks.learning.predict import probabilities
 
-    classes = pa.array(model.card.classes, pa.string())
-    inputs, reasons = arrivals.checked(some, model.card.parsed_spec(), checks)
+    classes = pa.array(card.classes, pa.string())
+    inputs, reasons = arrivals.checked(some, card.parsed_spec(), checks)
     good = np.array([reason is None for reason in reasons], bool)
-    found = probabilities(model, model.card, inputs[good], BATCH)
+    found = probabilities(model, card, inputs[good], BATCH)
     finite = np.isfinite(found).all(axis=1)
     for row in np.flatnonzero(good)[~finite]:
         reasons[row], good[row] = "not_finite: the model gives probabilities that are no numbers", False

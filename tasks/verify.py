@@ -203,8 +203,8 @@ def _on_remote(repo: Repo, version: Version, objects: dict[str, str], read_remot
 
 
 def _loads(tree: Path, version: Version) -> Iterator[Finding]:
-    """Does the model load, with no code run and every hash checked?"""
+    """Does the model load, after every hash was checked?"""
     try:
-        loading.load(version.name, tree)
+        loading.built(tree, version)
     except RatchetError as error:
         yield Finding(version.name, loading.WEIGHTS, str(error))

@@ -135,12 +135,12 @@ def export(
 ) -> None:
     """Write a version's model in another format, after checking that the file gives the same outputs."""
     from tasks.learning.export import export as write
-    from tasks.versions.loading import files
+    from tasks.versions import loading
     from tasks.versions.registry import Registry
 
     found = Registry(Path()).find(version)
-    weights, card = files(Path(), found)
-    write(card, weights, format, target)
+    weights, card = loading.files(Path(), found)
+    write(card, weights, format, target, loading.package(Path(), found, card))
     done = {"version": found.name, "format": format, "output": str(target)}
     show(done, f"wrote {found.name} as {format} to {target}; the file gives the same outputs", as_json)
 

@@ -8,11 +8,15 @@ own modules. Nothing in `sys.modules` is replaced, so threads may load different
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import hashlib
 import importlib
+import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -55,9 +59,33 @@ def package(folder: Path) -> str:
     return name
 
 
-def folder_of(package: str) -> Path | None:
-    """The folder of a name that `package` returned; None for `custom` itself."""
-    return _folders.get(package)
+def unpacked(content: Mapping[str, bytes]) -> str:
+    """As `package`, for files by their path in `custom/`; they are written to a folder that lives as long as the process."""
+    folder = Path(tempfile.mkdtemp(prefix="ratchet-custom-"))
+    atexit.register(_remove, folder, os.getpid())
+    for name, data in content.items():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} is outside of custom/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return package(folder)
+
+
+def packed(package: str) -> dict[str, bytes]:
+    """The files of a package, by their path in `custom/`."""
+    folder = folder_of(package)
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files(folder)}
+
+
+def folder_of(package: str) -> Path:
+    """Where a package is: `custom`, or one that `package` named."""
+    return _folders[package] if package in _folders else _importable()[0]
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not in a fork
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def files(folder: Path) -> Iterator[Path]:

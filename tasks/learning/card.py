@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tasks.data import custom_code
 from tasks.data.files import write_json
 from tasks.data.spec import Spec
 from tasks.errors import CorruptModel, TrainingError
@@ -50,6 +51,11 @@ class Card:
         return list(self.spec["classes"])
 
     @property
+    def is_custom(self) -> bool:
+        """Is the model a class in `custom/`?"""
+        return str(self.architecture["name"]).startswith("custom.")
+
+    @property
     def criterion(self) -> str:
         return str(self.params["train"]["criterion"]["name"])
 
@@ -57,10 +63,13 @@ class Card:
         return Spec.parse(self.spec)
 
 
-def load_model(card: Path, weights: Path | None = None, *, trust: bool = False) -> tuple[nn.Module, Card]:
+def load_model(
+    card: Path, weights: Path | None = None, *, trust: bool = False, package: str = "custom"
+) -> tuple[nn.Module, Card]:
     """The model of a card, in eval mode on the CPU, after its weights were checked against the card's SHA-256.
 
-    `load_model(path, trust=True)` reads what `ratchet export --format whole_model` wrote instead.
+    `load_model(path, trust=True)` reads what `ratchet export --format whole_model` wrote instead. `package` is where a
+    class of `custom/` comes from: `tasks.versions.load` passes that of the version's own commit.
 
     Raises:
         CorruptModel: the weights are missing, are not those of the card, or do not fit its architecture; or a whole model
@@ -81,7 +90,7 @@ def load_model(card: Path, weights: Path | None = None, *, trust: bool = False) 
     architecture = read.architecture
     try:
         model = models.build(
-            architecture["name"], architecture["arguments"], read.spec["input_shape"], len(read.spec["classes"])
+            **architecture, input_shape=read.spec["input_shape"], classes=len(read.classes), package=package
         )
         model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
     except TrainingError as error:
@@ -93,6 +102,23 @@ def load_model(card: Path, weights: Path | None = None, *, trust: bool = False) 
     except (RuntimeError, KeyError, TypeError) as error:
         raise CorruptModel(f"{weights}: they do not fit {architecture}: {error}") from error
     return model.eval(), read
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """What `torch.save` pickles of a model whose class is in `custom/`: its code and the model, which finds that code."""
+
+    code: dict[str, bytes]
+    model: bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.code, self.model)
+
+
+def _restored(code: dict[str, bytes], model: bytes) -> nn.Module:
+    custom_code.unpacked(code)
+    restored: nn.Module = torch.load(io.BytesIO(model), weights_only=False, map_location="cpu")
+    return restored
 
 
 def _whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:

@@ -6,15 +6,12 @@ its SHA-256 is that of the version's tag.
 
 from __future__ import annotations
 
-import importlib
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import CorruptModel
+from tasks.data import custom_code
+from tasks.errors import CorruptModel, RatchetError
 from tasks.versions import git, pipeline
 from tasks.versions.cache import Cache, digest
 from tasks.versions.registry import Registry, Version
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from tasks.learning.card import Card
 
 WEIGHTS, CARD = "models/classifier.pt", "models/classifier.json"
-MODELS = ("tasks/learning/models.py", "tasks/learning/zoo.py")  # what named architectures are made of
 
 
 def load(name: str, tree: Path = Path()) -> nn.Module:
@@ -34,7 +30,7 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
 
     Raises:
         VersionError: there is no such version.
-        ObjectsMissing, CorruptData, CorruptModel: its files can't be had whole; nothing was loaded.
+        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged; nothing was loaded.
     """
     model, card = built(tree, Registry(tree).find(name))
     model.card = card  # type: ignore[assignment]  # torch types attributes as tensors and modules
@@ -42,56 +38,39 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
 
 
 def built(tree: Path, version: Version) -> tuple[nn.Module, Card]:
-    """The model of a version and its card.
+    """The model of a version and its card: the only way to build one, for `load`, `predict`, `export` and the gate.
 
-    A class from `custom/` comes from the version's own commit, and so does the code of every other model if it was
-    edited since: what lies in the checkout now can't break or change an old version.
+    A class from `custom/` comes from the version's own commit, so edits in the checkout cannot break or change an old
+    version. Named models come from the installed code: a named architecture never changes.
     """
-    from tasks.learning.card import Card, load_model
+    from tasks.learning.card import load_model
 
     weights, card = files(tree, version)
-    described = Card.read(card)
-    packages = ["custom"] if str(described.architecture["name"]).startswith("custom.") else []
-    if _edited_since(tree, version.commit):
-        packages = ["custom", "tasks"]
-    if not packages:
-        return load_model(card, weights)
-    with code_of(tree, version.commit, packages):
-        try:
-            return importlib.import_module("tasks.learning.card").load_model(card, weights)[0], described
-        except Exception as error:  # of classes that the other code defines
-            raise CorruptModel(f"{version.name} can't be loaded with the code of its own commit: {error}") from None
+    try:
+        return load_model(card, weights, package=package(tree, version, card))
+    except RatchetError:
+        raise
+    except Exception as error:  # whatever the code in custom/ raises
+        raise CorruptModel(
+            f"{version.name} cannot be built with the custom/ of its own commit {version.commit[:12]}: {error}"
+        ) from error
 
 
-def _edited_since(tree: Path, commit: str) -> bool:
-    """Does the code that models are built with differ between a commit and the package that runs?"""
-    package = Path(__file__).parents[2]
-    held = {path: git.read(tree, commit, path) for path in MODELS}
-    return any(content is not None and content != (package / path).read_bytes() for path, content in held.items())
+def package(tree: Path, version: Version, card: Path) -> str:
+    """The name under which the version's own `custom/` is imported; `custom` if its model is not from there."""
+    from tasks.learning.card import Card
+
+    return _package(tree.resolve(), version.commit) if Card.read(card).is_custom else custom_code.PACKAGE
 
 
-@contextmanager
-def code_of(tree: Path, commit: str, packages: Sequence[str]) -> Iterator[None]:
-    """Let `import` find these packages as a commit holds them, not as they lie in the checkout."""
-
-    def loaded() -> list[str]:
-        return [name for name in sys.modules if name.split(".")[0] in packages]
-
-    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
-        held = {name: oid for package in packages for name, oid in git.files(tree, commit, package).items()}
-        for name, content in zip(held, git.blobs(tree, list(held.values())), strict=True):
-            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / name).write_bytes(content)
-        ours = {name: sys.modules.pop(name) for name in loaded()}
-        sys.path.insert(0, folder)
-        importlib.invalidate_caches()
-        try:
-            yield
-        finally:
-            sys.path.remove(folder)
-            for name in loaded():
-                del sys.modules[name]
-            sys.modules.update(ours)
+@lru_cache(maxsize=16)
+def _package(tree: Path, commit: str) -> str:
+    blobs = git.files(tree, commit, custom_code.PACKAGE)
+    if not blobs:
+        raise CorruptModel(f"its model is a class in custom/, but commit {commit[:12]} has no such folder")
+    contents = git.blobs(tree, list(blobs.values()))
+    names = [name.removeprefix(f"{custom_code.PACKAGE}/") for name in blobs]
+    return custom_code.unpacked(dict(zip(names, contents, strict=True)))
 
 
 def path(name: str, tree: Path = Path()) -> Path:
