@@ -7,15 +7,17 @@ is out of date.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tasks.data import custom_imports, lock
-from tasks.data.sources.base import Places
+from tasks.data.sources.base import Entry, Places
 from tasks.data.sources.kinds import resolve
-from tasks.params import Params
-from tasks.stage import home, step
+from tasks.errors import SourceMissing
+from tasks.params import Params, Source
+from tasks.stage import home, log, step
 
 
 @step("network")
@@ -34,13 +36,32 @@ def refresh(params: Params, tree: Path) -> dict[str, Any]:
     custom_imports.check_model(tree, params)
     places = Places(tree, home(tree))
     before = lock.previous(tree)
-    entries = [{"source": lock.pinning(source), **resolve(source, places)} for source in params.ingest.sources]
+    entries = [_entry(source, places, before) for source in params.ingest.sources]
     changed = lock.write(tree, entries)
     changes = lock.compare(before, entries)
+    summary = [*map(str, changes), *places.notes]
+    for line in summary:
+        log(f"refresh: {line}")
     return {
         "changed": changed,
         "sources": entries,
         "changes": [asdict(change) for change in changes],
         "notes": places.notes,
-        "summary": [*map(str, changes), *places.notes],
+        "summary": summary,
     }
+
+
+def _entry(source: Source, places: Places, before: Sequence[Entry]) -> Entry:
+    pinned = lock.pinning(source)
+    try:
+        return {"source": pinned, **resolve(source, places)}
+    except SourceMissing as error:
+        names = lock.files(before, pinned)
+        if not names:
+            raise
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        raise SourceMissing(
+            f"{error}. source.lock pins {', '.join(names[:3])}{more} of this source: copy them from "
+            "where they were pinned. To use the data of a version without them, run `ratchet "
+            "checkout VERSION --into FOLDER`"
+        ) from None

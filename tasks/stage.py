@@ -30,7 +30,7 @@ from tasks.errors import Busy, InputsChanged, NotARepository, PassingFault, Ratc
 from tasks.params import Params
 from tasks.process import stopping
 
-__all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "stage", "step", "stopping", "why"]
+__all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "log", "stage", "step", "stopping", "why"]
 
 GRAPH = "dvc.yaml"
 LOCK = "dvc.lock"
@@ -215,6 +215,20 @@ class Step(Generic[P, R]):
 def step(kind: Kind) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Make a step of a flow of a function that takes the tree it works in."""
     return lambda fn: Step(fn, kind)
+
+
+def log(line: str) -> None:
+    """Write a line of a step to the log of its run, and to the terminal; outside a flow, do nothing."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect import get_run_logger
+    from prefect.exceptions import MissingContextError
+
+    try:
+        run = cast("logging.LoggerAdapter[logging.Logger]", get_run_logger())
+    except MissingContextError:
+        return
+    logging.LoggerAdapter(run.logger.getChild("stage"), run.extra).info(line)
 
 
 def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: bool = False) -> Callable[..., Any]:

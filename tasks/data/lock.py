@@ -106,19 +106,28 @@ class Change:
 
 def compare(before: Sequence[Entry], now: Sequence[Entry]) -> list[Change]:
     """One change per source as it is now, against the entry that pinned the same source before."""
-    return [_change(next((e for e in before if e["source"] == entry["source"]), {}), entry) for entry in now]
+    return [_change(_same(before, entry["source"]), entry) for entry in now]
+
+
+def files(entries: Sequence[Entry], source: dict[str, Any]) -> list[str]:
+    """The names that are pinned of a source, given by the params that `pinning` returns."""
+    return [file["name"] for file in _same(entries, source).get("files", ())]
+
+
+def _same(entries: Sequence[Entry], source: dict[str, Any]) -> Entry:
+    return next((entry for entry in entries if entry["source"] == source), {})
 
 
 def _change(before: Entry, now: Entry) -> Change:
-    files = {file["name"]: file for file in now.get("files", ())}
+    present = {file["name"]: file for file in now.get("files", ())}
     pinned = {file["name"]: file for file in before.get("files", ())}
-    common = sorted(files.keys() & pinned.keys())
-    changed = [name for name in common if files[name] != pinned[name]]
+    common = sorted(present.keys() & pinned.keys())
+    changed = [name for name in common if present[name] != pinned[name]]
     return Change(
         source=shown(next(now["source"][key] for key in NAMES if key in now["source"])),
-        new=sorted(files.keys() - pinned.keys()),
+        new=sorted(present.keys() - pinned.keys()),
         changed=changed,
-        gone=sorted(pinned.keys() - files.keys()),
+        gone=sorted(pinned.keys() - present.keys()),
         same=len(common) - len(changed),
         revision=(before.get("resolved"), now["resolved"]) if "resolved" in now else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
@@ -175,8 +176,6 @@ def test_new_features_and_another_label_of_a_csv(configured, tree):
 
 
 def test_a_new_root_has_to_hold_the_pinned_files_and_no_others(configured, sample, tree):
-    import shutil
-
     refresh.fn(sample, tree)
 
     def at(root):
@@ -218,6 +217,20 @@ def test_refresh_says_what_is_new_changed_and_gone(configured, parquet, tree):
     result = refresh.fn(params, tree)
     assert not result["changed"] and result["summary"] == ["data/incoming: 3 as before"]
     assert json.loads((tree / "source.lock").read_text())["format"] == 2
+
+
+def test_a_clone_without_the_local_files_is_told_which_they_were(configured, parquet, tree):
+    for name in "abcde":
+        image_file(tree / f"data/incoming/{name}.parquet", pictures(2), [0, 1])
+    refresh.fn(configured(parquet()), tree)
+    shutil.rmtree(tree / "data/incoming")
+    told = (
+        r"no parquet file at data/incoming.*pins a.parquet, b.parquet, c.parquet and 2 more of this source: copy them"
+    )
+    with pytest.raises(SourceMissing, match=told):
+        refresh.fn(configured(parquet()), tree)
+    with pytest.raises(SourceMissing, match=r"source.lock pins a.parquet, but it is missing from .*data/incoming"):
+        ingest.fn(configured(parquet()), tree)
 
 
 def test_refresh_says_which_revision_a_source_of_your_own_has(configured, tree):
