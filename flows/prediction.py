@@ -1,30 +1,29 @@
-"""Score what has arrived with the model in service."""
+"""Score new rows with the model in service."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import State, flow
 from prefect.states import Completed
 
 from flows.server import follow_worker
-from tasks.predict import predict
+from tasks.predict import SUFFIXES, predict, predict_new
 
 
 @flow(name="prediction", persist_result=False)
 def prediction(source: str = "data/incoming", output: str = "data/predictions", environment: str = "prod") -> State:
-    """Score every row of a parquet file, of a folder of parquet files or images, or of a data set of the Hub.
+    """Score the rows that the version in service has not scored yet.
 
     Args:
-        source: a file, folder or glob, relative to the checkout; or hf://datasets/OWNER/NAME[@REVISION][?split=...].
-        output: the folder that gets a parquet file named after the time of the run, or the parquet file itself.
-        environment: whose version scores.
+        source: a CSV, parquet or image file, a folder or glob of them, relative to the checkout; or
+            hf://datasets/OWNER/NAME[@REVISION][?split=...].
+        output: a folder, which gets a parquet file per run with the new rows; or the name of a .parquet or .csv file,
+            which gets all rows of the source.
+        environment: the environment whose version scores.
     """
     follow_worker()
-    file = Path(output)
-    if file.suffix != ".parquet":
-        file = file / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.parquet"
-    scored = predict(Path(), source, environment, file)
-    message = f"{scored.rows} rows ({scored.bad} bad) scored by {scored.version} into {scored.output}"
-    return Completed(name="Scored", message=message, data=scored)
+    target = Path(output)
+    score = predict if target.suffix in SUFFIXES else predict_new
+    scored = score(Path(), source, environment, target)
+    return Completed(name="Scored" if scored.output else "Nothing new", message=str(scored), data=scored)

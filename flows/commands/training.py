@@ -97,7 +97,7 @@ def predict(
     from tasks.predict import predict as step
 
     scored = step.fn(Path(), source, environment, output)
-    show(scored, f"{scored.rows} rows ({scored.bad} bad) scored by {scored.version} into {output}", as_json)
+    show(scored, str(scored), as_json)
 
 
 @app.command(rich_help_panel=TRAINING)

@@ -1,236 +1,277 @@
-"""Rows that wait for a prediction: without labels, from files or the Hub, a few at a time, and what is wrong with each.
+"""Rows to score: they have no split and need no label; a few are in memory at a time.
 
-A row is never left out: what can't be used keeps its place and gets a reason, with the codes of the quarantine.
+The input is a file, a folder or a glob of CSV, parquet or image files, or a data set of the Hub. A row that cannot be used
+is never left out: it keeps its place and gets a reason. A file of a kind that the version cannot use is not a row: it
+is skipped and counted, or refused if it is the only input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import contextlib
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from PIL import Image
 
-from tasks.data import images, parquet
-from tasks.data import spec as specs
-from tasks.data.columns import FEATURE, NotNumbers, numbers
+from tasks.data import arrival_hub, images, parquet
+from tasks.data import arrival_rows as rows
+from tasks.data.arrival_rows import Arrivals
+from tasks.data.sources import csv_files
 from tasks.data.spec import Spec
-from tasks.errors import CorruptData, ParamsError, SourceMissing
-from tasks.params import HuggingFaceSource, Rules
+from tasks.errors import CorruptData, SourceMissing
 
-HUB = "hf://datasets/"
+HUB = arrival_hub.ADDRESS
 ROWS = 10_000  # in one batch at most
-FILE_BYTES = 1 << 27  # of one image file; more is not read
 BATCH_BYTES = 1 << 26  # of the inputs of one batch, and of the image files in it
+TABLES = (".csv", ".parquet")
+HEIC = (".heic", ".heif")
 
 
 @dataclass(frozen=True)
-class Arrivals:
-    """Some rows in order: their columns, and per row the image file it is, and why that can't be read, if so."""
+class Format:
+    """How a version's own CSV files are written, and the name of its image column."""
 
-    table: pa.Table
-    paths: list[str | None]
-    unread: list[str | None]
+    separator: str = ","
+    decimal: str = "."
+    encoding: str = "utf-8"
+    image: str | None = None
 
 
 @dataclass(frozen=True)
-class Checks:
-    """What a row has to keep: the sections `validate.max_pixels` and `validate.columns` of the version's own params."""
+class Input:
+    """What there is to score."""
 
-    max_pixels: int
-    columns: Mapping[str, Rules]
+    paths: frozenset[str] | None  # of its files, as the rows name them; None where only reading shows them
+    batches: Callable[[], Iterator[Arrivals]]
+    skipped: Mapping[str, int] = field(default_factory=dict)  # reason: number of files
 
 
-def read(tree: Path, source: str, spec: Spec) -> Iterator[Arrivals]:
+def find(tree: Path, source: str, spec: Spec, formats: Sequence[Format] = (Format(),)) -> Input:
     """The rows at `source`: a file, folder or glob (relative to `tree`), or `hf://datasets/OWNER/NAME[@REVISION]`.
 
+    Args:
+        formats: of the version's own sources; a CSV file is read in the first one in which it has the features.
+
     Raises:
-        SourceMissing: there is nothing.
-        CorruptData: a parquet file is cut or damaged.
-        Unreachable: the Hub does not answer.
+        SourceMissing: there is no such file, or nothing in it is of a kind that the version uses.
+
+    Iterating over the batches raises:
+        CorruptData: a parquet file is cut or damaged, or a table lacks a column.
+        Unreachable: the Hub does not respond.
     """
     size = BATCH_BYTES // int(np.prod(spec.input_shape, dtype=np.int64)) // (1 if spec.kind == "image" else 4)
-    rows = max(1, min(ROWS, size))
-    return _hub(source, rows) if source.startswith(HUB) else _files(tree, source, rows)
+    count = max(1, min(ROWS, size))
+    if source.startswith(HUB):
+        address, split = arrival_hub.named(source)
+        return Input(None, lambda: arrival_hub.read(address, split, spec, count))
+    files, folder = _files(tree, source)
+    skipped = Counter[str]()
+    usable = []
+    for file in files:
+        if reason := _unusable(file, folder, spec, is_only=files == [file] and folder is None):
+            skipped[reason] += 1
+        else:
+            usable.append(file)
+    if not usable and files == [tree / source]:
+        raise SourceMissing(f"{source} cannot be scored: {wanted(spec)}")
+    reader = _Reader(tree, spec, formats, folder, count)
+    return Input(frozenset(name(tree, file) for file in usable), lambda: reader.read(usable), skipped)
 
 
-def _files(tree: Path, source: str, rows: int) -> Iterator[Arrivals]:
+def name(tree: Path, file: Path) -> str:
+    """A file as predictions name it: relative to the checkout if it is inside, with bytes that are not UTF-8 escaped."""
+    path = os.path.relpath(file, tree) if file.absolute().is_relative_to(tree.absolute()) else str(file.absolute())
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def described(skipped: Mapping[str, int]) -> str:
+    """`skipped 3 files: 2 .txt, 1 hidden`; nothing if there are none."""
+    if not skipped:
+        return ""
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
+    total = sum(skipped.values())
+    return f"skipped {total} file{'s' if total > 1 else ''}: {counts}"
+
+
+def _files(tree: Path, source: str) -> tuple[list[Path], Path | None]:
+    """The files that `source` means, in order, and the folder that it is, if so."""
     place = tree / source
     if place.is_dir():
-        found = [path for path in sorted(place.rglob("*")) if not path.is_dir() and not path.name.startswith(".")]
-    elif place.is_file() or Path(source).is_absolute():
-        found = [place] if place.is_file() else []
-    else:
-        found = sorted(path for path in tree.glob(source) if path.is_file())
-    if not found:
+        files = [path for path in sorted(place.rglob("*")) if not path.is_dir()]
+        return [path for path in files if path != place / ".gitkeep"], place
+    if place.is_file():
+        return [place], None
+    files = sorted(path for path in _matches(tree, source) if path.is_file())
+    if not files:
         raise SourceMissing(
-            f"there is no file at {source}; name a parquet file, a folder of images or parquet files, "
+            f"there is no file at {source}; name a CSV or parquet file, an image, a folder or glob of them, "
             f"or {HUB}OWNER/NAME for a data set of the Hub"
         )
-    return _of_files(found, place.resolve() if place.is_dir() else None, rows)
+    return files, None
 
 
-def _of_files(files: list[Path], inside: Path | None, rows: int) -> Iterator[Arrivals]:
-    held: list[tuple[str, bytes | None, str | None]] = []
-    for file in files:
-        if file.suffix != ".parquet":
-            held.append((str(file), *_image(file, inside)))
-        full = len(held) == rows or sum(len(content or b"") for _, content, _ in held) > BATCH_BYTES
-        if held and (full or file.suffix == ".parquet"):
-            yield _pictures(held)
-            held = []
-        if file.suffix == ".parquet":
-            for table in parquet.batches(file, rows=rows):
-                yield Arrivals(table, [None] * len(table), [None] * len(table))
-    if held:
-        yield _pictures(held)
+def _matches(tree: Path, pattern: str) -> Iterator[Path]:
+    root = Path(pattern).anchor
+    with contextlib.suppress(ValueError):  # such a pattern matches nothing
+        yield from (Path(root) if root else tree).glob(pattern.removeprefix(root))
 
 
-def _image(file: Path, inside: Path | None) -> tuple[bytes | None, str | None]:
+def _unusable(file: Path, folder: Path | None, spec: Spec, is_only: bool) -> str:
+    """Why a file is skipped; "" if it is not."""
+    below = file.relative_to(folder).parts if folder else (file.name,)
+    suffix = file.suffix.lower()
+    if folder and any(part.startswith(".") for part in below):
+        return "hidden"
+    if suffix in TABLES:
+        if spec.kind == "image" and suffix == ".csv":
+            return suffix
+        if folder and not file.resolve().is_relative_to(folder.resolve()):
+            return "linked from outside the folder"
+        return "empty" if not is_only and file.stat().st_size == 0 else ""
+    if spec.kind == "image" and (suffix in _image_suffixes() or (is_only and not suffix)):
+        return ""
+    return suffix or "without a suffix"
+
+
+@functools.cache
+def _image_suffixes() -> frozenset[str]:
+    formats = images.formats()  # registers HEIF's suffixes, too
+    readable = (suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
+    return frozenset([*readable, *HEIC])
+
+
+def wanted(spec: Spec) -> str:
+    if spec.kind == "image":
+        return "the version takes image files, or parquet files with a column of images"
+    return f"the version takes CSV or parquet files with the columns {', '.join(spec.features or ())}"
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads files, in order, as batches of at most `count` rows."""
+
+    tree: Path
+    spec: Spec
+    formats: Sequence[Format]
+    folder: Path | None
+    count: int
+
+    def read(self, files: Sequence[Path]) -> Iterator[Arrivals]:
+        waiting: list[tuple[str, bytes | None, str | None]] = []
+        size = 0
+        for file in files:
+            suffix = file.suffix.lower()
+            if suffix not in TABLES:
+                content, reason = _image(file, self.folder)
+                waiting.append((name(self.tree, file), content, reason))
+                size += len(content or b"")
+            if waiting and (suffix in TABLES or len(waiting) == self.count or size > BATCH_BYTES):
+                yield rows.of_images(waiting)
+                waiting, size = [], 0
+            if suffix in TABLES:
+                yield from self._csv(file) if suffix == ".csv" else self._parquet(file)
+        if waiting:
+            yield rows.of_images(waiting)
+
+    def _parquet(self, file: Path) -> Iterator[Arrivals]:
+        path, start = name(self.tree, file), 0
+        load = functools.partial(_beside, file.parent)
+        for table in parquet.batches(file, self._columns(path, parquet.schema(file).names), rows=self.count):
+            yield rows.of_table(table, self.spec, path, range(start, start + len(table)), load)
+            start += len(table)
+
+    def _columns(self, path: str, there: Sequence[str]) -> list[str] | None:
+        """The columns to read; None means all."""
+        if self.spec.kind == "image":
+            known = [form.image for form in self.formats if form.image in there]
+            return [known[0]] if known and known[0] else None
+        rows.require(self.spec, path, there)
+        return list(self.spec.features or ())
+
+    def _csv(self, file: Path) -> Iterator[Arrivals]:
+        form = self._format(file)
+        path, start = name(self.tree, file), 0
+        ragged: dict[int, tuple[str, str]] = {}
+
+        def skip(row: Any) -> str:
+            reason = f"ragged: {row.actual_columns} values; the header has {row.expected_columns} columns"
+            ragged[row.number - 2] = (reason, row.text)  # the header is row 1
+            return "skip"
+
+        load = functools.partial(_beside, file.parent)
+        for table in self._tables(file, form, skip):
+            for offset in range(0, len(table), self.count):
+                part = table.slice(offset, self.count)
+                places, start = _places(len(part), start, ragged)
+                yield rows.of_table(part, self.spec, path, places, load, form.decimal)
+            yield from self._ragged(path, ragged, start)
+        yield from self._ragged(path, ragged, max([start, *(row + 1 for row in ragged)]))
+
+    def _tables(self, file: Path, form: Format, skip: csv_files.OnRagged) -> Iterator[pa.Table]:
+        try:
+            yield from csv_files.tables(file, form, list(self.spec.features or ()), skip)
+        except csv_files.NotText:
+            raise _not_text(name(self.tree, file), [form]) from None
+
+    def _ragged(self, path: str, ragged: dict[int, tuple[str, str]], end: int) -> Iterator[Arrivals]:
+        """The rows before `end` that have too few or too many values; they are taken out of `ragged`."""
+        before = sorted(row for row in list(ragged) if row < end)
+        if before:
+            yield rows.unread(self.spec, path, {row: ragged.pop(row) for row in before})
+
+    def _format(self, file: Path) -> Format:
+        """The first format of the version's sources in which the file has the features."""
+        features, path = self.spec.features or (), name(self.tree, file)
+        headers: list[list[str]] = []
+        for form in self.formats:
+            with contextlib.suppress(csv_files.NotText):
+                header = csv_files.header(file, form)
+                if {*features} <= {*header}:
+                    rows.require(self.spec, path, header)
+                    return form
+                headers.append(header)
+        if not headers:
+            raise _not_text(path, self.formats)
+        rows.require(self.spec, path, headers[0], f"; it was read with the separator {self.formats[0].separator!r}")
+        raise AssertionError("one feature or more is missing")
+
+
+def _not_text(path: str, formats: Sequence[Format]) -> CorruptData:
+    encodings = " or ".join(dict.fromkeys(form.encoding for form in formats))
+    return CorruptData(f"{path} is not {encodings} text, as the version's own data; save it with that encoding")
+
+
+def _places(count: int, start: int, ragged: Container[int]) -> tuple[list[int], int]:
+    """The places in the file of the next `count` rows that are not ragged, and the place after them."""
+    places: list[int] = []
+    while len(places) < count:
+        if start not in ragged:
+            places.append(start)
+        start += 1
+    return places, start
+
+
+def _image(file: Path, folder: Path | None) -> tuple[bytes | None, str | None]:
     """The bytes of a file, or why they are not read."""
     try:
-        if inside is not None and not file.resolve().is_relative_to(inside):
+        if folder is not None and not file.resolve().is_relative_to(folder.resolve()):
             return None, "unread: a link that leads out of the folder"
-        if file.stat().st_size > FILE_BYTES:
-            return None, f"unread: {file.stat().st_size:,} bytes; at most {FILE_BYTES:,} are read"
+        if file.stat().st_size > rows.FILE_BYTES:
+            return None, f"unread: {file.stat().st_size:,} bytes; at most {rows.FILE_BYTES:,} are read"
         return file.read_bytes(), None
-    except OSError as error:
-        return None, f"unread: {error.strerror}"
+    except (OSError, ValueError) as error:
+        return None, f"unread: {getattr(error, 'strerror', error)}"
 
 
-def _pictures(held: list[tuple[str, bytes | None, str | None]]) -> Arrivals:
-    paths, contents, unread = (list(each) for each in zip(*held, strict=True))
-    return Arrivals(pa.table({"image": pa.array(contents, pa.binary())}), paths, unread)
-
-
-def _hub(source: str, rows: int) -> Iterator[Arrivals]:
-    """A data set of the Hub, streamed: nothing of it is kept here."""
-    import datasets
-
-    from tasks.data.sources import hub
-
-    named, split = _named(source)
-    datasets.disable_progress_bars()
-    with hub.answering(named, "the input"):
-        found = datasets.load_dataset(
-            named.repository, named.config, split=split, revision=named.revision, streaming=True
-        )
-        for data in found.values() if isinstance(found, dict) else [found]:
-            for name, feature in (data.features or {}).items():
-                if isinstance(feature, datasets.Image):
-                    data = data.cast_column(name, datasets.Image(decode=False))
-            for table in data.with_format("arrow").iter(min(rows, 100)):
-                table = _with_bytes(table.cast(table.schema.remove_metadata()))
-                yield Arrivals(table, [None] * len(table), [None] * len(table))
-
-
-def _named(source: str) -> tuple[HuggingFaceSource, str | None]:
-    """Which data set `hf://datasets/OWNER/NAME[@REVISION][?config=…&split=…]` names, and which split (None: all)."""
-    from pydantic import ValidationError
-
-    url = urlsplit(source.removeprefix(HUB))
-    repository, _, revision = url.path.partition("@")
-    options = dict(parse_qsl(url.query, keep_blank_values=True))
-    split, config = options.pop("split", None), options.pop("config", None)
-    try:
-        if options:
-            raise ValueError(f"no option {', '.join(options)}")
-        facts = {"repository": repository, "config": config, "revision": revision or None}
-        named = HuggingFaceSource(
-            type="huggingface",
-            splits={},
-            label="label",  # of columns nothing is asked here
-            image="image",
-            **facts,  # type: ignore[arg-type]
-        )
-    except (ValidationError, ValueError):
-        raise ParamsError(f"{source!r}: expected {HUB}OWNER/NAME[@REVISION][?config=...&split=...]") from None
-    return named, split
-
-
-def _with_bytes(table: pa.Table) -> pa.Table:
-    """Images that the Hub keeps as files of their own come as an address."""
-    import fsspec
-
-    for index, field in enumerate(table.schema):
-        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
-            given = table.column(index).to_pylist()
-            for image in given:
-                if image and image["bytes"] is None and image["path"]:
-                    with fsspec.open(image["path"]) as file:
-                        image["bytes"] = file.read()
-            table = table.set_column(index, field.name, pa.array(given, field.type))
-    return table
-
-
-def checked(arrivals: Arrivals, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
-    """A model's inputs, uint8 (N, C, H, W) or float32 (N, F), and for each row why it is bad (None where it is good).
-
-    Raises:
-        CorruptData: there is no column of images, or a feature is missing or no number.
-    """
-    inputs, reasons = (_decoded if spec.kind == "image" else _numbers)(arrivals.table, spec, checks)
-    return inputs, [unread or reason for unread, reason in zip(arrivals.unread, reasons, strict=True)]
-
-
-def _decoded(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
-    assert spec.size is not None and spec.channels is not None
-    inputs = np.zeros((len(table), *spec.input_shape), np.uint8)
-    reasons: list[str | None] = [None] * len(table)
-    for row, encoded in enumerate(_encoded(table)):
-        try:
-            inputs[row] = images.pixels(encoded, spec.size, spec.channels, checks.max_pixels)
-        except images.BadImage as bad:
-            reasons[row] = f"{bad.reason}: {bad.detail}"
-    return inputs, reasons
-
-
-def _encoded(table: pa.Table) -> list[bytes | None]:
-    """The encoded images of the one column that holds them: structs with `bytes`, or binary."""
-    found = {}
-    for field in table.schema:
-        column = table[field.name]
-        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
-            found[field.name] = pc.struct_field(column, "bytes")  # null where the whole image is
-        elif pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            found[field.name] = column
-    if len(found) != 1:
-        raise CorruptData(f"expected one column of images, found {len(found)} among {', '.join(table.column_names)}")
-    encoded: list[bytes | None] = next(iter(found.values())).to_pylist()
-    return encoded
-
-
-def _numbers(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
-    """Single missing features are imputed as in training; a row with nothing but those is bad, as nothing is known of it."""
-    import polars as pl
-
-    from tasks.data import schema
-
-    names = list(spec.features or ())
-    table = _features(table, names)
-    raw = specs.raw(table, spec)
-    reasons: list[str | None] = ["null: every feature is missing" if row else None for row in np.isnan(raw).all(axis=1)]
-    frame = pl.DataFrame(table.replace_schema_metadata(None))
-    found = schema.failures(frame, schema.of_features(names, checks.columns))
-    for row, reason, detail in found.sort("row", "reason", descending=True).iter_rows():
-        reasons[row] = f"{reason}: {detail}"
-    return specs.imputed(raw, np.asarray(spec.mean)), reasons
-
-
-def _features(table: pa.Table, names: list[str]) -> pa.Table:
-    """The features as shards hold them."""
-    found = {}
-    for name in (name for name in names if name in table.column_names):
-        try:
-            found[FEATURE + name] = numbers(table[name])
-        except NotNumbers as error:
-            raise CorruptData(
-                f"the feature {name} is {error.problem}, not a number; the version was trained on numbers"
-            ) from None
-    if len(found) < len(names):
-        missing = [name for name in names if FEATURE + name not in found]
-        raise CorruptData(f"the rows lack {', '.join(missing)}; they have {', '.join(table.column_names)}")
-    return pa.table(found)
+def _beside(folder: Path, path: str) -> tuple[bytes | None, str | None]:
+    """An image that a parquet file holds as a path only: it is read if it is in the folder of that file."""
+    if not (folder / path).resolve().is_relative_to(folder.resolve()):
+        return None, f"unread: the file holds only the path {path}, which leads out of its folder; embed the images"
+    return _image(folder / path, folder)

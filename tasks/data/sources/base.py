@@ -254,7 +254,7 @@ def whole(table: pa.Table, part: Part, classes: Sequence[str] | None, start: int
     if "row_id" in there:
         ids = table["row_id"]
     else:
-        ids = pa.array(_image_ids(table) if "image" in there else _feature_ids([found[name] for name in features]))
+        ids = pa.array(_image_ids(table) if "image" in there else feature_ids([found[name] for name in features]))
     return pa.table({"row_id": ids, **found})
 
 
@@ -298,7 +298,7 @@ def _image_ids(table: pa.Table) -> list[str]:
     return [hashlib.blake2b(image.as_buffer() or b"", digest_size=16).hexdigest() for image in images]
 
 
-def _feature_ids(features: Sequence[pa.Array]) -> list[str]:
+def feature_ids(features: Sequence[pa.Array]) -> list[str]:
     """Canonical form: float64 in the order of the columns, one zero, one NaN; null is the NaN of the other sign."""
     values = np.empty((len(features[0]), len(features)), np.float64)
     for i, column in enumerate(features):

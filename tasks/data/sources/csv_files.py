@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.csv
@@ -29,6 +30,7 @@ from tasks.data.sources.base import (
 from tasks.errors import CorruptData, SourceMissing
 from tasks.params import CsvSource
 
+OnRagged = Callable[[Any], str]
 BLOCK = 1 << 22  # bytes parsed at once; no row may be longer
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
@@ -56,7 +58,22 @@ def read(part: Part) -> Rows:
     return Rows(_batches(part, path), unused_split=None if first is None else unused_split(first, source))
 
 
-def header(path: Path, source: CsvSource) -> list[str]:
+class NotText(CorruptData):
+    """A file that is not text in the encoding of its source."""
+
+
+class Dialect(Protocol):
+    """How a CSV file is written: a source of the params, or the format that a version was trained with."""
+
+    @property
+    def separator(self) -> str: ...
+    @property
+    def decimal(self) -> str: ...
+    @property
+    def encoding(self) -> str: ...
+
+
+def header(path: Path, source: Dialect) -> list[str]:
     """The names of the columns.
 
     Raises:
@@ -72,14 +89,20 @@ def header(path: Path, source: CsvSource) -> list[str]:
         raise CorruptData(f"{path.name} cannot be read as CSV: {error}; correct the file or ingest.sources") from None
 
 
-def tables(path: Path, source: CsvSource, names: Sequence[str]) -> Iterator[pa.Table]:
+def tables(path: Path, source: Dialect, names: Sequence[str], on_ragged: OnRagged | None = None) -> Iterator[pa.Table]:
     """The columns `names` as text, some rows at a time; an empty cell is the empty string.
 
+    Args:
+        on_ragged: called with each row that has more or fewer values than the header, which is then left out; its
+            `number` counts from 1, the header. It returns "skip".
+
     Raises:
-        CorruptData: a row has more or fewer values than the header, or the file is not text in the source's encoding.
+        CorruptData: the file is not text in the source's encoding, or a row is ragged and there is no `on_ragged`.
     """
-    reading = pyarrow.csv.ReadOptions(block_size=BLOCK, encoding=source.encoding)
-    parsing = pyarrow.csv.ParseOptions(delimiter=source.separator, newlines_in_values=True)
+    reading = pyarrow.csv.ReadOptions(block_size=BLOCK, encoding=source.encoding, use_threads=on_ragged is None)
+    parsing = pyarrow.csv.ParseOptions(
+        delimiter=source.separator, newlines_in_values=True, invalid_row_handler=on_ragged
+    )
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), include_columns=list(names), strings_can_be_null=False
     )
@@ -107,7 +130,7 @@ def _batches(part: Part, path: Path) -> Iterator[pa.Table]:
         start += len(table)
 
 
-def _lines(path: Path, source: CsvSource) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Path, source: Dialect) -> Iterator[tuple[int, list[str]]]:
     """The header and the rows, each with the number of its last line; blank lines are skipped, as Arrow does."""
     encoding = "utf-8-sig" if source.encoding.lower() in ("utf-8", "utf8") else source.encoding
     with path.open(encoding=encoding, newline="") as file:
@@ -138,15 +161,15 @@ def _check_separator(names: Sequence[str], source: CsvSource, path: Path) -> Non
             )
 
 
-def _not_text(path: Path, source: CsvSource) -> CorruptData:
+def _not_text(path: Path, source: Dialect) -> NotText:
     example = "cp1252" if source.encoding.lower() in ("utf-8", "utf8") else "utf-8"
-    return CorruptData(
+    return NotText(
         f"{path.name} is not {source.encoding} text; set `encoding` of this source in params.yaml, "
         f"for example {example}"
     )
 
 
-def _explained(path: Path, source: CsvSource, error: Exception) -> CorruptData:
+def _explained(path: Path, source: Dialect, error: Exception) -> CorruptData:
     if "invalid UTF8" in str(error):
         return _not_text(path, source)
     try:
