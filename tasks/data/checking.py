@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,50 +12,15 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.data import histogram, images, schema
+from tasks.data import histogram, schema
 from tasks.data.columns import FEATURE
 from tasks.data.files import to_json
+from tasks.data.pictures import Pictures
 from tasks.data.shards import Shard
 from tasks.params import ValidateParams
 
 ROWS = "rows.parquet"
 SUMMARY = "summary.json"
-MEASURED = 500  # images of a shard whose brightness is measured
-
-
-class _Pictures:
-    """Decodes images and remembers what they were like."""
-
-    def __init__(self, rows: int, max_pixels: int) -> None:
-        self.max_pixels = max_pixels
-        self.every = -(-rows // MEASURED)
-        self.sizes: Counter[tuple[int, int]] = Counter()  # of the good images, upright: width and height
-        self.modes: Counter[str] = Counter()
-        self.colour = 0  # good images that are not merely grey
-        self.details: list[str | None] = []
-        self.brightness: list[int] = []
-
-    def faults(self, column: pa.ChunkedArray) -> list[str | None]:
-        """The code of what is wrong with each image, or None."""
-        return list(map(self._fault, column.combine_chunks().field("bytes").to_pylist()))
-
-    def _fault(self, encoded: bytes | None) -> str | None:
-        try:
-            picture = images.decode(encoded, self.max_pixels)
-        except images.BadImage as error:
-            self.details.append(error.detail)
-            return error.reason
-        self.details.append(None)
-        self.sizes[picture.image.size] += 1
-        self.modes[picture.mode] += 1
-        self.colour += images.in_colour(picture.image)
-        if len(self.details) % self.every == 0:
-            self.brightness.append(images.brightness(picture.image))
-        return None
-
-    def summary(self) -> dict[str, Any]:
-        sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.items()}
-        return {"sizes": sizes, "modes": self.modes, "colour": self.colour}
 
 
 def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Path) -> None:
@@ -67,7 +31,7 @@ def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Pa
         ValidationFailed: its columns are not those of the schema.
     """
     shard.verify()
-    pictures = _Pictures(shard.rows, params.max_pixels)
+    pictures = Pictures(shard.rows, params.max_pixels)
     frames, paths = [], list[str | None]()
     for table in shard.batches():
         if "image" in table.column_names:
