@@ -324,7 +324,7 @@ def cut_pictures(bench: Bench) -> int:
     colours = np.random.default_rng(0).integers(0, 256, (201, 32, 32, 3), np.uint8)
     for number, array in enumerate(colours):
         kind = ("PNG", "JPEG", "GIF", "BMP", "WEBP")[number % 5]
-        file = tree / f"pets/cat/{number:03}.{kind.lower()}"
+        file = tree / f"pets/{('cat', 'dog')[number // 200]}/{number:03}.{kind.lower()}"
         file.parent.mkdir(parents=True, exist_ok=True)
         whole = io.BytesIO()
         Image.fromarray(array).save(whole, kind)
@@ -350,7 +350,8 @@ def hostile(bench: Bench) -> None:
     pets = tree / "pets/cat"
     pets.mkdir(parents=True)
     good = png(np.zeros((28, 28), np.uint8))
-    (pets / "good.png").write_bytes(good)
+    (tree / "pets/dog").mkdir()
+    (tree / "pets/dog/good.png").write_bytes(good)
     Image.new("1", (12_000, 12_000)).save(pets / "bomb.png")
     Image.new("RGB", (12_000, 12_000)).save(pets / "bomb.gif")
     Image.new("RGBA", (6_000, 6_000)).save(pets / "just-not-a-bomb.png")

@@ -201,7 +201,7 @@ def test_warnings_have_levels(ingested, tree, capsys):
 
 
 def test_only_a_new_shard_is_checked_again(configured, parquet, tree, monkeypatch):
-    from tasks.data import checking
+    from tasks.data import images
 
     params = configured(parquet())
     for part in range(2):
@@ -213,7 +213,7 @@ def test_only_a_new_shard_is_checked_again(configured, parquet, tree, monkeypatc
     refresh.fn(params, tree)
     ingest.fn(params, tree)
     decoded = []
-    decode = checking.images.decode
-    monkeypatch.setattr(checking.images, "decode", lambda *a: decoded.append(1) or decode(*a))
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda *a: decoded.append(1) or decode(*a))
     validate.fn(params, tree)
     assert len(decoded) == 5

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.data import checking, memo, quarantine, twins
+from tasks.data import checking, images, memo, pictures, quarantine, twins
 from tasks.data.files import beside, writing
 from tasks.data.histogram import added
 from tasks.data.schema import REASONS
@@ -44,7 +44,8 @@ def run(
     """
     facts = {key: shards.info[key] for key in ("kind", "label_columns", "classes", "features", "kept")}
     rules = {key: value for key, value in asdict(params).items() if key in ("max_pixels", "columns", "unique")}
-    jobs = [memo.Job(checking.check, (shard, facts, params), [shard.sha256, facts, rules]) for shard in shards]
+    inputs = [facts, rules, images.formats() if shards.kind == "image" else None]
+    jobs = [memo.Job(checking.check, (shard, facts, params), [shard.sha256, *inputs]) for shard in shards]
     folders = list(memo.folders(jobs, store, pool, "validate"))
     rows = [folder / checking.ROWS for folder in folders]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,7 @@ def _report(shards: Shards, counts: Counts, summaries: Sequence[dict[str, Any]])
         "classes": balance,
         "sizes": added([summary["sizes"] for summary in summaries]),
         "modes": added([summary["modes"] for summary in summaries]),
+        "colour": sum(summary["colour"] for summary in summaries),
         "numbers": _numbers([summary["numbers"] for summary in summaries]),
     }
 
@@ -141,6 +143,7 @@ def warnings(params: ValidateParams, prepare: PrepareParams, report: dict[str, A
         *_quarantine_warnings(params.warn, report),
         *_class_warnings(params.warn, total),
         *_rare_warnings(prepare, report),
+        *pictures.warnings(prepare, report),
         *([] if report["sizes"] else _feature_warnings(report["numbers"])),
     ]
 

@@ -21,12 +21,12 @@ from tasks.data.sources.base import (
     Rows,
     matching,
     named,
-    note_skipped,
     pin,
     require,
     unused_split,
     wanted,
 )
+from tasks.data.sources.skipped import note_skipped
 from tasks.errors import CorruptData, SourceMissing
 from tasks.params import CsvSource
 

@@ -17,16 +17,8 @@ import pyarrow as pa
 from PIL import Image
 
 from tasks.data import images
-from tasks.data.sources.base import (
-    Entry,
-    Part,
-    Places,
-    Rows,
-    Skipped,
-    image_table,
-    pin,
-    printable,
-)
+from tasks.data.sources.base import Entry, Part, Places, Rows, image_table, pin
+from tasks.data.sources.skipped import Skipped, printable
 from tasks.data.splits import SPLITS, split_of
 from tasks.errors import CorruptData, SourceMissing
 from tasks.params import ImageFolderSource

@@ -11,7 +11,8 @@ import pytest
 
 from tasks.data.shards import Shards
 from tasks.data.sources import folders
-from tasks.data.sources.base import Places, Skipped
+from tasks.data.sources.base import Places
+from tasks.data.sources.skipped import Skipped
 from tasks.errors import CorruptData, DataError, SourceMissing
 from tasks.ingest import ingest
 from tasks.params import ImageFolderSource
