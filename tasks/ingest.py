@@ -1,6 +1,7 @@
 """Turn what `source.lock` pins into shards of one schema.
 
-Reads `source.lock` and the files that it pins; writes `data/raw/`: `shard-*.parquet` and `dataset.json`.
+Reads `source.lock` and the files that it pins, and fetches those that are not here; writes
+`data/raw/`: `shard-*.parquet` and `dataset.json`.
 Params: `ingest`.
 """
 
@@ -24,7 +25,7 @@ def ingest(params: Params, tree: Path) -> None:
     Raises:
         ParamsError: a custom source imports code that is not a dep of this stage.
         SourceChanged: a source is not what `source.lock` pins.
-        SourceMissing: a pinned file is gone.
+        SourceMissing: a pinned file is gone. Unreachable: it is not here, and its host does not answer.
         CorruptData: a source cannot be read, or the sources have no common schema.
     """
     began = time.monotonic()

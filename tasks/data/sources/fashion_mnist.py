@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import tempfile
 import zlib
 from pathlib import Path
 
-from tasks.data.files import sha256, writing
+from tasks.data.files import FULL, beside, sha256, writing
 from tasks.errors import SourceMissing
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -50,14 +49,14 @@ def _unpack(folder: Path, raw: Path) -> bool:
     """Unpack the `.gz` files of Debian's package into `raw`; returns whether they are right."""
     downloads = raw.parents[1]
     downloads.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=downloads, prefix=".") as temporary:
+    with beside(downloads / "FashionMNIST") as temporary:
         for name in FILES:
             try:
-                with gzip.open(folder / f"{name}.gz") as packed, Path(temporary, name).open("wb") as plain:
+                with gzip.open(folder / f"{name}.gz") as packed, (temporary / name).open("wb") as plain:
                     shutil.copyfileobj(packed, plain)
             except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
                 return False
-        return _take(Path(temporary), raw)
+        return _take(temporary, raw)
 
 
 def _download(downloads: Path) -> tuple[list[str], str]:
@@ -66,12 +65,14 @@ def _download(downloads: Path) -> tuple[list[str], str]:
 
     hosts = list(FashionMNIST.mirrors)
     downloads.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=downloads, prefix=".") as temporary:
+    with beside(downloads / "FashionMNIST") as temporary:
         try:
             FashionMNIST(temporary, download=True)
         except (OSError, RuntimeError, EOFError, zlib.error) as error:
+            if getattr(error, "errno", None) in FULL:
+                raise
             return hosts, " ".join(str(error).split())
-        fetched = Path(temporary, "FashionMNIST", "raw")
+        fetched = temporary / "FashionMNIST" / "raw"
         taken = _take(fetched, downloads / "FashionMNIST" / "raw")
     return hosts, "" if taken else "its content is not Fashion-MNIST"
 

@@ -57,7 +57,7 @@ def resolve(url: str, downloads: Path) -> tuple[list[dict[str, Any]], str]:
         SourceMissing: there is nothing; Unreachable: the host does not answer, or cut the download.
     """
     with _place(url) as place:
-        paths = place.paths()
+        paths, others = place.paths()
         if not paths:
             raise SourceMissing(f"ingest.sources: no parquet file at {shown(url)}; correct the path")
         files, skipped = [], 0
@@ -69,6 +69,8 @@ def resolve(url: str, downloads: Path) -> tuple[list[dict[str, Any]], str]:
     note = f"{shown(url)}: {len(paths) - skipped:,} of {len(paths):,} files downloaded"
     if skipped:
         note += f", {skipped:,} not downloaded again because the server reports no change"
+    if others:
+        note += f"; {len(others):,} other files skipped ({place.name(others[0])}, say)"
     return files, note
 
 
@@ -100,14 +102,15 @@ class _Place:
             return self.target[: self.wildcard].rpartition("/")[0]
         return self.target.rstrip("/")
 
-    def paths(self) -> list[str]:
+    def paths(self) -> tuple[list[str], list[str]]:
+        """The files to read, and those beside them that are skipped."""
         if self.wildcard >= 0:
-            return sorted(self._matches())
+            return self._sorted(self._matches())
         plain = self._plain(self.target)
         file = self.http and (plain.endswith(SUFFIX) or "?" in self.target)
         if file or not self.system.isdir(self.target):
-            return [self.target]
-        return sorted(self._below(self.target))
+            return [self.target], []
+        return self._sorted(set(self.system.find(self.target)))
 
     def name(self, path: str) -> str:
         """As the lock records it: never empty, percent-encoding undone."""
@@ -123,18 +126,21 @@ class _Place:
         return f"{self.base}/{quote(name, safe=RESERVED) if self.http else name}"
 
     def _matches(self) -> set[str]:
-        """The parquet files that match, or are in a folder that does."""
+        """The files that match, or are in a folder that does."""
         paths: set[str] = set()
         for path, info in self.system.glob(self.target, detail=True).items():
-            if info["type"] == "directory":
-                paths |= self._below(path)
-            elif path.endswith(SUFFIX):
-                paths.add(path)
+            paths |= set(self.system.find(path)) if info["type"] == "directory" else {path}
         return paths
 
-    def _below(self, path: str) -> set[str]:
-        start = f"{self.base}/"
-        return {file for file in self.system.find(path) if file.startswith(start) and file.endswith(SUFFIX)}
+    def _sorted(self, paths: set[str]) -> tuple[list[str], list[str]]:
+        """Parquet files apart from others; what the engines hide (`_temporary/`) is not read."""
+        inside = sorted(
+            path
+            for path in paths
+            if path.startswith(f"{self.base}/") and path == self._plain(path)  # no link that sorts
+        )
+        chosen = [path for path in inside if path.endswith(SUFFIX) and not _hidden(self.name(path))]
+        return chosen, [path for path in inside if path not in set(chosen)]
 
     def _plain(self, path: str) -> str:
         return path.partition("?")[0] if self.http else path
@@ -267,6 +273,12 @@ def _opened(url: str) -> _Place:
     if first >= 0 and "*" not in target and system.isfile(target):
         first = -1  # a file whose name holds ? or [
     return _Place(system, target, http, first)
+
+
+def _hidden(name: str) -> bool:
+    """Whether Spark and its kin skip the file: a part starts with `.` or `_`, and is no partition."""
+    parts = name.split("/")
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
 def _wildcard(text: str, characters: str) -> int:

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import inspect
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-from tasks.data.files import FULL, sha256, writing
+from tasks.data.files import FULL, beside, sha256, writing
 from tasks.data.sources import fashion_mnist
 from tasks.data.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table, pin
 from tasks.errors import CorruptData, DataError, ParamsError, SourceChanged, SourceMissing, Unreachable
@@ -165,9 +164,9 @@ def _download(source: TorchvisionSource, downloads: Path, pins: Sequence[Pinned]
             f"ingest.sources: torchvision cannot download {source.name}; set `root` of the source "
             "to a folder that holds it"
         )
-    with tempfile.TemporaryDirectory(dir=downloads, prefix=".") as temporary:
+    with beside(downloads / source.name) as temporary:
         kin = issubclass(dataset, MNIST)
-        root = Path(temporary) if kin else Path(temporary, source.name)
+        root = temporary if kin else temporary / source.name
         root.mkdir(exist_ok=True)
         try:
             for split in SPLITS:
@@ -183,7 +182,7 @@ def _download(source: TorchvisionSource, downloads: Path, pins: Sequence[Pinned]
         for pinned in pins:
             _compare(root / pinned["name"], pinned, source.name)
         with writing(downloads / source.name) as folder:
-            Path(temporary, source.name).rename(folder)
+            (temporary / source.name).rename(folder)
 
 
 def _compare(file: Path, pinned: Pinned, name: str) -> None:

@@ -32,11 +32,15 @@ TREE = [
     "label=cat/part-1.parquet",
     "label=dog/part-0.parquet",
     "label=dog/_SUCCESS",
+    "_temporary/0/part-0.parquet",
+    ".hidden.parquet",
     "x[1].parquet",
     "deep/er/d.parquet",
     "table.parquet/part-0.parquet",
     "with space/größe.parquet",
 ]
+
+SKIPPED = {"c.txt", "label=dog/_SUCCESS", "_temporary/0/part-0.parquet", ".hidden.parquet"}
 
 PATTERNS = [
     ("a.parquet", ["a.parquet"]),
@@ -53,7 +57,7 @@ PATTERNS = [
     ("label=cat/", ["part-0.parquet", "part-1.parquet"]),
     ("table.parquet", ["part-0.parquet"]),  # the folder that Spark writes
     ("with space/*.parquet", ["größe.parquet"]),
-    ("", sorted(set(TREE) - {"c.txt", "label=dog/_SUCCESS"})),
+    ("", sorted(set(TREE) - SKIPPED)),
 ]
 
 
@@ -91,6 +95,11 @@ def fetch_all(url: str, files: list[dict], downloads: Path) -> None:
         remote.fetch(url, file["name"], file, downloads)
         stored = remote.folder(downloads) / remote.local(file)
         assert stored.stat().st_size == file["size"]
+
+
+def test_what_is_skipped_is_counted(bucket, tmp_path):
+    _, note = remote.resolve(f"{bucket}/", tmp_path)
+    assert note.endswith("; 4 other files skipped (.hidden.parquet, say)")
 
 
 @pytest.mark.parametrize("pattern", ["*.csv", "none-?.parquet", "label=dog/_*", "nowhere/"])
