@@ -66,7 +66,7 @@ class Bench:
     def tree(self, name: str) -> Path:
         """An empty checkout with the downloads of this one."""
         tree = self.scratch / name
-        (tree / ".git").mkdir(parents=True)
+        subprocess.run(["git", "init", "--quiet", str(tree)], check=True)
         (tree / "data").mkdir()
         (tree / "data/downloads").symlink_to(self._downloads())
         shutil.copy(ROOT / "dvc.yaml", tree)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flows.outcome import Summary
     from tasks.compare_data import DataCheck
     from tasks.versions.registry import Assignment
+    from tasks.versions.tree import Place
 
 PICTURE_LIMIT = 200_000  # bytes of a picture that goes into the database
 
@@ -66,6 +67,17 @@ def leave_data(check: DataCheck) -> DataCheck:
         text = "\n".join(f"- {line}" for line in check.lines)
         create_markdown_artifact(text, key="data", description="What changed in the data since the newest version")
     return check
+
+
+def unused_edits(place: Place) -> None:
+    """Warn, in the log and on the run's page, of edits in the checkout that this run does not use."""
+    if not place.unused:
+        return
+    names = ", ".join(place.unused[:5])
+    names += f" and {len(place.unused) - 5} more" if len(place.unused) > 5 else ""
+    text = f"{names}: edited and not committed; this run uses commit {place.base[:12]} without that"
+    get_run_logger().warning(text)
+    create_markdown_artifact(text, key="edits", description="Edits that this run does not use")
 
 
 def registered(summary: Summary) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tasks.errors import RatchetError
+from tasks.process import isolate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +26,16 @@ app = typer.Typer(
 Start with `ratchet train`. List versions with `ratchet versions`. Roll back with `ratchet rollback`.
 Run the commands in a Ratchet checkout. `--json` prints output for programs.""",
 )
+
+
+@app.callback()
+def _in_a_checkout(context: typer.Context) -> None:
+    """Refuse to run outside a Ratchet checkout, before anything is written."""
+    from tasks.versions.repository import require_checkout
+
+    if context.invoked_subcommand != "models" and "--help" not in sys.argv:
+        require_checkout(Path())
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Environment = Annotated[str, typer.Option("--environment", "-e", help="An environment, such as prod or staging.")]
@@ -48,6 +60,7 @@ def show(content: Any, shown: Any, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line. A `RatchetError` is printed as one message on stderr; the exit code is the error's."""
+    isolate()
     try:
         app()
     except RatchetError as error:

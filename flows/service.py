@@ -21,7 +21,8 @@ import typer
 from flows import automations
 from flows.server import ANSWER_LIMIT_S, START_LIMIT_S, WORKER, answers, ask, prepare_prefect
 from tasks.errors import RatchetError, ServerUnreachable
-from tasks.stage import home
+from tasks.process import isolate
+from tasks.versions.repository import home, require_checkout
 
 POOL = "ratchet"
 PORT = "4200"
@@ -227,8 +228,10 @@ def _wait_for_server(url: str, limit_s: float, ours: str = "") -> None:
 
 def main() -> None:
     """Run the command line of this file."""
-    prepare_prefect(home(Path()))
+    isolate()
     try:
+        require_checkout(Path())
+        prepare_prefect(home(Path()))
         app()
     except RatchetError as error:
         print(f"ratchet: {error}", file=sys.stderr)

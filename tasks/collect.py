@@ -17,9 +17,10 @@ from tasks import params
 from tasks.errors import CorruptData, ObjectsMissing
 from tasks.versions import pipeline, remote, tags
 from tasks.versions.cache import Cache
-from tasks.versions.git import git, locked
+from tasks.versions.git import git
 from tasks.versions.pipeline import Output, Pipeline
 from tasks.versions.registry import Registry
+from tasks.versions.repository import locked, worktrees
 
 GRACE_S = 3600.0
 
@@ -98,9 +99,8 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
         if pipeline.LOCK in lock and lock not in seen:
             seen.add(lock)
             yield pipeline.of_commit(tree, commit, whole=commit in commits), commit in commits
-    for line in git("worktree", "list", "--porcelain", cwd=tree).splitlines():
-        place = Path(line.removeprefix("worktree "))
-        if line.startswith("worktree ") and (place / pipeline.LOCK).is_file():
+    for place in worktrees(tree):
+        if (place / pipeline.LOCK).is_file():
             yield pipeline.of_tree(place, whole=False), False
 
 

@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,36 @@ class Status:
     total_s: float  # from the process's start to its end
 
 
+# How to reach a remote, where the user's settings are, and who commits. Every other GIT_* variable
+# could redirect what git reads or writes: git itself sets GIT_DIR and GIT_INDEX_FILE for its hooks.
+_GIT_VARIABLES = re.compile(
+    r"GIT_(?:SSH|SSH_COMMAND|SSH_VARIANT|ASKPASS|PROXY_COMMAND|(?:HTTP|SSL|PROXY_SSL)_\w+"
+    r"|ALLOW_PROTOCOL|PROTOCOL_FROM_USER|DISCOVERY_ACROSS_FILESYSTEM|EXEC_PATH"
+    r"|CONFIG_(?:GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+)|(?:AUTHOR|COMMITTER)_(?:NAME|EMAIL))"
+)
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return the environment for child processes.
+
+    It lacks the variables of git that belong to the caller's repository, not to ours, and
+    PYTHONSAFEPATH, since `python -m tasks.train` has to find the code of its own tree.
+    """
+
+    def is_kept(name: str) -> bool:
+        if name.startswith("GIT_"):
+            return _GIT_VARIABLES.fullmatch(name) is not None
+        return name != "PYTHONSAFEPATH"
+
+    return {name: value for name, value in os.environ.items() if is_kept(name)}
+
+
+def isolate() -> None:
+    """Remove from this process's environment what its children must not inherit."""
+    for name in os.environ.keys() - inherited_environment().keys():
+        del os.environ[name]
+
+
 # ── the flow's side ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -93,13 +124,12 @@ def run(arguments: list[str], tree: Path, log: Callable[[str], None]) -> tuple[i
 
 def _environment(status: Path) -> dict[str, str]:
     environment = {
-        **os.environ,
+        **inherited_environment(),
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         STATUS_FILE: str(status),
         LEASE: "stdin",
     }
-    environment.pop("PYTHONSAFEPATH", None)  # `python -m tasks.x` has to find the code of its own tree
     if Path("/bin/bash").exists():
         environment["SHELL"] = "/bin/bash"  # replaces itself by the command; dash would stay between DVC and the stage
     return environment

@@ -13,8 +13,9 @@ from tasks import params
 from tasks.errors import VersionError
 from tasks.stage import step
 from tasks.versions import loading, tags
-from tasks.versions.git import Rejected, locked
+from tasks.versions.git import Rejected
 from tasks.versions.registry import Assignment, Registry, Version
+from tasks.versions.repository import locked
 
 if TYPE_CHECKING:
     from tasks.versions.gate import Decision

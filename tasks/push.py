@@ -11,8 +11,8 @@ from pathlib import Path
 from tasks.errors import VersionError
 from tasks.params import Params
 from tasks.versions import pipeline, remote, tags
-from tasks.versions.git import git, locked
 from tasks.versions.registry import Registry
+from tasks.versions.repository import locked
 
 _BATCH = 500  # references in one push
 
@@ -59,7 +59,7 @@ def _push_tags(tree: Path, to: str, there: dict[str, str], commits: set[str], ev
     wanted.sort(key=lambda name: (ours[name].parsed.number is None, ours[name].parsed.cancels, ours[name].date))
     for start in range(0, len(wanted), _BATCH):
         batch = [f"refs/tags/{name}" for name in wanted[start : start + _BATCH]]
-        git("push", "--quiet", "--atomic", "--", to, *batch, cwd=tree)
+        tags.push(tree, to, batch)
     return wanted
 
 

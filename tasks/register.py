@@ -19,9 +19,10 @@ from tasks.stage import step
 from tasks.versions import number, pipeline, remote, snapshot, tags
 from tasks.versions.cache import digest
 from tasks.versions.gate import Decision
-from tasks.versions.git import Rejected, locked, read
+from tasks.versions.git import Rejected
 from tasks.versions.pipeline import Pipeline
 from tasks.versions.registry import Registry, Version
+from tasks.versions.repository import locked
 
 WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "reports/metrics.json"
 _TRIES = 5
@@ -69,10 +70,7 @@ def register(
 
 def check_clean(tree: Path, base: str, run: Pipeline) -> None:
     """Raise `DirtyCode` if a code dep of the run, or `dvc.yaml`, is not what commit `base` holds."""
-    dirty = pipeline.differing(tree, base, run.code)
-    if (tree / pipeline.PIPELINE).read_bytes() != read(tree, base, pipeline.PIPELINE):
-        dirty.append(pipeline.PIPELINE)
-    pipeline.refuse_dirty(dirty, base)
+    pipeline.refuse_dirty(tree, pipeline.edited(tree, base, run.code), base)
 
 
 def _publish(

@@ -26,9 +26,10 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from tasks import params as parameters
 from tasks import process
-from tasks.errors import Busy, InputsChanged, NotARepository, PassingFault, RatchetError, StageFailed
+from tasks.errors import Busy, InputsChanged, PassingFault, RatchetError, StageFailed
 from tasks.params import Params
 from tasks.process import stopping
+from tasks.versions.repository import home
 
 __all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "log", "stage", "step", "stopping", "why"]
 
@@ -152,6 +153,7 @@ class Stage(StageTask):
     def main(self) -> None:
         """Run the body as this process, in the current directory, and exit."""
         tree = Path()
+        process.isolate()
         sys.exit(process.main(self.name, lambda: self._guarded(tree), patient=self._patient))
 
     def _guarded(self, tree: Path) -> None:
@@ -159,6 +161,7 @@ class Stage(StageTask):
 
         DVC hashes a stage's inputs after its command ran; an edit made meanwhile would be recorded as what was used.
         """
+        home(tree)
         with process.locked(tree / ".dvc/tmp/ratchet-stage.lock", f"{tree.resolve()}"):
             params = parameters.load(tree)
             before = self._inputs(tree, params)
@@ -403,22 +406,3 @@ def _yaml(file: Path) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")) or {}
     return content
-
-
-def home(tree: Path) -> Path:
-    """The main checkout that `tree` belongs to, where what outlives a run lies: checkpoints, downloads, locks.
-
-    In a git worktree `.git` is a file that names the main checkout's folder for it (gitrepository-layout(5)).
-
-    Raises:
-        NotARepository: there is no `.git` in `tree`.
-    """
-    git = tree / ".git"
-    if git.is_dir():
-        return tree.resolve()
-    if git.is_file():
-        folder = Path(git.read_text().removeprefix("gitdir:").strip())
-        return (tree / folder).resolve().parents[2]
-    raise NotARepository(
-        f"{tree.resolve()} is not a git repository; clone Ratchet with git, or run `git init` and commit"
-    )

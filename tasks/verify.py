@@ -20,6 +20,7 @@ from tasks.versions.cache import Cache
 from tasks.versions.git import git, resolve
 from tasks.versions.pipeline import Pipeline
 from tasks.versions.registry import Registry, Version
+from tasks.versions.repository import remove_worktree
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -85,7 +86,7 @@ def rerun(tree: Path, name: str) -> list[Finding]:
         except ObjectsMissing as error:
             return [Finding(version.name, pipeline.LOCK, str(error))]
         finally:
-            layout.drop(tree, place)
+            remove_worktree(tree, place)
     return []
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 from tasks import params
 from tasks.errors import VersionError
 from tasks.versions import tags
-from tasks.versions.git import locked
 from tasks.versions.registry import Registry, Version
+from tasks.versions.repository import locked
 
 
 def withdraw(tree: Path, name: str, reason: str) -> Version:

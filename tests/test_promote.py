@@ -104,7 +104,7 @@ def test_unknown_versions_and_environments(toy: Toy) -> None:
 
 def test_no_repository(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    with pytest.raises(NotARepository, match="is in no git repository"):
+    with pytest.raises(NotARepository, match="is not a git repository"):
         rollback.fn(tmp_path, "prod")
 
 

@@ -14,6 +14,7 @@ from tasks.data.files import sha256
 from tasks.data.sources import fashion_mnist
 from tasks.errors import SourceMissing
 from tasks.refresh import refresh
+from tasks.versions.git import git
 from tests.data.samples import ASSETS, image_file, pictures
 
 pytest_plugins = ["tests.data.fixtures"]
@@ -112,10 +113,10 @@ assert not {{"torch", "polars", "datasets", "pandera"}} & sys.modules.keys(), sy
 
 def test_a_runs_tree_finds_what_arrived_in_the_main_checkout(configured, parquet, tree, tmp_path):
     run = tmp_path / "run"
+    git("commit", "--quiet", "--allow-empty", "-m", "Begin", cwd=tree)
+    git("worktree", "add", "--quiet", "--detach", str(run), cwd=tree)
     (run / "data/incoming").mkdir(parents=True)
     (run / "data/incoming/.gitkeep").touch()
-    (tree / ".git/worktrees/run").mkdir(parents=True)
-    (run / ".git").write_text(f"gitdir: {tree}/.git/worktrees/run\n")
     image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
     refresh.fn(configured(parquet()), run)
     assert json.loads((run / "source.lock").read_text())["sources"][0]["files"][0]["name"] == "a.parquet"

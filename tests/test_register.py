@@ -74,7 +74,7 @@ def test_edited_code_is_refused_and_nothing_written(toy: Toy) -> None:
     git("checkout", "--quiet", "code/train.py", cwd=toy.tree)
     (toy.tree / "custom/mine.py").unlink()
     toy.write({"README.md": "not code\n", "dvc.yaml": (toy.tree / "dvc.yaml").read_text() + "# edited\n"})
-    with pytest.raises(DirtyCode, match=r"^dvc\.yaml: not as commit"):
+    with pytest.raises(DirtyCode, match=r"^dvc\.yaml: differs from commit"):
         toy.register("weights")
 
 
@@ -91,7 +91,7 @@ def test_code_committed_since_the_start_counts_as_edited(toy: Toy) -> None:
     toy.write({"code/train.py": "# committed while the run went on\n"})
     toy.commit("Edit")
     sha256 = toy.run("weights")
-    with pytest.raises(DirtyCode, match=r"code/train\.py: not as commit " + base[:12]):
+    with pytest.raises(DirtyCode, match=r"code/train\.py: differs from commit " + base[:12]):
         register.fn(toy.params, toy.tree, toy.decide(sha256), base)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from tasks.errors import CorruptData, ObjectsMissing, VersionError
 from tasks.versions.pipeline import Output
+from tasks.versions.repository import home
 
 CHUNK = 1 << 20  # bytes read at once
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -83,7 +84,10 @@ def digest(file: Path, algorithm: str) -> str:
 
 
 def _root(tree: Path) -> Path:
-    """The cache folder that DVC's settings name: of the checkout, its local ones first, else of the user or the machine."""
+    """The folder that DVC's settings name: the checkout's, local ones first, then the user's.
+
+    Where none does, a linked worktree without a cache of its own uses the main checkout's.
+    """
     folder = tree / ".dvc"
     if not folder.is_dir():
         raise VersionError(f"{tree.resolve()} has no .dvc folder; run this at the root of a Ratchet checkout")
@@ -95,16 +99,20 @@ def _root(tree: Path) -> Path:
         from dvc.config import Config
 
         return Path(Config(str(folder))["cache"].get("dir") or folder / "cache").resolve()
-    return (folder / "cache").resolve()
+    own = folder / "cache"
+    return (own if own.is_dir() else home(tree) / ".dvc" / "cache").resolve()
 
 
 def _named(file: Path) -> str | None:
-    from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]  # DVC's own reader
+    from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]  # DVC's reader
 
+    if not file.is_file():
+        return None
     try:
-        named = ConfigObj(str(file), interpolation=False).get("cache", {}).get("dir") if file.is_file() else None
+        settings = ConfigObj(str(file), interpolation=False, encoding="utf-8")
     except (ConfigObjError, UnicodeDecodeError) as error:
-        raise VersionError(f"{file} can't be read: {error}; `dvc config --list` tells more") from None
+        raise VersionError(f"{file} can't be read: {error}; for details, run `dvc config --list`") from None
+    named = settings.get("cache", {}).get("dir")
     return None if named is None else str(named)
 
 

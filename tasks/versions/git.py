@@ -1,17 +1,20 @@
-"""The only caller of git: plain processes, nothing kept open, nothing asked of a person."""
+"""The only place that calls git.
+
+Every call is isolated: hooks, pruning, signing, line endings, encodings and environment variables
+of the user cannot change what Ratchet reads or writes. What a person needs to reach a remote
+(SSH, proxies, credential helpers, `url.*.insteadOf`) and their identity stay in effect.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.errors import Busy, NotARepository, Unreachable, VersionError
+from tasks.errors import NotARepository, Unreachable, VersionError
+from tasks.process import inherited_environment
 
 # git's own words for "the other side does not answer", whatever the transport
 _UNREACHABLE = (
@@ -23,12 +26,56 @@ _UNREACHABLE = (
     "does not appear to be a git repository",
     "the remote end hung up",
 )
-_LOCK = "ratchet.lock"
 SECRETS = re.compile(r"://[^/@\s]+@")  # a user and a password in a URL
+
+_SETTINGS = {
+    # what runs beside git
+    "core.hooksPath": os.devnull,
+    "core.fsmonitor": "false",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "submodule.recurse": "false",
+    "fetch.recurseSubmodules": "false",
+    "push.recurseSubmodules": "no",
+    # bytes on disk are the bytes of the commit
+    "core.attributesFile": os.devnull,
+    "core.autocrlf": "false",
+    "core.eol": "lf",
+    "core.safecrlf": "false",
+    "core.ignoreStat": "false",
+    # what is sent and fetched is what the command names
+    "fetch.prune": "false",
+    "fetch.pruneTags": "false",
+    "push.followTags": "false",
+    # nothing is signed: there may be no key, and nobody to type a passphrase
+    "commit.gpgSign": "false",
+    "push.gpgSign": "false",
+    "tag.gpgSign": "false",
+    "tag.forceSignAnnotated": "false",
+    # what git prints
+    "color.ui": "false",
+    "column.ui": "never",
+    "core.quotePath": "false",
+    "diff.external": "",
+    "diff.renames": "false",
+    "i18n.commitEncoding": "UTF-8",
+    "i18n.logOutputEncoding": "UTF-8",
+    "log.showSignature": "false",
+    "status.relativePaths": "false",
+    "status.renames": "false",
+}
+_OPTIONS = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+_ENVIRONMENT = {
+    "LC_ALL": "C",
+    "GIT_LITERAL_PATHSPECS": "1",  # a `*` in a path is a `*`
+    "GIT_NO_REPLACE_OBJECTS": "1",  # `git replace` must not change what a version holds
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+}
 
 
 class Rejected(VersionError):
-    """A reference changed under us (here or on the remote): look again, then repeat."""
+    """A reference changed meanwhile, here or on the remote: read it again, then repeat."""
 
 
 def git(
@@ -39,23 +86,26 @@ def git(
 ) -> str:
     """Run git in `cwd` and return its standard output without the last newline.
 
+    Bytes that are not UTF-8 (a message that another tool wrote in Latin-1) are replaced.
+
     Raises:
-        NotARepository: `cwd` is in no git repository.
-        Unreachable: a remote does not answer.
+        NotARepository: `cwd` is not in a git repository.
+        Unreachable: a remote does not respond.
         Rejected: a reference was not what the command expected it to be.
-        VersionError: anything else that git refuses, in git's own words.
+        VersionError: any other failure, in git's own words.
     """
-    return git_bytes(*args, cwd=cwd, input=None if input is None else input.encode(), env=env).decode().rstrip("\n")
+    content = None if input is None else input.encode(errors="replace")
+    output = git_bytes(*args, cwd=cwd, input=content, env=env)
+    return output.decode(errors="replace").rstrip("\n")
 
 
 def git_bytes(*args: str, cwd: Path, input: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
-    """As `git`, for content that is no text; returns standard output as it came."""
-    fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+    """Run git as `git` does, for content that is not text; return standard output unchanged."""
     try:
         done = subprocess.run(
-            ["git", *args],
+            ["git", *_OPTIONS, *args],
             cwd=cwd,
-            env={**os.environ, **fixed, **(env or {})},
+            env={**inherited_environment(), **_ENVIRONMENT, **(env or {})},
             capture_output=True,
             check=False,
             input=input or b"",
@@ -71,30 +121,30 @@ def git_bytes(*args: str, cwd: Path, input: bytes | None = None, env: Mapping[st
 def _failure(args: Sequence[str], cwd: Path, stderr: str) -> VersionError | Unreachable:
     lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
     if "not a git repository" in stderr:
-        return NotARepository(f"{cwd.resolve()} is in no git repository; versions are git tags: `git init` makes one")
+        return NotARepository(
+            f"{cwd.resolve()} is not a git repository; clone Ratchet with git, or run `git init` and commit"
+        )
     if "dubious ownership" in stderr:
         return NotARepository(f"{cwd.resolve()} belongs to another user, and git refuses it; {lines[-1].strip()}")
-    said = SECRETS.sub(
-        "://***@", "; ".join(line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:])
-    )
-    if any(words in stderr for words in _UNREACHABLE):
+    words = [line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:]]
+    reason = SECRETS.sub("://***@", "; ".join(words))
+    command = next((word for word in args if not word.startswith("-") and "=" not in word), "")
+    if any(phrase in stderr for phrase in _UNREACHABLE):
         return Unreachable(
-            f"git {args[0]} got no answer from the remote ({said}); `git remote -v` names it; try again then"
+            f"git {command} got no answer from the remote ({reason}); "
+            "`git remote -v` lists the remotes; try again later"
         )
-    if any(words in stderr for words in ("[rejected]", "[remote rejected]", "cannot lock ref", "would clobber")):
-        return Rejected(f"git {args[0]} was refused: {said}")
-    return VersionError(f"git {args[0]} failed: {said or 'without a word'}")
-
-
-def common_dir(tree: Path) -> Path:
-    """The `.git` folder that all worktrees of a repository share."""
-    return (tree / git("rev-parse", "--git-common-dir", cwd=tree)).resolve()
+    rejections = ("[rejected]", "[remote rejected]", "cannot lock ref", "would clobber")
+    if any(phrase in stderr for phrase in rejections):
+        return Rejected(f"git {command} was refused: {reason}")
+    return VersionError(f"git {command} failed: {reason or 'it printed no reason'}")
 
 
 def resolve(tree: Path, revision: str) -> str | None:
     """The full id of a revision, or None where there is no such thing."""
+    command = ("rev-parse", "--verify", "--quiet", "--end-of-options")
     try:
-        return git("rev-parse", "--verify", "--quiet", "--end-of-options", revision, cwd=tree) or None
+        return git(*command, revision, cwd=tree) or None
     except NotARepository:
         raise
     except VersionError:
@@ -117,9 +167,14 @@ def read(tree: Path, commit: str, path: str) -> bytes | None:
 
 def files(tree: Path, commit: str, path: str) -> dict[str, str]:
     """The files of a commit at or below `path`: their paths and blob ids."""
-    listing = git_bytes("ls-tree", "-r", "-z", commit, "--", path, cwd=tree).decode()
-    entries = (entry.split("\t", 1) for entry in listing.split("\0") if entry)
-    return {name: about.split()[2] for about, name in entries if about.split()[1] == "blob"}
+    listing = os.fsdecode(git_bytes("ls-tree", "-r", "-z", commit, "--", path, cwd=tree))
+    blob_ids = {}
+    for entry in filter(None, listing.split("\0")):
+        about, name = entry.split("\t", 1)
+        _mode, kind, oid = about.split()
+        if kind == "blob":
+            blob_ids[name] = oid
+    return blob_ids
 
 
 def blobs(tree: Path, oids: Sequence[str]) -> list[bytes]:
@@ -130,7 +185,7 @@ def blobs(tree: Path, oids: Sequence[str]) -> list[bytes]:
         end = output.index(b"\n", position)
         about = output[position:end].split()
         if about[-1] == b"missing":
-            raise VersionError(f"git has no object {oid}; `git fsck` tells what else is lost")
+            raise VersionError(f"git has no object {oid}; `git fsck` lists what is lost")
         size = int(about[2])
         contents.append(output[end + 1 : end + 1 + size])
         position = end + 2 + size
@@ -147,22 +202,3 @@ def identity(tree: Path) -> tuple[str, str]:
         return "Ratchet", "ratchet@localhost"
     name, _, rest = line.rpartition(" <")
     return name, rest.partition(">")[0]
-
-
-@contextmanager
-def locked(tree: Path, timeout_s: float = 60.0) -> Iterator[None]:
-    """Hold the lock that every change of the registry in this repository takes; `Busy` past the time."""
-    deadline = time.monotonic() + timeout_s
-    descriptor = os.open(common_dir(tree) / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Busy(f"another ratchet command has held {_LOCK} for {timeout_s:.0f} s; try again") from None
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)

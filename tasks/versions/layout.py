@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tasks.errors import ObjectsMissing, VersionError
-from tasks.versions import pipeline, remote
-from tasks.versions.git import git, read
+from tasks.errors import ObjectsMissing
+from tasks.process import inherited_environment
+from tasks.versions import pipeline, remote, repository
+from tasks.versions.git import read
 from tasks.versions.registry import Version
 
 
@@ -26,24 +25,13 @@ def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
     """
     fetch(tree, version.commit)
     into.parent.mkdir(parents=True, exist_ok=True)
-    # forced twice: a worktree whose making was killed stays registered and locked
-    force = ("--force", "--force")
-    git("worktree", "add", *force, "--quiet", "--detach", "--", str(into.resolve()), version.commit, cwd=tree)
+    repository.add_worktree(tree, into, version.commit)
     try:
         remote.share(tree, into)
         return remote.checkout(into, check=True)
     except BaseException:
-        drop(tree, into)
+        repository.remove_worktree(tree, into)
         raise
-
-
-def drop(tree: Path, into: Path) -> None:
-    """Remove a folder that `lay_out` made, or had begun to make when it was killed."""
-    with contextlib.suppress(VersionError):
-        git("worktree", "unlock", str(into.resolve()), cwd=tree)
-    if into.exists():
-        shutil.rmtree(into)
-    git("worktree", "prune", cwd=tree)
 
 
 def fetch(tree: Path, commit: str) -> None:
@@ -59,12 +47,14 @@ def fetch(tree: Path, commit: str) -> None:
 
 def repro(laid_out: Path, *arguments: str) -> None:
     """Run `dvc repro` there; raises `ObjectsMissing` if it fails or gives other outputs than the version's."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    environment = inherited_environment()
+    path = (str(Path(sys.executable).parent), environment.get("PATH", os.defpath))
+    environment["PATH"] = os.pathsep.join(path)
     environment["DVC_SITE_CACHE_DIR"] = str(laid_out.resolve() / ".dvc" / "tmp" / "site")
     command = [sys.executable, "-m", "dvc", "repro", "--quiet", *arguments]
-    done = subprocess.run(command, cwd=laid_out, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=laid_out, env=environment, capture_output=True, check=False)
     if done.returncode:
-        said = " ".join(done.stderr.split()[-30:])
-        raise ObjectsMissing(f"`dvc repro` of the version failed: {said}")
+        reason = " ".join(done.stderr.decode(errors="replace").split()[-30:])
+        raise ObjectsMissing(f"`dvc repro` of the version failed: {reason}")
     if (laid_out / pipeline.LOCK).read_bytes() != read(laid_out, "HEAD", pipeline.LOCK):
         raise ObjectsMissing("`dvc repro` of the version gave other outputs than its dvc.lock names")

@@ -18,6 +18,7 @@ from tasks.versions.git import blobs, files, read
 
 PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
 SOURCES, PARAMS = "source.lock", "params.yaml"
+_LISTED = 5  # paths that a message names
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
@@ -107,33 +108,75 @@ def parse(pipeline: bytes | None, lock: bytes | None, where: str, whole: bool = 
         deps |= _hashes("deps", [str(dep) for dep in wanted.get("deps", [])], entry)
         params[stage] = _mapping(_mapping(entry.get("params")).get(PARAMS))
     made = [output.path for output in outputs]
-    inputs = {path: md5 for path, md5 in deps.items() if not any(_within(path, out) for out in made)}
+    inputs = {path: md5 for path, md5 in deps.items() if not any(within(path, out) for out in made)}
     return Pipeline(tuple(outputs), inputs, params)
 
 
-def differing(tree: Path, base: str, inputs: Mapping[str, str]) -> list[str]:
-    """Paths among `inputs` (with the MD5 that a run used) whose content differs from what commit `base` holds."""
-    return sorted(path for path, md5 in inputs.items() if md5 != _md5_at(tree, base, path, md5.endswith(".dir")))
+def edited(tree: Path, base: str, code: Mapping[str, str]) -> list[str]:
+    """The paths among `code`, and `dvc.yaml`, that differ from commit `base`.
+
+    Args:
+        code: the code deps with the MD5 that DVC gives (or gave, in a run) to each.
+    """
+    paths = differing(tree, base, code)
+    if _file(tree / PIPELINE) != read(tree, base, PIPELINE):
+        paths.append(PIPELINE)
+    return sorted(paths)
 
 
-def refuse_dirty(paths: Sequence[str], base: str) -> None:
-    """Raise `DirtyCode` if there are any `paths`, whose content differs from what commit `base` holds."""
-    if paths:
+def differing(tree: Path, commit: str, inputs: Mapping[str, str]) -> list[str]:
+    """The paths among `inputs` whose MD5 is not that of their content in a commit."""
+    listing = files(tree, commit, ".")
+    oids = sorted({oid for path in inputs for oid in _below(path, listing).values()})
+    md5s = dict(zip(oids, map(_md5, blobs(tree, oids)), strict=True))
+    return sorted(path for path, md5 in inputs.items() if md5 != _dvc_md5(path, listing, md5s))
+
+
+def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
+    """Raise `DirtyCode` if there are any `paths`, which differ in `tree` from commit `base`."""
+    if not paths:
+        return
+    names = ", ".join(paths[:_LISTED]) + (f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else "")
+    if all(_same_but_for_line_endings(tree, path, base) for path in paths):
         raise DirtyCode(
-            f"{', '.join(paths)}: not as commit {base[:12]} holds it, and a version names the commit that it was made "
-            f"from; `git add {' '.join(paths)} && git commit`, then run this again (`dvc repro` trains without a version)"
+            f"{names}: same as in commit {base[:12]} except for the line endings, which git or an "
+            "editor changed; commit or `git stash` other edits, then run `git config core.autocrlf "
+            "false && git rm -r --cached --quiet . && git reset --hard` and this again"
         )
+    add = " ".join(paths) if len(paths) <= _LISTED else "--all"
+    raise DirtyCode(
+        f"{names}: differs from commit {base[:12]}, and a version names the commit that it was "
+        f"made from; `git add {add} && git commit`, then run this again (`dvc repro` trains "
+        "without making a version)"
+    )
 
 
-def _md5_at(tree: Path, commit: str, path: str, folder: bool) -> str | None:
-    """The MD5 that DVC would give to a file or folder of a commit."""
-    held = files(tree, commit, path)
-    if not folder:
-        return _md5(blobs(tree, [held[path]])[0]) if path in held else None
-    below = {name.removeprefix(f"{path}/"): oid for name, oid in held.items()}
-    contents = dict(zip(below, blobs(tree, list(below.values())), strict=True))
-    listing = [{"md5": _md5(contents[name]), "relpath": name} for name in sorted(contents)]
-    return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
+def _same_but_for_line_endings(tree: Path, path: str, base: str) -> bool:
+    for name, oid in files(tree, base, path).items():
+        content = _file(tree / name)
+        if content is None or _unix(content) != _unix(blobs(tree, [oid])[0]):
+            return False
+    return (tree / path).exists()
+
+
+def _unix(content: bytes) -> bytes:
+    return content.replace(b"\r\n", b"\n")
+
+
+def _below(path: str, listing: Mapping[str, str]) -> dict[str, str]:
+    """The files of a listing at or below `path`."""
+    return {name: oid for name, oid in listing.items() if within(name, path)}
+
+
+def _dvc_md5(path: str, listing: Mapping[str, str], md5s: Mapping[str, str]) -> str | None:
+    """The MD5 that DVC would give to a file or folder of a commit; None where it has none."""
+    if path in listing:
+        return md5s[listing[path]]
+    below = _below(path, listing)
+    if not below:
+        return None
+    entries = [{"md5": md5s[oid], "relpath": name.removeprefix(f"{path}/")} for name, oid in sorted(below.items())]
+    return _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
 
 
 def _md5(content: bytes) -> str:
@@ -176,7 +219,7 @@ def _entries(listed: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from ((str(path), flags or {}) for path, flags in (one.items() if isinstance(one, dict) else [(one, {})]))
 
 
-def _within(path: str, folder: str) -> bool:
+def within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 

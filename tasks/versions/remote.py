@@ -16,8 +16,9 @@ from tasks.errors import ObjectsMissing, RatchetError, Unreachable, VersionError
 from tasks.process import heal_rwlock
 from tasks.versions import pipeline
 from tasks.versions.cache import CHUNK, Cache
-from tasks.versions.git import SECRETS, common_dir
+from tasks.versions.git import SECRETS
 from tasks.versions.pipeline import Output
+from tasks.versions.repository import home
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -180,7 +181,12 @@ def _repo(tree: Path) -> Repo:
     from dvc.repo import Repo
 
     heal_rwlock(tree)
-    return Repo(str(tree), config={"core": {"site_cache_dir": str(tree.resolve() / ".dvc" / "tmp" / "site")}})
+    site = tree.resolve() / ".dvc" / "tmp" / "site"
+    settings = {
+        "core": {"site_cache_dir": str(site)},
+        "cache": {"dir": str(Cache(tree).root)},
+    }
+    return Repo(str(tree), config=settings)
 
 
 def _config(tree: Path) -> dict[str, Any]:
@@ -259,13 +265,46 @@ def edited_outputs(tree: Path) -> list[str]:
 def share(tree: Path, into: Path) -> None:
     """Let DVC in the worktree `into` use the cache of `tree`, with the main checkout's local settings (credentials)."""
     known = _config(into).get("remote", {})
-    held = _local(common_dir(tree).parent)
+    held = _local(home(tree))
     for name in held.sections:
         remote = re.fullmatch(r"remote [\"'](.*)[\"']", name)
         if remote and remote[1] not in known and "url" not in held[name]:
             del held[name]  # what `into` holds is older than that remote, and half a remote is an error of DVC's
     held.setdefault("cache", {})["dir"] = str(Cache(tree).root.resolve())
     _write_local(into, held)
+
+
+def share_cache(tree: Path) -> None:
+    """Have plain DVC in a linked worktree use the cache that `Cache` uses there."""
+    root = Cache(tree).root
+    if root != (tree / ".dvc" / "cache").resolve() and home(tree) != tree.resolve():
+        share(tree, tree)
+
+
+def code_hashes(tree: Path) -> dict[str, str]:
+    """The code deps of dvc.yaml with the MD5 that DVC gives to each now; "" where it is missing.
+
+    Raises:
+        VersionError: DVC cannot read the graph.
+    """
+    from dvc.dependency import Dependency
+    from dvc.exceptions import DvcException
+
+    repo = _repo(tree)
+    try:
+        stages = repo.index.stages
+        outputs = [out.def_path for stage in stages for out in stage.outs]
+        deps = {dep.def_path: dep for stage in stages for dep in stage.deps if type(dep) is Dependency}
+        code = [path for path in deps if path != pipeline.SOURCES]
+        return {
+            path: deps[path].get_hash().value if deps[path].exists else ""
+            for path in code
+            if not any(pipeline.within(path, output) for output in outputs)
+        }
+    except DvcException as error:
+        raise VersionError(f"DVC cannot read {pipeline.PIPELINE} in {tree}: {_line(error)}") from None
+    finally:
+        repo.close()
 
 
 def hash_what_comes(tree: Path) -> None:
@@ -281,7 +320,8 @@ def hash_what_comes(tree: Path) -> None:
 def _local(tree: Path) -> Any:
     from configobj import ConfigObj  # type: ignore[import-untyped]  # DVC's own reader
 
-    return ConfigObj(str(tree / ".dvc" / "config.local"), interpolation=False)
+    file = str(tree / ".dvc" / "config.local")
+    return ConfigObj(file, interpolation=False, encoding="utf-8")
 
 
 def _write_local(tree: Path, held: Any) -> None:

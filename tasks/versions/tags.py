@@ -9,7 +9,6 @@ A tag is annotated; its message is for people first and ends with a JSON object 
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.errors import VersionError
-from tasks.versions.git import Rejected, common_dir, git, identity
+from tasks.versions.git import Rejected, git, identity, resolve
 
 ARTIFACT = "classifier"
 REFS = "refs/tags/"
+# A remote's own settings (prune, fetch, mirror) must neither delete nor overwrite a tag.
+_FETCH = (
+    *("--no-tags", "--no-prune", "--no-prune-tags", "--refmap="),
+    *("--no-write-fetch-head", "--no-recurse-submodules"),
+)
 EVERYTHING = (f"{ARTIFACT}@*", f"{ARTIFACT}#*")
-_ABSENT = "0" * 40
-_LOOSE_TAGS = 250  # more than these in the folder of loose references are packed
 
 _ENVIRONMENT = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,98}[a-zA-Z0-9])?"
 ENVIRONMENT = re.compile(_ENVIRONMENT, re.A)
@@ -177,10 +179,27 @@ def create(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | 
     content = f"object {commit}\ntype commit\ntag {name}\ntagger {who} {date} +0000\n\n{text}"
     oid = git("mktag", cwd=tree, input=content)
     if push_to:
-        git("push", "--quiet", "--", push_to, f"{oid}:{REFS}{name}", cwd=tree)
-    git("update-ref", "-m", "ratchet", REFS + name, oid, _ABSENT, cwd=tree)
-    _pack(tree)
+        push(tree, push_to, [f"{oid}:{REFS}{name}"])
+    try:
+        git("update-ref", "-m", "ratchet", REFS + name, oid, "", cwd=tree)  # "": only a new one
+    except Rejected:
+        if resolve(tree, REFS + name) != oid:  # a fetch by another process may have brought it
+            raise
     return oid
+
+
+def push(tree: Path, remote: str, refspecs: Sequence[str]) -> None:
+    """Push exactly these references, all or none.
+
+    Raises:
+        Rejected: the remote has another one of that name.
+        Unreachable: the remote does not respond.
+    """
+    mirror: list[str] = []
+    if re.fullmatch(r"[\w.-]+", remote):  # not a URL; a mirror refuses to push single references
+        mirror = ["-c", f"remote.{remote}.mirror=false"]
+    options = ("--quiet", "--atomic") if len(refspecs) > 1 else ("--quiet",)
+    git(*mirror, "push", *options, "--no-follow-tags", "--", remote, *refspecs, cwd=tree)
 
 
 def fetch(tree: Path, remote: str) -> None:
@@ -194,12 +213,11 @@ def fetch(tree: Path, remote: str) -> None:
         return
     refs = [f"{REFS}{pattern}:{REFS}{pattern}" for pattern in EVERYTHING]
     try:
-        git("fetch", "--no-tags", "--", remote, *refs, cwd=tree)
+        git("fetch", *_FETCH, "--", remote, *refs, cwd=tree)
     except Rejected as error:
         raise VersionError(
             f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`"
         ) from None
-    _pack(tree)
 
 
 def listed(tree: Path, remote: str) -> dict[str, str]:
@@ -207,11 +225,3 @@ def listed(tree: Path, remote: str) -> dict[str, str]:
     lines = git("ls-remote", "--tags", "--refs", "--", remote, f"{ARTIFACT}*", cwd=tree).splitlines()
     pairs = (line.split(f"\t{REFS}", 1) for line in lines)
     return {name: oid for oid, name in pairs if parse(name)}
-
-
-def _pack(tree: Path) -> None:
-    """Pack the references when there are many loose tags: git then lists 20,000 in 10 ms, not 160."""
-    with os.scandir(common_dir(tree) / "refs" / "tags") as entries:
-        many = sum(1 for _ in entries) > _LOOSE_TAGS
-    if many:
-        git("pack-refs", cwd=tree)

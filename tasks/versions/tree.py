@@ -1,6 +1,6 @@
-"""Where a run works: the checkout itself, or a git worktree of its own (the run's tree) that nobody else touches.
+"""Where a run works: the checkout itself, or a git worktree of its own (the run's tree).
 
-A run's tree stands at the commit fixed when the run starts, shares the main checkout's DVC cache, and begins with the newest
+A run's tree is at the commit fixed when the run starts, shares the main checkout's DVC cache, and begins with the newest
 version's locks and outputs, so that what is up to date is found so. The main checkout does not move.
 """
 
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks import params
-from tasks.errors import VersionError
+from tasks.errors import DirtyCode, RatchetError, VersionError
 from tasks.overrides import lasting, replaced
 from tasks.process import locked
-from tasks.versions import pipeline, remote, tags, whole
-from tasks.versions.git import common_dir, files, git, head, read, resolve
+from tasks.versions import pipeline, remote, repository, tags, whole
+from tasks.versions.git import files, git, head, read, resolve
 from tasks.versions.registry import Registry
+from tasks.versions.repository import home
 
 FOLDER = ".runs"
 KEPT = 5  # trees of failed runs, and reports of ended ones
@@ -36,6 +37,7 @@ class Place:
     base: str  # the commit that its version will have as parent
     reports: Path  # where its reports are once it has ended
     settings: Mapping[str, Any]  # values that replaced those in params.yaml
+    unused: tuple[str, ...] = ()  # what is edited in the checkout, so that this run does not use it
 
 
 @contextlib.contextmanager
@@ -50,21 +52,26 @@ def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str 
         ParamsError: a key that params.yaml does not have, or a value that it may not have.
         NotARepository: no git repository, or no commit in it.
         VersionError: there is no such revision.
-        Unreachable: the git remote that `register.push_to` names does not answer.
+        Unreachable: the git remote that `register.push_to` names does not respond.
     """
-    base = check(checkout, settings, revision)
-    tags.fetch(checkout, params.load(checkout).register.push_to)
     if settings is None:
-        with locked(checkout / ".dvc/tmp/ratchet-run.lock", f"the checkout {checkout.resolve()}"):
+        base = check(checkout, None)
+        tags.fetch(checkout, params.load(checkout).register.push_to)
+        remote.share_cache(checkout)
+        lock = checkout / ".dvc/tmp/ratchet-run.lock"
+        with locked(lock, f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports", {})
         return
-    runs = common_dir(checkout).parent / FOLDER
+    base = _commit(checkout, settings, revision)
+    tags.fetch(checkout, params.parse(pipeline.params_of(checkout, base)).register.push_to)
+    runs = home(checkout) / FOLDER
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    place = Place(runs / name, base, runs / "reports" / name, settings)
-    git("worktree", "add", "--quiet", "--detach", str(place.tree), place.base, cwd=checkout)
+    unused = tuple(edits(checkout, base)) if revision == "HEAD" else ()
+    place = Place(runs / name, base, runs / "reports" / name, settings, unused)
+    repository.add_worktree(checkout, place.tree, place.base)
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
-            remote.share(common_dir(checkout).parent, place.tree)
+            remote.share(checkout, place.tree)
             _lay_over_newest(place.tree)
             file = place.tree / params.FILE
             file.write_text(replaced(file.read_text(encoding="utf-8"), settings), encoding="utf-8")
@@ -74,52 +81,75 @@ def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str 
             raise
         place.reports.parent.mkdir(exist_ok=True)
         shutil.copytree(place.tree / "reports", place.reports)
-        drop(place.tree)
+        drop(checkout, place.tree)
         for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
-            shutil.rmtree(old)
-
-
-def _refuse_edits(tree: Path, base: str) -> None:
-    """Raise `DirtyCode` if code that a stage runs is not as commit `base` holds it: no version could name it."""
-    from ruamel.yaml import YAML
-
-    graph = YAML(typ="safe", pure=True).load((tree / "dvc.yaml").read_text(encoding="utf-8"))
-    deps = {dep for stage in graph["stages"].values() for dep in stage["deps"]}
-    code = sorted({"dvc.yaml", *(dep for dep in deps if dep.endswith((".py", ".html")) or dep.startswith("custom"))})
-    changed = git("diff", "--name-only", base, "--", *code, cwd=tree).splitlines()
-    new = git("ls-files", "--others", "--exclude-standard", "--", *code, cwd=tree).splitlines()
-    pipeline.refuse_dirty([*changed, *new], base)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "HEAD") -> str:
-    """The commit that such a run would start from; raises what `workplace` raises, before anything is started."""
-    newest = head(checkout)
+    """The commit that such a run would start from, before anything is started.
+
+    Raises:
+        DirtyCode: the checkout has edits that the run would not use, or that no version could name.
+        ParamsError, NotARepository, VersionError: as `workplace`.
+    """
     if settings is None:
+        base = head(checkout)
         whole.recover(checkout)
         params.load(checkout)
-        _refuse_edits(checkout, newest)
-        return newest
-    commit = resolve(checkout, f"{revision}^{{commit}}")
+        changed = pipeline.edited(checkout, base, remote.code_hashes(checkout))
+        pipeline.refuse_dirty(checkout, changed, base)
+        return base
+    base = _commit(checkout, settings, revision)
+    unused = edits(checkout, base)
+    if unused == [params.FILE]:
+        raise DirtyCode(
+            f"{params.FILE} is edited and not committed, and a run with --set or --params would "
+            f"use that of commit {base[:12]}; commit it (`git commit {params.FILE}`), or run "
+            "`ratchet train` without them to train with it as it is"
+        )
+    pipeline.refuse_dirty(checkout, unused, base)
+    return base
+
+
+def edits(checkout: Path, commit: str) -> list[str]:
+    """What differs in `checkout` from `commit`: params.yaml, dvc.yaml, and the stages' code.
+
+    A run in a tree of its own does not use these edits.
+    """
+    try:
+        changed = pipeline.edited(checkout, commit, remote.code_hashes(checkout))
+    except RatchetError:  # half edited, so that DVC cannot read it
+        changed = [pipeline.PIPELINE]
+    file = checkout / params.FILE
+    if not file.is_file() or file.read_bytes() != read(checkout, commit, params.FILE):
+        changed.append(params.FILE)
+    return changed
+
+
+def _commit(checkout: Path, settings: Mapping[str, Any], revision: str) -> str:
+    """The commit of `revision`, once its params.yaml is known to take the settings."""
+    commit = resolve(checkout, f"{revision}^{{commit}}") or (head(checkout) if revision == "HEAD" else None)
     if commit is None:
-        raise VersionError(f"{revision!r} is no commit of {checkout.resolve()}; `git log --all --oneline` lists them")
+        raise VersionError(f"{checkout.resolve()} has no commit {revision!r}; `git log --all --oneline` lists all")
     text = (read(checkout, commit, params.FILE) or b"").decode()
     replaced(text, settings)
     replaced(text, lasting(settings, pipeline.listed_sections(checkout, commit)))  # what its version will hold
     return commit
 
 
-def drop(tree: Path) -> None:
+def drop(checkout: Path, tree: Path) -> None:
     """Remove a run's tree."""
-    git("worktree", "remove", "--force", str(tree), cwd=common_dir(tree).parent)
+    repository.remove_worktree(checkout, tree)
     tree.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _drop_all_but(kept: int, runs: Path, checkout: Path) -> None:
     """Remove the oldest trees of runs that ended; one that still runs holds its lock."""
-    trees = sorted(tree for tree in runs.iterdir() if tree.is_dir() and (tree / ".git").is_file())
+    trees = sorted(tree for tree in runs.iterdir() if (tree / ".git").is_file())
     for tree in trees[:-kept]:
         with contextlib.suppress(Exception), locked(tree.with_suffix(".lock"), str(tree)):
-            drop(tree)
+            drop(checkout, tree)
     git("worktree", "prune", cwd=checkout)
 
 
@@ -128,6 +158,6 @@ def _lay_over_newest(tree: Path) -> None:
     if not versions:
         return
     commit = versions[0].commit
-    held = [path for path in LAID_OVER if files(tree, commit, path)]
-    git("restore", "--source", commit, "--worktree", "--", *held, cwd=tree)
+    present = [path for path in LAID_OVER if files(tree, commit, path)]
+    git("restore", "--source", commit, "--worktree", "--", *present, cwd=tree)
     remote.checkout(tree)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.errors import VersionError
-from tasks.versions import layout, pipeline, remote, snapshot
+from tasks.versions import layout, pipeline, remote, repository, snapshot
 from tasks.versions.git import files, git
 from tasks.versions.registry import Assignment, Registry, Version
 
@@ -66,7 +66,7 @@ def recover(tree: Path) -> str | None:
     done = None
     file = area / "journal.json"
     if file.exists():
-        journal = Journal(**json.loads(file.read_text()))
+        journal = Journal(**json.loads(file.read_text(encoding="utf-8")))
         now = Registry(tree).assignment(journal.environment)
         if now is not None and now.counter > journal.counter and now.version == journal.version:
             done = f"finished the switch to {journal.version}"
@@ -133,7 +133,7 @@ def _held_somewhere(tree: Path, path: str) -> bool:
 
 def _write(area: Path, journal: Journal) -> None:
     beside = area / "journal.tmp"
-    with beside.open("w") as stream:
+    with beside.open("w", encoding="utf-8") as stream:
         json.dump(asdict(journal), stream)
         stream.flush()
         os.fsync(stream.fileno())
@@ -141,5 +141,5 @@ def _write(area: Path, journal: Journal) -> None:
 
 
 def _drop(tree: Path, area: Path) -> None:
-    layout.drop(tree, area / "new")
+    repository.remove_worktree(tree, area / "new")
     shutil.rmtree(area)

@@ -11,13 +11,14 @@ import pytest
 
 from tasks import params as parameters
 from tasks.params import Params
+from tasks.versions.git import git
 from tests.data.samples import ASSETS, REPOSITORY
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """An empty checkout."""
-    (tmp_path / "tree" / ".git").mkdir(parents=True)
+    git("init", "--quiet", str(tmp_path / "tree"), cwd=tmp_path)
     shutil.copy(REPOSITORY / "params.yaml", tmp_path / "tree")
     return tmp_path / "tree"
 

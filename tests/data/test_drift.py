@@ -53,7 +53,7 @@ def test_16_a_class_gone_and_half_the_rows_gone():
 
 
 def test_many_classes_are_one_sentence():
-    found = compared(report({name: 100 for name in "abcdefgh"}, RANDOM.normal(40, 10, 800)))
+    found = compared(report(dict.fromkeys("abcdefgh", 100), RANDOM.normal(40, 10, 800)))
     assert found.sentences[1:3] == ("2 classes are gone: cat, dog", "8 classes are new: a, b, c, d, e and 3 more")
 
 

@@ -169,7 +169,7 @@ def test_a_failed_stage_says_what_and_keeps_the_version_in_service(copy: Checkou
 def test_not_a_git_repository(tmp_path: Path, released: Checkout) -> None:
     shutil.copytree(released.path, tmp_path / "plain", ignore=shutil.ignore_patterns(".git", "data", ".dvc"))
     done = Checkout(tmp_path / "plain").ratchet("train", code=1)
-    assert "is in no git repository" in done.stderr
+    assert "is not a git repository" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -138,7 +138,7 @@ def test_a_withdrawn_version(three: Toy, ratchet: Ratchet) -> None:
 def test_a_dirty_tree(three: Toy, ratchet: Ratchet) -> None:
     three.write({"code/train.py": "# edited\n"})
     refused(ratchet("rollback", "--whole"), "code/train.py: edited and not committed", "`git stash`")
-    refused(ratchet("train"), "code/train.py: not as commit", "`git add code/train.py && git commit`")
+    refused(ratchet("train"), "code/train.py: differs from commit", "`git add code/train.py && git commit`")
 
 
 def test_no_objects_and_a_remote_that_is_gone(three: Toy, ratchet: Ratchet, tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_tags_that_were_not_fetched_and_a_branch_that_is_gone(three: Toy, ratche
 
 
 def test_no_repository(tmp_path: Path, ratchet: Ratchet) -> None:
-    refused(ratchet("versions", within=tmp_path), "is in no git repository", "`git init`")
+    refused(ratchet("versions", within=tmp_path), "is not a Ratchet checkout", "`cd` to a Ratchet checkout first")

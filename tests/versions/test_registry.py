@@ -77,11 +77,3 @@ def test_a_version_tag_moved_by_hand_is_noticed(toy: Toy) -> None:
 def test_a_lightweight_tag_is_no_version(toy: Toy) -> None:
     git("tag", "classifier@v3.0.0", cwd=toy.tree)
     assert toy.registry.versions() == []
-
-
-def test_many_loose_tags_are_packed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tags, "_LOOSE_TAGS", 2)
-    toy.release("a")
-    toy.release("b")
-    assert "refs/tags/classifier@v1.0.1" in (toy.tree / ".git/packed-refs").read_text()
-    assert toy.serves() == "v1.0.1"
