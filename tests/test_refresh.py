@@ -60,7 +60,6 @@ def test_unavailable_names_the_hosts_and_three_ways_on(configured, package, tree
 
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setattr(fashion_mnist, "DEBIAN", package / "none")
-    monkeypatch.setenv("PATH", str(package))
     with pytest.raises(
         SourceMissing,
         match=r"http://127.0.0.1:9/.*run `apt-get install dataset-fashion-mnist`; or set `root`.*your own data",
