@@ -29,7 +29,7 @@ from tasks.versions.git import git, git_bytes
 # where git itself does not know it, as with `git clone --separate-git-dir`.
 _POINTER = "ratchet-home"
 _LOCK = "ratchet.lock"
-_MARKS = ("params.yaml", "dvc.yaml", ".dvc")  # every Ratchet checkout has them
+_MARKS = ("params.yaml", "dvc.yaml")  # every Ratchet checkout has them
 
 
 @dataclass(frozen=True)
