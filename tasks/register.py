@@ -19,7 +19,7 @@ from tasks.stage import step
 from tasks.versions import number, pipeline, remote, snapshot, tags
 from tasks.versions.cache import digest
 from tasks.versions.gate import Decision
-from tasks.versions.git import Rejected
+from tasks.versions.git import Rejected, read
 from tasks.versions.pipeline import Pipeline
 from tasks.versions.registry import Registry, Version
 from tasks.versions.repository import locked
