@@ -46,11 +46,7 @@ def imported(tree: Path, module: str) -> ModuleType:
 
 def package(folder: Path) -> str:
     """The name under which the `custom/` in `folder` can be imported beside any other; the folder has to stay."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files(folder):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
-        digest.update(file.read_bytes())
-    name = _PREFIX + digest.hexdigest()
+    name = _PREFIX + digest(folder)
     if name not in _folders or not _folders[name].is_dir():
         _folders[name] = folder.resolve()
         importlib.invalidate_caches()
@@ -93,6 +89,15 @@ def files(folder: Path) -> Iterator[Path]:
     for file in sorted(folder.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
             yield file
+
+
+def digest(folder: Path) -> str:
+    """Hash of the names and contents of all files in a folder, less what Python writes; a missing one has none."""
+    found = hashlib.blake2b(digest_size=16)
+    for file in files(folder):
+        found.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def _importable() -> list[Path]:

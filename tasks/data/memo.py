@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.data import custom_code
 from tasks.data.files import sha256, to_json, writing
 from tasks.data.progress import progress
 from tasks.errors import CorruptData
@@ -43,12 +42,9 @@ class Job:
 
 @cache
 def _code() -> list[str]:
-    """Hashes of the code in `tasks/data` and of `custom/sources`, and the versions of the libraries that make the bytes."""
-    data = Path(__file__).parent
-    own = data.parent.parent / "custom"
-    files = [*sorted(data.rglob("*.py")), own / "__init__.py", *custom_code.files(own / "sources")]
-    hashes = [sha256(file) for file in files if file.is_file()]
-    return [*hashes, *(importlib.metadata.version(name) for name in LIBRARIES)]
+    """Hashes of the code in `tasks/data`, and the versions of the libraries that make the bytes."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return [*map(sha256, files), *(importlib.metadata.version(name) for name in LIBRARIES)]
 
 
 def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> Iterator[Path]:

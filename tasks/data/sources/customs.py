@@ -38,7 +38,8 @@ def resolve(source: CustomSource, places: Places) -> Entry:
 
 
 def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
-    return [Part(source, places.tree, (), {"resolved": entry["resolved"]}, name=source.source)]
+    code = custom_code.digest(places.tree / "custom/sources")  # what was read with other code is read again
+    return [Part(source, places.tree, (), {"resolved": entry["resolved"], "code": code}, name=source.source)]
 
 
 def read(part: Part) -> Rows:
