@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from tasks.data import arrival_hub, images, parquet
 from tasks.data import arrival_rows as rows
@@ -31,7 +30,6 @@ HUB = arrival_hub.ADDRESS
 ROWS = 10_000  # in one batch at most
 BATCH_BYTES = 1 << 26  # of the inputs of one batch, and of the image files in it
 TABLES = (".csv", ".parquet")
-HEIC = (".heic", ".heif")
 
 
 @dataclass(frozen=True)
@@ -135,16 +133,9 @@ def _unusable(file: Path, folder: Path | None, spec: Spec, is_only: bool) -> str
         if folder and not file.resolve().is_relative_to(folder.resolve()):
             return "linked from outside the folder"
         return "empty" if not is_only and file.stat().st_size == 0 else ""
-    if spec.kind == "image" and (suffix in _image_suffixes() or (is_only and not suffix)):
+    if spec.kind == "image" and (suffix in images.suffixes() | images.HEIC_SUFFIXES or (is_only and not suffix)):
         return ""
     return suffix or "without a suffix"
-
-
-@functools.cache
-def _image_suffixes() -> frozenset[str]:
-    formats = images.formats()  # registers HEIF's suffixes, too
-    readable = (suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
-    return frozenset([*readable, *HEIC])
 
 
 def wanted(spec: Spec) -> str:

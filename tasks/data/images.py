@@ -32,6 +32,7 @@ MAX_PIXELS = 178_956_970  # of one image; Pillow refuses more
 MODES = {1: "L", 3: "RGB"}
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 HEIF_EXTRA = "the extra `heif` (pip install -c constraints.txt -e '.[heif]')"
 TURNS = {  # EXIF orientation: what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,6 +71,14 @@ def formats() -> tuple[str, ...]:
         return FORMATS
     pillow_heif.register_heif_opener()
     return (*FORMATS, "HEIF")
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of files in these formats, in lower case."""
+    readable = {*formats(), "MPO"}  # MPO is JPEG with more frames
+    extensions = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in extensions.items() if name in readable)
 
 
 def decode(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Picture:

@@ -7,13 +7,12 @@ import json
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.data import arrivals
-from tasks.data.arrivals import Arrivals, Checks
+from tasks.data import arrival_rows
+from tasks.data.arrival_rows import Checks
 from tasks.data.dataset import PreparedDataset
 from tasks.data.spec import Spec
 from tasks.ingest import ingest
@@ -80,9 +79,8 @@ def test_one_bad_image_is_one_row_with_a_reason_in_every_stage(configured, parqu
         for row in range(len(prepared)):
             assert prepared[row][0].shape == (3, 28, 28)
 
-    table = pa.table({"image": pa.array(images, pa.binary())})
-    rows = Arrivals(table, [None] * len(images), [None] * len(images))
-    inputs, reasons = arrivals.checked(rows, spec, Checks(params.validate.max_pixels, {}))
+    rows = arrival_rows.of_images([("a.png", content, None) for content in images])
+    inputs, reasons = arrival_rows.checked(rows, spec, Checks(params.validate.max_pixels, {}))
     assert inputs.shape == (len(images), 3, 28, 28)
     assert reasons[: -len(BAD)] == [None] * (30 + len(GOOD))
     assert [str(reason).partition(":")[0] for reason in reasons[-len(BAD) :]] == list(BAD)

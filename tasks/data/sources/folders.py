@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from tasks.data import images
 from tasks.data.sources.base import Entry, Part, Places, Rows, image_table, pin
@@ -25,7 +24,6 @@ from tasks.params import ImageFolderSource
 
 ROWS = 10  # files in one batch
 FILE_BYTES = 1 << 27  # of one file; a larger one is skipped
-HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 
 # Reasons for skipping a file
 HIDDEN = "hidden"
@@ -87,7 +85,6 @@ def _batches(part: Part) -> Iterator[pa.Table]:
 
 def _images(root: Path, skipped: Skipped) -> Iterator[str]:
     """The names of the images below `root`, in no particular order. Links to folders are not followed."""
-    suffixes = _suffixes()
     inside = root.resolve()
 
     def unreadable(error: OSError) -> None:
@@ -102,7 +99,7 @@ def _images(root: Path, skipped: Skipped) -> Iterator[str]:
                 skipped.add(reason, (place / name).relative_to(root).as_posix() + "/")
         for name in files:
             path = place / name
-            reason = _file_skipped(path, inside, suffixes)
+            reason = _file_skipped(path, inside)
             relative = path.relative_to(root).as_posix()
             if reason is None and not _is_utf8(relative):
                 reason = ENCODING
@@ -112,25 +109,19 @@ def _images(root: Path, skipped: Skipped) -> Iterator[str]:
                 yield relative
 
 
-def _suffixes() -> set[str]:
-    """The suffixes of the formats that are read, in lower case."""
-    readable = {*images.formats(), "MPO"}  # MPO is JPEG with more frames
-    return {suffix for suffix, name in Image.registered_extensions().items() if name in readable}
-
-
 def _folder_skipped(path: Path) -> str | None:
     if path.name.startswith("."):
         return HIDDEN
     return LINK if path.is_symlink() else None
 
 
-def _file_skipped(path: Path, inside: Path, suffixes: set[str]) -> str | None:
+def _file_skipped(path: Path, inside: Path) -> str | None:
     """Why a file is not read, or None."""
     suffix = path.suffix.lower()
     if path.name.startswith("."):
         return HIDDEN
-    if suffix not in suffixes:
-        return NEEDS_HEIF if suffix in HEIC_SUFFIXES else SUFFIX
+    if suffix not in images.suffixes():
+        return NEEDS_HEIF if suffix in images.HEIC_SUFFIXES else SUFFIX
     try:
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(inside):
             return LINK

@@ -197,7 +197,7 @@ def odd(root: Path, kind: str) -> None:
 def test_a_file_that_is_not_read_is_counted_with_its_reason(tmp_path, monkeypatch, kind, line):
     lay(tmp_path, *each("cat dog", "."))
     if kind == "heic":
-        monkeypatch.setattr(folders, "_suffixes", lambda: {".png"})
+        monkeypatch.setattr(folders.images, "suffixes", lambda: {".png"})
     odd(tmp_path, kind)
     found, note = read(tmp_path)
     assert found == PLAIN
