@@ -15,7 +15,7 @@ from typing import Any
 from tasks.data.files import to_json, writing
 from tasks.data.sources.base import Entry
 from tasks.data.sources.remote import shown
-from tasks.errors import SourceChanged
+from tasks.errors import ParamsError, SourceChanged
 from tasks.params import IngestParams, Source
 
 FILE = "source.lock"
@@ -73,7 +73,13 @@ def previous(tree: Path) -> list[Entry]:
 def pinning(source: Source) -> dict[str, Any]:
     """The params of a source that decide which bytes are pinned, as JSON holds them."""
     values = {key: value for key, value in asdict(source).items() if key not in READING}
-    record: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    try:
+        record: dict[str, Any] = json.loads(json.dumps(values, default=str, allow_nan=False))
+    except ValueError:
+        raise ParamsError(
+            f"ingest.sources: `arguments` of the {source.type} source holds a number that is not "
+            "finite (nan or inf); use another value"
+        ) from None
     return record
 
 
@@ -141,15 +147,18 @@ def _some(names: Sequence[str]) -> str:
 def _entries(tree: Path) -> list[Entry]:
     try:
         content = json.loads((tree / FILE).read_text(encoding="utf-8"))
-        entries = list(content["sources"])
+        entries: list[Entry] = list(content["sources"])
+        version = content.get("format", 1)
+        complete = version != FORMAT or all("source" in entry for entry in entries)
     except FileNotFoundError:
         raise SourceChanged(f"{FILE} does not exist yet; {AGAIN}") from None
     except (ValueError, KeyError, TypeError):
         raise SourceChanged(f"{FILE} cannot be read; {AGAIN}") from None
-    if content.get("format") != FORMAT:
+    if not complete:
+        raise SourceChanged(f"{FILE} cannot be read; {AGAIN}")
+    if version != FORMAT:
         raise SourceChanged(
-            f"{FILE} has format {content.get('format', 1)}, but this Ratchet reads format {FORMAT}; "
-            f"{AGAIN} to pin the sources again"
+            f"{FILE} has format {version}, but this Ratchet reads format {FORMAT}; {AGAIN} to pin the sources again"
         )
     for file in (file for entry in entries for file in entry.get("files", ())):
         name = PurePosixPath(file["name"])

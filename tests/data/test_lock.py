@@ -123,6 +123,7 @@ def test_the_number_and_order_of_sources_count(configured, pinned, tree):
         ('{"format": 3, "sources": []}', "has format 3"),
         ('{"format": 2', "source.lock cannot be read"),
         ("[]", "source.lock cannot be read"),
+        ('{"format": 2, "sources": [{"files": []}]}', "source.lock cannot be read"),
         (
             '{"format": 2, "sources": [{"source": {}, "files": [{"name": "../x"}]}]}',
             "names a file outside its source: ../x",
@@ -138,6 +139,12 @@ def test_a_lock_that_cannot_be_used_says_why(configured, tree, content, message)
     with pytest.raises(SourceChanged) as raised:
         lock.read(tree, configured(source("csv")).ingest)
     assert message in str(raised.value)
+
+
+def test_a_number_that_json_lacks_is_refused(configured):
+    (custom,) = configured(source("custom", arguments={"a": float("nan")})).ingest.sources
+    with pytest.raises(ParamsError, match=r"`arguments` of the custom source holds a number that is not finite"):
+        lock.pinning(custom)
 
 
 def test_a_signature_in_a_url_is_compared_but_not_shown(configured, pinned, tree):
