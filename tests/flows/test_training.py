@@ -37,6 +37,8 @@ def test_nothing_is_to_do_afterwards(copy: Checkout) -> None:
     again = copy.json("train")
     assert set(how(again).values()) == {"cached"}
     assert (again["name"], again["version"], again["serves"]) == ("Unchanged", None, "v1.0.0")
+    (few_rows,) = again["data"]  # nothing changed, but a sample has few test rows
+    assert few_rows.endswith("gate.on_undecided: refuse decides")
     assert (copy.path / "dvc.lock").read_bytes() == lock
     assert copy.git("status", "--porcelain", "--untracked-files=no") == ""
 
@@ -106,13 +108,21 @@ def test_a_run_with_other_params_works_in_a_tree_of_its_own(copy: Checkout) -> N
     copy.set(margin="0.9")
     copy.commit("Let everything through")
     before["params.yaml"] = (copy.path / "params.yaml").read_bytes()
-    summary = copy.json("train", "--set", "train.seed=1")
+    summary = copy.json("train", "--set", "train.seed=1", "--set", "gate.max_shrink=1")
     assert how(summary) == dict.fromkeys(STAGES[:3], "cached") | dict.fromkeys(STAGES[3:], "ran")
     assert summary["stages"][3]["why"] == ["param train.seed: 0 → 1"]
     assert (summary["version"], summary["serves"]) == ("v1.0.1", "v1.0.1")
     assert (copy.path / summary["report"]).is_file()
     assert {file: (copy.path / file).read_bytes() for file in before} == before
     assert copy.git("worktree", "list").count("\n") == 0
+
+    # ── what was set for the gate holds for this run alone
+    assert copy.json("show", "v1.0.1")["overrides"] == {"gate.max_shrink": "1"}
+    assert "gate.max_shrink=1" in copy.ratchet("show", "v1.0.1").stdout
+    params = copy.git("show", "classifier@v1.0.1:params.yaml")
+    assert "  max_shrink: 0.5 " in params
+    assert "  seed: 1 " in params
+    assert json.loads(copy.git("show", "classifier@v1.0.1:reports/drift.json"))["against"] == "v1.0.0"
 
     # ── and the way back, which no unattended run undoes (fault 35)
     assert "v1.0.0 serves in prod again" in copy.ratchet("rollback").stdout
