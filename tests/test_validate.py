@@ -193,8 +193,9 @@ def test_warnings_have_levels(ingested, tree, capsys):
     a, *rest = pictures(9)
     params = ingested([a, a, *rest], [0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
     validate.fn(params, tree)
-    warning, rare = json.loads((tree / "reports/validation.json").read_text())["warnings"]
+    warning, rare, few = json.loads((tree / "reports/validation.json").read_text())["warnings"]
     assert rare.startswith("1 of 2 classes have fewer than 3 rows, too few for one in each split: 1;")
+    assert few.startswith("about 1 test row: differences in accuracy below 73.0 points cannot be shown at 95%;")
     assert warning == "1 rows (10.00%) are set aside as duplicate; validate.warn.duplicate is 0.01"
     assert f"validate: warning: {warning}" in capsys.readouterr().out
     assert warning in (tree / "reports/validation.html").read_text()

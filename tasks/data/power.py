@@ -25,13 +25,14 @@ def rows_for_testing(report: Mapping[str, Any], test_fraction: float) -> int:
     return given + round(test_fraction * undivided)
 
 
-def warning(report: Mapping[str, Any], test_fraction: float) -> str | None:
-    """A sentence where even two models that never disagree could not be told to be within `SENSIBLE`."""
+def warnings(report: Mapping[str, Any], test_fraction: float) -> list[str]:
+    """A sentence where not even models that never disagree could be shown to be within `SENSIBLE` of each other."""
     rows = rows_for_testing(report, test_fraction)
     smallest = tango.detectable(rows, CONFIDENCE, 0.0)
     if smallest <= SENSIBLE:
-        return None
-    return (
-        f"about {rows:,} test rows: differences in accuracy below {100 * smallest:.1f} points cannot be shown at "
+        return []
+    count = f"{rows:,} test row{'' if rows == 1 else 's'}"
+    return [
+        f"about {count}: differences in accuracy below {100 * smallest:.1f} points cannot be shown at "
         f"{CONFIDENCE:.0%}; add test rows (prepare.test_fraction), or see gate.on_undecided in docs/versions.md"
-    )
+    ]

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.data import checking, images, memo, pictures, quarantine, twins
+from tasks.data import checking, images, memo, pictures, power, quarantine, twins
 from tasks.data.files import beside, writing
 from tasks.data.histogram import added
 from tasks.data.schema import REASONS
@@ -144,6 +144,7 @@ def warnings(params: ValidateParams, prepare: PrepareParams, report: dict[str, A
         *_class_warnings(params.warn, total),
         *_rare_warnings(prepare, report),
         *pictures.warnings(prepare, report),
+        *power.warnings(report, prepare.test_fraction),
         *([] if report["sizes"] else _feature_warnings(report["numbers"])),
     ]
 
