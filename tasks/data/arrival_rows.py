@@ -206,4 +206,4 @@ def _checked_features(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.n
     failures = schema.failures(pl.DataFrame(table), schema.of_features(list(spec.features or ()), checks.columns))
     for row, reason, detail in failures.sort("row", "reason", descending=True).iter_rows():
         reasons[row] = f"{reason}: {detail}"
-    return specs.imputed(raw, np.asarray(spec.mean)), reasons
+    return specs.numeric(raw, spec), reasons

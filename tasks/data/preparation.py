@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.data import memo, quarantine, shaping
+from tasks.data import memo, moments, quarantine, shaping
 from tasks.data.columns import KEEP, prefixed
 from tasks.data.labels import ordered
 from tasks.data.shards import Shards
-from tasks.data.spec import Spec, imputed
-from tasks.data.splits import SPLITS
+from tasks.data.spec import FORMAT, Spec, numeric
+from tasks.data.splits import SPLITS, to_training
 from tasks.errors import ValidationFailed
 from tasks.params import PrepareParams
 
@@ -36,17 +36,20 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
     Raises:
         ValidationFailed: no row is left for training, or it lacks a class that another split has.
     """
-    dropped, known, outline = dict(quarantine.by_shard(bad)), _given(shards), _outline(params, shards)
+    dropped, known, outline = dict(quarantine.by_shard(bad)), shards.given(), _outline(params, shards)
+    fractions = params.val_fraction, params.test_fraction
+    moved = to_training(shards.strata(dropped), *fractions)
     encoded = (
         shards.kind == "image" and shards.info["rows"] * math.prod(outline.input_shape) > params.decoded_limit_bytes
     )
     kept = prefixed(KEEP, shards.info["kept"])
-    facts = [kept, outline.input_shape, outline.features, encoded, params.val_fraction, params.test_fraction]
+    facts = [kept, outline.input_shape, outline.features, encoded, *fractions]
     jobs = []
     for shard in shards:
         rows, given = dropped.get(shard.path.name, np.empty(0, np.int64)), known[shard.source]
-        inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), given, *facts]
-        jobs.append(memo.Job(shaping.shape, (shard, rows, given, kept, outline, encoded, params), inputs))
+        ids = shard.among(moved)
+        inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), given, ids, *facts]
+        jobs.append(memo.Job(shaping.shape, (shard, rows, given, ids, kept, outline, encoded, params), inputs))
     folders = list(memo.folders(jobs, store, pool, "prepare"))
     spec = _spec(outline, shards, [shaping.summary(folder) for folder in folders])
     for split in SPLITS:
@@ -58,17 +61,9 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
     return spec
 
 
-def _given(shards: Shards) -> dict[int, list[str]]:
-    """The splits that each source gives."""
-    known: dict[int, set[str]] = {}
-    for entry in shards.info["shards"]:
-        known.setdefault(entry["source"], set()).update(entry["splits"])
-    return {source: sorted(found) for source, found in known.items()}
-
-
 def _outline(params: PrepareParams, shards: Shards) -> Spec:
-    """The spec without what only the rows can tell."""
-    blank: dict[str, Any] = {"kind": shards.kind, "classes": (), "mean": (), "std": (), "counts": {}}
+    """The spec as far as it is known without the rows."""
+    blank: dict[str, Any] = {"format": FORMAT, "kind": shards.kind, "classes": (), "mean": (), "std": (), "counts": {}}
     if shards.kind == "image":
         shape = (params.channels, *params.size)
         return Spec(**blank, input_shape=shape, features=None, size=params.size, channels=params.channels)
@@ -84,39 +79,39 @@ def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) ->
     seen = ordered(counts["train"], shards.info["classes"])
     if not seen:
         raise ValidationFailed("no row is left for the training split; lower prepare.val_fraction and test_fraction")
+    if len(seen) == 1:
+        raise ValidationFailed(
+            f"all {counts['train'].total():,} training rows have the class {seen[0]}; "
+            "a classifier needs at least two classes: correct the source, or name another label in ingest.sources"
+        )
     for split in ("val", "test"):
         if unseen := sorted(counts[split].keys() - counts["train"].keys()):
             raise ValidationFailed(
-                f"class {', '.join(unseen)} is in the {split} split but not in the training split; add examples to it"
+                f"class {', '.join(unseen)} is in the {split} split that the source gives, but has no training row; "
+                "add training rows of it to the source, or take it out of that split"
             )
-    number, total, square = (
-        np.array([summary["sums"][i] for summary in summaries], np.float64).sum(0) for i in range(3)
-    )
-    mean = total / np.maximum(number, 1)
-    deviation = np.sqrt(np.maximum(square / np.maximum(number, 1) - mean**2, 0))
-    scale = 255.0 if outline.kind == "image" else 1.0
-    deviation[deviation == 0] = scale  # a constant input stays as it is
+    mean, std = moments.joined(summaries, outline).mean_std()
     return replace(
         outline,
         classes=tuple(seen),
-        mean=tuple((mean / scale).tolist()),
-        std=tuple((deviation / scale).tolist()),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
         counts={split: counts[split].total() for split in SPLITS},
     )
 
 
 def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
-    """The inputs of one split, copied from those of the shards."""
-    dtype = np.dtype(np.uint8 if spec.kind == "image" else np.float32)
+    """The inputs of one split from those of the shards; features are standardised here, where the statistics are known."""
+    image = spec.kind == "image"
 
     def parts() -> Iterator[np.ndarray]:
         for folder in folders:
             path = folder / f"{split}.bin"
             if path.stat().st_size:
-                rows = np.memmap(path, dtype, "r").reshape(-1, *spec.input_shape)
-                yield rows if spec.kind == "image" else imputed(rows, np.asarray(spec.mean))
+                rows = np.memmap(path, np.uint8 if image else np.float64, "r").reshape(-1, *spec.input_shape)
+                yield rows if image else numeric(rows, spec)
 
-    _save(out / INPUTS, dtype, (spec.counts[split], *spec.input_shape), parts())
+    _save(out / INPUTS, np.dtype(np.uint8 if image else np.float32), (spec.counts[split], *spec.input_shape), parts())
 
 
 def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,9 +17,11 @@ import pyarrow.parquet as pq
 from tasks.data import parquet
 from tasks.data.columns import FEATURE, KEEP
 from tasks.data.files import sha256
+from tasks.data.splits import Rows
 from tasks.errors import CorruptData
 
 DATASET = "dataset.json"
+ID_ROWS = 50_000  # whose ids and labels are read at once
 OWN = ("row_id", "label", "split", "image")  # columns of shards that are not the user's
 FORMAT = 2  # 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain names
 
@@ -68,6 +71,15 @@ class Shard:
         """
         return parquet.batches(self.path, columns, rows)
 
+    def among(self, row_ids: Collection[str]) -> list[str]:
+        """Which of these are rows of the shard, in order."""
+        if not row_ids:
+            return []
+        found: list[str] = []
+        for table in self.batches(["row_id"], ID_ROWS):
+            found += [row_id for row_id in table["row_id"].to_pylist() if row_id in row_ids]
+        return sorted(set(found))
+
     def place(self, row: int, path: str | None) -> str | None:
         """What a row is in its source: the file and the row in it, from 0, or the path of an image."""
         if self.origin is None:
@@ -104,6 +116,27 @@ class Shards:
         for shard in self.info["shards"]:
             origin, start = shard.get("origin"), shard.get("start", 0)
             yield Shard(self.raw / shard["file"], shard["rows"], shard["sha256"], shard["source"], origin, start)
+
+    def given(self) -> dict[int, list[str]]:
+        """The splits that each source gives, by its number."""
+        known: dict[int, set[str]] = {}
+        for entry in self.info["shards"]:
+            known.setdefault(entry["source"], set()).update(entry.get("splits", ()))
+        return {source: sorted(names) for source, names in known.items()}
+
+    def strata(self, dropped: Mapping[str, np.ndarray]) -> Iterator[Rows]:
+        """What decides on the split of each row, some rows at a time, without the rows `dropped` by shard."""
+        known = self.given()
+        for shard in self:
+            bad, start = dropped.get(shard.path.name, np.empty(0, np.int64)), 0
+            names = [name for name in ("row_id", "label", "split") if name in parquet.schema(shard.path).names]
+            for table in shard.batches(names, ID_ROWS):
+                rows = np.setdiff1d(np.arange(len(table)), bad - start)
+                start += len(table)
+                good = table.take(rows)
+                given = good["split"].to_pylist() if "split" in names else None
+                ids, labels = good["row_id"].to_pylist(), good["label"].to_pylist()
+                yield Rows(ids, labels, given, known[shard.source])
 
     @property
     def format(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from tasks.data import images
 from tasks.data.columns import FEATURE, own, prefixed
 from tasks.data.files import write_json
 from tasks.errors import CorruptData
+
+FORMAT = 2  # 2: prepare standardises features. 1 (no number): it left them as they were, for `Normalise`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,15 @@ class Spec:
     features: tuple[str, ...] | None
     size: tuple[int, int] | None  # height, width
     channels: int | None
+    format: int = 1  # what a file without a number has
+
+    @property
+    def standardised(self) -> bool:
+        """Are inputs brought to mean 0 and standard deviation 1 before they are stored or handed on?
+
+        The one place that knows the formats: if not, `Normalise` does it on the device.
+        """
+        return self.kind == "features" and self.format >= 2
 
     @classmethod
     def read(cls, path: Path) -> Spec:
@@ -41,7 +52,9 @@ class Spec:
     @classmethod
     def parse(cls, content: Mapping[str, object]) -> Spec:
         """From JSON's lists and objects, as a card holds them too."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})  # type: ignore[arg-type]
+        known = {field.name for field in fields(cls)}  # a newer format may have more
+        values = {key: value for key, value in content.items() if key in known}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})  # type: ignore[arg-type]
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -57,11 +70,11 @@ def inputs(table: pa.Table, spec: Spec) -> np.ndarray:
         CorruptData: a column of the spec is missing.
     """
     array = raw(table, spec)
-    return array if spec.kind == "image" else imputed(array, np.asarray(spec.mean))
+    return array if spec.kind == "image" else numeric(array, spec)
 
 
 def raw(table: pa.Table, spec: Spec) -> np.ndarray:
-    """As `inputs`, but what is missing in features stays NaN."""
+    """Images as in `inputs`; features as they are, float64 (N, F) with NaN for what is missing or not finite."""
     needed = ["image"] if spec.kind == "image" else prefixed(FEATURE, spec.features or ())
     missing = [own(name) for name in needed if name not in table.column_names]
     if missing:
@@ -69,7 +82,22 @@ def raw(table: pa.Table, spec: Spec) -> np.ndarray:
         raise CorruptData(f"the rows lack {', '.join(missing)}; they have {has}")
     if spec.kind == "image":
         return decoded(table["image"], spec)
-    return features(table, needed)
+    columns = [table[name].cast(pa.float64(), safe=False).to_numpy() for name in needed]
+    array = np.stack(columns, axis=1)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def numeric(array: np.ndarray, spec: Spec) -> np.ndarray:
+    """Features as `raw` gives them, as a model of `spec` is fed: float32 (N, F) without NaN.
+
+    They are standardised in float64: a float32 of 1.7e9 seconds is off by up to a minute.
+    """
+    mean, std = np.asarray(spec.mean), np.asarray(spec.std)
+    if not spec.standardised:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        return np.where(np.isfinite(array), array, mean.astype(np.float32))
+    return ((np.where(np.isnan(array), mean, array) - mean) / std).astype(np.float32)
 
 
 def decoded(column: pa.ChunkedArray, spec: Spec) -> np.ndarray:
@@ -77,14 +105,3 @@ def decoded(column: pa.ChunkedArray, spec: Spec) -> np.ndarray:
     assert spec.size is not None and spec.channels is not None
     encoded = column.combine_chunks().field("bytes").to_pylist()
     return images.stacked(encoded, spec.size, spec.channels)
-
-
-def features(table: pa.Table, names: list[str]) -> np.ndarray:
-    """float32 (N, F); what is missing or not finite is NaN."""
-    columns = [table[name].cast(pa.float64(), safe=False).to_numpy() for name in names]
-    array = np.stack(columns, axis=1).astype(np.float32) if columns else np.empty((len(table), 0), np.float32)
-    return np.where(np.isfinite(array), array, np.nan).astype(np.float32)
-
-
-def imputed(array: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(array), mean.astype(np.float32), array)

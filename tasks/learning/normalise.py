@@ -9,12 +9,17 @@ from tasks.data.spec import Spec
 
 
 class Normalise:
-    """Inputs of one spec, brought to mean 0 and standard deviation 1 per channel (image) or feature, on `device`."""
+    """Inputs of one spec, brought to mean 0 and standard deviation 1 per channel (image) or feature, on `device`.
+
+    Features that `prepare` standardised already stay as they are.
+    """
 
     def __init__(self, spec: Spec, device: torch.device, channels_last: bool = True) -> None:
         scale = 255.0 if spec.kind == "image" else 1.0
         shape = (1, -1, 1, 1) if spec.kind == "image" else (1, -1)
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (spec.mean, spec.std))
+        count = len(spec.mean)
+        values = ((0.0,) * count, (1.0,) * count) if spec.standardised else (spec.mean, spec.std)
+        mean, std = (torch.tensor(numbers, dtype=torch.float64).view(shape) for numbers in values)
         std = std.where(std > 0, torch.ones_like(std))  # what never varies becomes 0
         self.factor = (1 / (scale * std)).float().to(device)
         self.offset = (-mean / std).float().to(device)

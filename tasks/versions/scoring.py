@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.data import shards, spec, splits
+from tasks.data import quarantine, shards, spec, splits
 from tasks.data.columns import own
 from tasks.errors import CorruptModel
 from tasks.learning.card import Card
@@ -116,7 +116,7 @@ def trained(tree: Path, version: Version) -> frozenset[str]:
     """The rows that a version was trained on.
 
     Prepared data are never pushed; where they are gone, the split is computed again from the version's raw rows and params
-    (then quarantined rows are among them, which are in no test split either).
+    (for an old version with its quarantined rows, which are in no test split either).
     """
     held, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
     prepared = held.output(PREPARED)
@@ -124,29 +124,32 @@ def trained(tree: Path, version: Version) -> frozenset[str]:
         md5 = cache.listing(prepared.md5, PREPARED).get(TRAINED)
         if md5 and cache.has(md5):
             return _row_ids(cache.check(md5, TRAINED))
-    knobs = next(sections["prepare"] for sections in held.params.values() if "prepare" in sections)
+    settings = next(sections["prepare"] for sections in held.params.values() if "prepare" in sections)
+    fractions = float(settings["val_fraction"]), float(settings["test_fraction"])
     with _raw(tree, version) as raw:
-        return _split_again(raw, float(knobs["val_fraction"]), float(knobs["test_fraction"]))
+        found = shards.Shards.open(raw)
+        dropped = _quarantined(tree, version) if found.format > 1 else {}
+        return _split_again(found, dropped, *fractions)
 
 
-def _split_again(raw: Path, val_fraction: float, test_fraction: float) -> frozenset[str]:
-    """The training rows of `raw`, by the rule that `prepare` splits with."""
-    held = [(shard.source, *_ids_and_splits(shard)) for shard in shards.Shards.open(raw)]
-    known: dict[int, set[str]] = {}
-    for source, _, given in held:
-        known.setdefault(source, set()).update(name for name in given or () if name)
-    found: set[str] = set()
-    for source, row_ids, given in held:
-        into = splits.splits(row_ids, given, known[source], val_fraction, test_fraction)
-        found.update(row_id for row_id, split in zip(row_ids, into, strict=True) if split == 0)
-    return frozenset(found)
+def _quarantined(tree: Path, version: Version) -> dict[str, np.ndarray]:
+    """The bad rows of a version, by shard (pulled if they are not here)."""
+    output = pipeline.of_commit(tree, version.commit).output(quarantine.FILE)
+    remote.pull(tree, output)
+    return dict(quarantine.by_shard(Cache(tree).path(output.md5)))
 
 
-def _ids_and_splits(shard: shards.Shard) -> tuple[list[str], list[str | None] | None]:
-    names = pq.read_schema(shard.path).names
-    table = pq.read_table(shard.path, columns=[name for name in ("row_id", "split") if name in names])
-    given = table["split"].to_pylist() if "split" in names else None
-    return table["row_id"].to_pylist(), given
+def _split_again(
+    raw: shards.Shards, dropped: Mapping[str, np.ndarray], val_fraction: float, test_fraction: float
+) -> frozenset[str]:
+    """The training rows of `raw`, by the rule that `prepare` splits with; before format 2 no row moved for its class."""
+    fractions = val_fraction, test_fraction
+    moved = splits.to_training(raw.strata(dropped), *fractions) if raw.format > 1 else frozenset()
+    trained: set[str] = set()
+    for rows in raw.strata(dropped):
+        index = splits.splits(rows.row_ids, rows.given, rows.known, *fractions, moved)
+        trained.update(row_id for row_id, split in zip(rows.row_ids, index, strict=True) if split == 0)
+    return frozenset(trained)
 
 
 def _probabilities(champion: Version, model: Any, card: Card, table: Any, batch_size: int) -> np.ndarray:
