@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.compare import compare
-from tasks.data import arrival_rows, arrivals
+from tasks.data import arrival_hub, arrival_rows, arrivals
 from tasks.data.spec import Spec
 from tasks.errors import Busy, CorruptData, DataError, ParamsError, SourceMissing, VersionError
 from tasks.predict import predict, predict_new
@@ -497,6 +498,35 @@ def test_a_data_set_of_the_hub_is_streamed(on_hub: dict[str, bytes], tmp_path: P
     assert not list((tmp_path / "home").rglob("*.parquet"))
 
 
+def test_images_that_the_hub_keeps_as_files(tmp_path: Path) -> None:
+    good = png(np.zeros((9, 7, 3), np.uint8))
+    files = {"train/cat/a.png": good, "train/dog/b.png": good[:40], "README.md": b"photos"}
+    (reasons,) = of_hub(files, tmp_path / "home", REPOSITORY)
+    assert reasons[0] is None
+    assert reasons[1].startswith("image_corrupt: ")
+
+
+LOCAL = [
+    "/etc/hostname",
+    "etc/hostname",
+    "file:///etc/hostname",
+    "local:///etc/hostname",
+    "zip://a.png::file:///tmp/a.zip",
+    "zip://a.png::/tmp/a.zip",
+    "simplecache::file:///etc/hostname",
+    "https://example.org/a.png",
+    "hf://datasets/somebody/private@main/a.png",
+    "hf://datasets/friends/toys@main/../../../somebody/private/a.png",
+    "",
+]
+
+
+@pytest.mark.parametrize("address", LOCAL)
+def test_an_image_of_the_hub_is_read_from_its_repository_alone(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec, "open", lambda *_: pytest.fail("was opened"))
+    assert arrival_hub.load(REPOSITORY, address) == (None, f"unread: {address} is not a file of {REPOSITORY}")
+
+
 @pytest.mark.long  # the client tries for 23 s
 def test_a_hub_that_is_down(on_hub: dict[str, bytes], tmp_path: Path) -> None:
     (said,) = of_hub(on_hub, tmp_path / "home", REPOSITORY, up=False)
@@ -510,11 +540,48 @@ def test_the_flow_scores_what_has_arrived(released: Checkout, tmp_path: Path) ->
         "import json, sys; from pathlib import Path; from flows.server import server; from tasks.stage import home\n"
         "with server(home(Path())):\n"
         "    from flows.prediction import prediction\n"
-        "    state = prediction(sys.argv[1], sys.argv[2], return_state=True)\n"
-        "    print(json.dumps([state.name, state.message]))"
+        "    for _ in range(2):\n"
+        "        state = prediction(sys.argv[1], sys.argv[2], return_state=True)\n"
+        "        print(json.dumps([state.name, state.message]))"
     )
     done = released.run("python", "-c", code, str(tmp_path / "new.parquet"), str(tmp_path / "scored"))
-    name, message = json.loads(done.stdout.splitlines()[-1])
+    first, second = (json.loads(line) for line in done.stdout.splitlines()[-2:])
     (file,) = (tmp_path / "scored").glob("*.parquet")
-    assert (name, message) == ("Scored", f"20 rows (0 bad) scored by v1.0.0 into {file}")
+    assert first == ["Scored", f"20 rows (0 bad) scored by v1.0.0 into {file}"]
+    assert second == ["Nothing new", "no new rows for v1.0.0; 20 scored before"]
     assert pq.read_metadata(file).num_rows == 20
+
+
+HOURLY = """
+import json
+from pathlib import Path
+from flows.server import server
+from tasks.stage import home
+with server(home(Path())):
+    from flows.prediction import prediction
+    for text in ("x\\n0.1\\n", "0.3\\n?\\n", ""):
+        with Path("data/incoming/a.csv").open("a") as file:
+            file.write(text)
+        state = prediction(return_state=True)
+        print(json.dumps([state.name, state.message]))
+"""
+
+
+def test_the_hourly_deployment_reads_a_csv_that_grows(hourly: Hourly) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", HOURLY],
+        cwd=hourly.toy.tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    states = [json.loads(line) for line in done.stdout.splitlines()]
+    first, second = sorted(path.relative_to(hourly.toy.tree) for path in hourly.folder.glob("*.parquet"))
+    assert states == [
+        ["Scored", f"1 rows (0 bad) scored by v1.0.0 into {first}"],
+        ["Scored", f"2 rows (1 bad) scored by v1.0.0 into {second}; 1 scored before"],
+        ["Nothing new", "no new rows for v1.0.0; 3 scored before"],
+    ]

@@ -65,22 +65,17 @@ def read(address: HuggingFaceSource, split: str | None, spec: Spec, count: int) 
 
 
 def _rows(data: Any, source: str, address: HuggingFaceSource, spec: Spec, count: int) -> Iterator[Arrivals]:
-    import datasets
-
-    for name, feature in (data.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            data = data.cast_column(name, datasets.Image(decode=False))
-    load = functools.partial(_image, address.repository)
+    loader = functools.partial(load, address.repository)
     start = 0
-    for table in data.with_format("arrow").iter(min(count, ROWS)):
+    for table in data.decode(False).with_format("arrow").iter(min(count, ROWS)):
         table = table.cast(table.schema.remove_metadata())
         if spec.kind != "image":
             rows.require(spec, source, table.column_names)
-        yield rows.of_table(table, spec, source, range(start, start + len(table)), load)
+        yield rows.of_table(table, spec, source, range(start, start + len(table)), loader)
         start += len(table)
 
 
-def _image(repository: str, address: str) -> tuple[bytes | None, str | None]:
+def load(repository: str, address: str) -> tuple[bytes | None, str | None]:
     """The bytes of an image that the Hub keeps as a file of its own. No other address is opened, least of all a local path."""
     import fsspec
 
