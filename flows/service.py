@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ import psutil
 import typer
 
 from flows import automations
-from flows.server import ANSWER_LIMIT_S, START_LIMIT_S, WORKER, answers, ask, prepare_prefect
+from flows.server import ANSWER_LIMIT_S, START_LIMIT_S, WORKER, answers, ask, last_line, prepare_prefect, wait
 from tasks.errors import RatchetError, ServerUnreachable
 from tasks.process import isolate
 from tasks.versions.repository import home, require_checkout
@@ -40,12 +41,22 @@ def up() -> None:
     environment = settings(create=True)
     url = environment["PREFECT_API_URL"]
     if not running("server"):
+        _check_port(int(environment["PREFECT_SERVER_API_PORT"]))
         start("server")
-    _wait_for_server(url, START_LIMIT_S, "server")
+    wait(url, START_LIMIT_S, "see .prefect/server.log", _server_end)
     deploy()
     if not running("worker"):
         start("worker")
     print(f"Prefect is up at {url.removesuffix('/api')}; its password is in {_file().relative_to(home(Path()))}")
+    print('To use it with `prefect` in a shell: eval "$(.venv/bin/python -m flows.service env)"')
+
+
+@app.command("env")
+def environment_lines() -> None:
+    """Print the lines that let `prefect` in a shell use this server; they contain its password."""
+    for name, value in settings().items():
+        if name.startswith("PREFECT_API_"):
+            print(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()
@@ -68,7 +79,7 @@ def status() -> None:
         print(f"{name}: {f'runs as process {process.pid}' if process else 'does not run'}")
     url = environment["PREFECT_API_URL"]
     if not answers(url):
-        raise ServerUnreachable(f"no Prefect server answers at {url}; start it with `make up`")
+        raise ServerUnreachable(f"no Prefect server responds at {url}; start it with `make up`")
     print(f"{url} answers")
     if not ask(url, f"/work_pools/{POOL}", environment.get("PREFECT_API_AUTH_STRING")):
         raise ServerUnreachable(f"{url} has no work pool {POOL}, so no worker takes a run; `make up` makes it again")
@@ -78,7 +89,7 @@ def status() -> None:
 def deploy() -> None:
     """Register the deployments of prefect.yaml, the work pool and the automations on the server."""
     environment = settings()
-    _wait_for_server(environment["PREFECT_API_URL"], ANSWER_LIMIT_S)
+    wait(environment["PREFECT_API_URL"], ANSWER_LIMIT_S, "start it with `make up`")
     ask(environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING"))
     prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect("--no-prompt", "deploy", "--all")
@@ -100,7 +111,7 @@ def server() -> None:
 def worker() -> None:
     """Run a worker in the foreground (for systemd)."""
     environment = _environment()
-    _wait_for_server(environment["PREFECT_API_URL"], ANSWER_LIMIT_S)
+    wait(environment["PREFECT_API_URL"], ANSWER_LIMIT_S, "start it with `make up`")
     ask(environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING"))
     here = {WORKER: str(os.getpid())}  # the same after exec
     os.execvpe(sys.executable, _command("worker", "start", "--pool", POOL, "--type", "process"), environment | here)
@@ -130,7 +141,7 @@ def settings(create: Annotated[bool, typer.Option(hidden=True)] = False) -> dict
             json.dump(content, handle, indent=2)
     if not file.exists() and "PREFECT_API_URL" not in os.environ:
         raise ServerUnreachable("no server is set up here; start one with `make up`, or set PREFECT_API_URL")
-    kept: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     names = kept.keys() | {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"}
     return {**kept, **{name: os.environ[name] for name in names if name in os.environ}}
 
@@ -178,7 +189,7 @@ def prefect(*arguments: str) -> None:
 def start(name: str) -> None:
     """Start the server or a worker as a process that outlives this command, with its log in `.prefect/`."""
     log = _file().with_name(f"{name}.log")
-    with log.open("a") as output:
+    with log.open("a", encoding="utf-8") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "flows.service", name],
             stdin=subprocess.DEVNULL,
@@ -187,13 +198,13 @@ def start(name: str) -> None:
             start_new_session=True,
         )
     started = psutil.Process(child.pid).create_time()
-    _pid_file(name).write_text(json.dumps({"pid": child.pid, "started": started}))
+    _pid_file(name).write_text(json.dumps({"pid": child.pid, "started": started}), encoding="utf-8")
 
 
 def running(name: str) -> psutil.Process | None:
     """The process that `start` made, if it still runs; another that got its id since is not taken for it."""
     try:
-        kept = json.loads(_pid_file(name).read_text())
+        kept = json.loads(_pid_file(name).read_text(encoding="utf-8"))
         process = psutil.Process(kept["pid"])
         alive = process.create_time() == kept["started"] and process.status() != psutil.STATUS_ZOMBIE
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
@@ -214,16 +225,22 @@ def _pid_file(name: str) -> Path:
     return _file().with_name(f"{name}.pid")
 
 
-def _wait_for_server(url: str, limit_s: float, ours: str = "") -> None:
-    """Wait until a server answers, but no longer than `limit_s`, or than the process `ours` lives."""
-    began = time.monotonic()
-    while not answers(url):
-        waited_s = time.monotonic() - began
-        if waited_s > limit_s or (ours and not running(ours)):
+def _server_end() -> str | None:
+    """How the server that `start` made ended; None while it runs."""
+    if running("server"):
+        return None
+    return f"with: {last_line(_file().with_name('server.log'))}"
+
+
+def _check_port(port: int) -> None:
+    """Raise `ServerUnreachable` if another program listens on the port."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise ServerUnreachable(
-                f"no Prefect server answers at {url} after {waited_s:.0f} s; see .prefect/server.log"
+                f"port {port} is in use by another program; end it, or remove .prefect/service.json and run "
+                "`PREFECT_SERVER_API_PORT=4201 make up` for another port"
             )
-        time.sleep(0.1)
 
 
 def main() -> None:

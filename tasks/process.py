@@ -119,7 +119,7 @@ def run(arguments: list[str], tree: Path, log: Callable[[str], None]) -> tuple[i
             reader.join(2)
             assert child.stdin
             child.stdin.close()
-        return child.returncode, Status(**json.loads(file.read_text())) if file.exists() else None
+        return child.returncode, Status(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def _environment(status: Path) -> dict[str, str]:
@@ -220,13 +220,17 @@ def main(name: str, body: Callable[[], None], *, patient: bool) -> int:
         code, error, message = fault.exit_code, type(fault).__name__, str(fault)
         _say(f"{name}: {message}")
     except SystemExit as end:
-        code, error, message = int(end.code or 0), "SystemExit", "stopped; run it again to go on"
+        error, message = "SystemExit", "stopped; run it again to continue"
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):  # sys.exit("text")
+            message = end.code
+            _say(f"{name}: {message}")
     except Exception as fault:
         code, error, message = 1, type(fault).__name__, " ".join(str(fault).split())
         _say(traceback.format_exc())
     if STATUS_FILE in os.environ:
         status = Status(name, code, error, message, startup_s, age_s())
-        Path(os.environ[STATUS_FILE]).write_text(json.dumps(vars(status)))
+        Path(os.environ[STATUS_FILE]).write_text(json.dumps(vars(status)), encoding="utf-8")
     return code
 
 
@@ -306,7 +310,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
         Busy: another process holds it; it is named by its id.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+") as handle:
+    with file.open("a+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -242,6 +242,7 @@ def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: 
     """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
+    from prefect.task_engine import TaskRunTimeoutError
 
     run = parameters.load(tree).run
     hours: float = getattr(run.timeouts, kind)
@@ -263,7 +264,7 @@ def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: 
             _await_server()
         try:
             return made(*args, **kwargs)
-        except TimeoutError:
+        except TaskRunTimeoutError:  # not a TimeoutError of a socket within the step
             raise StageFailed(
                 f"{name}: not done after {hours:g} hours, so it was ended; if it needs longer, raise "
                 f"run.timeouts.{kind} in params.yaml, then run this again (training goes on from its checkpoint)"

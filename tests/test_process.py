@@ -141,3 +141,22 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
             pass
     with process.locked(file, "the tree"):
         assert file.read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "message"),
+    [
+        ("'no GPU here'", 1, "no GPU here"),
+        ("None", 0, "stopped"),
+        ("3", 3, "stopped"),
+        ("['a', 'b']", 1, "stopped"),
+    ],
+)
+def test_a_body_may_call_sys_exit_with_anything(tmp_path: Path, end: str, code: int, message: str) -> None:
+    body = f"lambda: sys.exit({end})"
+    command = f"import sys; from tasks import process; sys.exit(process.main('s', {body}, patient=False))"
+    ended, status = process.run(["-c", command], tmp_path, print)
+    assert ended == code
+    assert status
+    assert status.exit == code
+    assert message in status.message

@@ -152,11 +152,15 @@ def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
 
 
 def _same_but_for_line_endings(tree: Path, path: str, base: str) -> bool:
-    for name, oid in files(tree, base, path).items():
-        content = _file(tree / name)
-        if content is None or _unix(content) != _unix(blobs(tree, [oid])[0]):
-            return False
-    return (tree / path).exists()
+    committed = files(tree, base, path)
+    present = [tree / path] if (tree / path).is_file() else (tree / path).rglob("*")
+    names = {file.relative_to(tree).as_posix() for file in present if file.is_file()}
+    if {name for name in names if "__pycache__" not in name} != committed.keys():
+        return False
+    contents = blobs(tree, list(committed.values()))
+    return all(
+        _unix((tree / name).read_bytes()) == _unix(content) for name, content in zip(committed, contents, strict=True)
+    )
 
 
 def _unix(content: bytes) -> bytes:

@@ -82,11 +82,12 @@ def require_checkout(tree: Path) -> None:
         home(tree)
         return
     message = f"{tree.resolve()} is not a Ratchet checkout (it has no {absent[0]})"
+    root = None
     with contextlib.suppress(NotARepository):
         root = _locate(tree.resolve()).root
-        if all((root / name).exists() for name in _MARKS):
-            raise NotARepository(f"{message}; run `cd {root}` first") from None
-    raise NotARepository(f"{message}; `cd` to a Ratchet checkout first") from None
+    if root and all((root / name).exists() for name in _MARKS):
+        raise NotARepository(f"{message}; run `cd {root}` first")
+    raise NotARepository(f"{message}; `cd` to a Ratchet checkout first")
 
 
 def worktrees(tree: Path) -> list[Path]:
@@ -100,8 +101,19 @@ def worktrees(tree: Path) -> list[Path]:
     return sorted({path.resolve() for path in paths if (path / ".git").exists()})
 
 
+def check_worktrees(tree: Path) -> None:
+    """Raise `VersionError` if DVC could not work in a linked worktree of this repository."""
+    main = home(tree)
+    if _setting(common_dir(main), "core.worktree"):
+        raise VersionError(
+            f"{main} is a git submodule (it has core.worktree set), and DVC cannot work in a worktree of one, "
+            "which this needs; `git clone` the repository to a folder of its own and run this there"
+        )
+
+
 def add_worktree(tree: Path, into: Path, commit: str) -> None:
     """Check `commit` out in the new folder `into`; if that fails, nothing is left of it."""
+    check_worktrees(tree)
     is_new = not into.exists()
     # Forced twice: a worktree whose creation was killed stays registered and locked. A sparse
     # checkout of the user's would leave files out of this one.
@@ -177,8 +189,8 @@ def _main(location: Location) -> Path:
         if path.is_dir() and common_dir(path) == shared:
             return path
     raise NotARepository(
-        f"git does not know the main checkout of the worktree {location.root}; "
-        f'in that checkout, run `git config core.worktree "$PWD"`'
+        f"git does not know the main checkout of the worktree {location.root}, since its git directory "
+        f"{shared} is elsewhere; run this in the main checkout"
     )
 
 

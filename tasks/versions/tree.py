@@ -129,6 +129,7 @@ def edits(checkout: Path, commit: str) -> list[str]:
 
 def _commit(checkout: Path, settings: Mapping[str, Any], revision: str) -> str:
     """The commit of `revision`, once its params.yaml is known to take the settings."""
+    repository.check_worktrees(checkout)
     commit = resolve(checkout, f"{revision}^{{commit}}") or (head(checkout) if revision == "HEAD" else None)
     if commit is None:
         raise VersionError(f"{checkout.resolve()} has no commit {revision!r}; `git log --all --oneline` lists all")

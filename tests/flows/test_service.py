@@ -201,8 +201,8 @@ def test_when_nothing_runs_the_commands_say_what_to_do(copy: Checkout) -> None:
     assert "start one with `make up`" in done.stderr
     nowhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
     done = copy.ratchet("train", code=1, **nowhere)
-    assert "no Prefect server answers at http://127.0.0.1:9/api after 10 s" in done.stderr
+    assert "no Prefect server responds at http://127.0.0.1:9/api after 10 s" in done.stderr
     assert "Traceback" not in done.stderr
     done = copy.run("python", "-m", "flows.service", "worker", code=1, **nowhere)
-    assert "no Prefect server answers at http://127.0.0.1:9/api" in done.stderr
+    assert "no Prefect server responds at http://127.0.0.1:9/api" in done.stderr
     assert "up to date" in copy.run("dvc", "repro", **nowhere).stdout

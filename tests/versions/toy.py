@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from tasks import params
 from tasks.promote import promote
 from tasks.register import register
+from tasks.versions.cache import Cache
 from tasks.versions.gate import Decision, write
 from tasks.versions.git import git, head
 from tasks.versions.registry import Registry, Version
@@ -192,7 +193,7 @@ class Toy:
         return md5
 
     def object(self, md5: str) -> Path:
-        return self.tree / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        return Cache(self.tree).path(md5)
 
     def decide(self, sha256: str, verdict: Any = "promote", environment: str = "prod") -> Decision:
         champion = self.registry.serving(environment)
