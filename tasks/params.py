@@ -39,7 +39,9 @@ _T = TypeVar("_T")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def _section(cls: type[_T]) -> type[_T]:
-    return cast("type[_T]", dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls))
+    return cast(
+        "type[_T]", dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+    )
 
 
 Count = Annotated[StrictInt, Field(ge=0)]

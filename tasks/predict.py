@@ -70,7 +70,7 @@ def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
         VersionError: no version serves in `environment`.
     """
     if output.suffix not in SUFFIXES:
-        raise ParamsError(f"the output {output} must end in .parquet or .csv; name it so")
+        raise ParamsError(f"the output {output} must end in .parquet or .csv, such as {output.with_suffix('.parquet')}")
     place = (tree / source).resolve()
     if place == output.resolve() or (place.is_dir() and output.resolve().is_relative_to(place)):
         raise ParamsError(f"the output {output} is part of the input {source}; write it somewhere else")

@@ -56,6 +56,8 @@ PROBLEMS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (change("train", epochs=None), "train.epochs: expected a whole number, found null"),
     (change("train", epochs=0), "train.epochs: expected at least 1, found 0"),
     (change("train", lr=0), "train.lr: expected more than 0, found 0"),
+    (change("train", lr=float("inf")), "train.lr: expected a finite number, found .inf"),
+    (change("train", lr=float("nan")), "train.lr: expected a finite number, found .nan"),
     (change("gate", min_accuracy=1.5), "gate.min_accuracy: expected at most 1, found 1.5"),
     (change("train", precision="fp16"), 'train.precision: expected auto, float32 or bfloat16, found "fp16"'),
     (change("train", fused="yes"), 'train.fused: expected auto, true or false, found "yes"'),
@@ -129,6 +131,8 @@ def test_a_missing_file_says_where_to_run() -> None:
 QUOTE = (
     'put values that contain a colon in quotes, such as "custom.models.net:Net" or "https://...", and a space after '
 )
+# pre-commit/pre-commit-hooks#862, remarshal-project/remarshal#55 and yaml/libyaml#28 report the colon between braces,
+# treeverse/dvc#8191 the missing space, swar/Swar-Chia-Plot-Manager#250 the value with a colon
 NOT_YAML = [  # what DVC's parser refuses, although the one in pure Python takes some of it
     ("a: 1\nb: {source: custom.mydata:MyDataset}", f"at line 2, column 26: found unexpected ':'; {QUOTE}"),
     ("a: {path: file:///x/y}", f"at line 1, column 15: found unexpected ':'; {QUOTE}"),

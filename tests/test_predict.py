@@ -110,6 +110,7 @@ def test_rows_of_another_kind_are_refused_whole(toy: Toy, columns: dict[str, obj
     assert not (toy.tree / "out.parquet").exists()
 
 
+# ray-project/ray#28891 and pola-rs/polars#10585 report ragged rows that stop or change a whole file
 CSV: list[tuple[str, list[str | None]]] = [  # the text, and for each row its prediction or the reason
     ("x\n0.1\n0.3\n", ["left", "right"]),
     ("note,x,label\na,0.1,right\nb,0.3,left", ["left", "right"]),  # other columns, the label too; no newline at the end
@@ -122,7 +123,7 @@ CSV: list[tuple[str, list[str | None]]] = [  # the text, and for each row its pr
     ('x\n"1,234.5"\n0.3\n', ["not_a_number: x is '1,234.5'", "right"]),
     ("x\ninf\n-7\n0.3\n", ["not_finite: x is inf", "out_of_range: x is -7.0", "right"]),
     ("x,y\n0.1,1\n0.3\n0.3,2,3\n0.3,4\n", [
-        "left", "ragged: 1 values; the header has 2 columns", "ragged: 3 values; the header has 2 columns", "right"]),
+        "left", "ragged: expected 2 values, found 1", "ragged: expected 2 values, found 3", "right"]),  # pandas-dev/pandas#5686
     ("x\n", []),
 ]  # fmt: skip
 
@@ -231,6 +232,7 @@ def test_a_mixed_folder_is_read_by_kind_and_the_rest_is_counted(toy: Toy) -> Non
     assert pq.read_table(toy.tree / "glob.parquet")["path"].to_pylist() == ["mixed/a.csv", "mixed/link.csv"]
 
 
+# warner-benjamin/code_for_blog_posts#2: a text file beside the images stops a prediction
 def test_tables_and_texts_are_no_images(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -248,6 +250,7 @@ def test_tables_and_texts_are_no_images(tmp_path: Path) -> None:
     assert arrival_rows.checked(only, SPEC, CHECKS)[1] == [None]
 
 
+# huggingface/datasets#4987
 def test_an_image_that_a_table_holds_as_a_path_is_read_in_its_folder_alone(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     good = png(np.zeros((9, 7, 3), np.uint8))
@@ -288,7 +291,7 @@ def test_csv_out_has_a_column_for_each_class(toy: Toy) -> None:
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [
-        ("new.csv", "out.txt", "the output out.txt must end in .parquet or .csv"),
+        ("new.csv", "out.txt", "the output out.txt must end in .parquet or .csv, such as out.parquet"),
         ("new.csv", "out", "the output out must end in .parquet or .csv"),
         ("new.csv", "new.csv", "the output new.csv is part of the input new.csv; write it somewhere else"),
         (".", "sub/out.csv", "the output sub/out.csv is part of the input .; write it somewhere else"),

@@ -192,7 +192,7 @@ class _Reader:
         ragged: dict[int, tuple[str, str]] = {}
 
         def skip(row: Any) -> str:
-            reason = f"ragged: {row.actual_columns} values; the header has {row.expected_columns} columns"
+            reason = f"ragged: expected {row.expected_columns} values, found {row.actual_columns}"
             ragged[row.number - 2] = (reason, row.text)  # the header is row 1
             return "skip"
 
