@@ -77,7 +77,7 @@ class Bench:
         model.load_state_dict({key: value.cpu() for key, value in trained.weights.items()})
         test, normalise = PreparedDataset(self.prepared / "test"), Normalise(self.spec, torch.device("cpu"))
         with torch.no_grad():
-            inputs, targets = test.__getitems__(range(len(test)))
+            inputs, targets = test[range(len(test))]
             found = torch.cat([model(normalise(part)).argmax(1) for part in torch.split(inputs, 1000)])
         return (found == targets).double().mean().item(), seconds
 
@@ -111,7 +111,7 @@ def limit(bench: Bench, name: str, steps: int) -> float:
     params = bench.params(model__name=name)
     plan = precision.plan(params.train, 0)
     state = State.start(params, bench.spec, plan, ALONE, bench.train, bench.val)
-    inputs, targets = bench.train.__getitems__(range(256))
+    inputs, targets = bench.train[range(256)]
     inputs, targets = Normalise(bench.spec, plan.device)(inputs.to(plan.device)), targets.to(plan.device)
     for _ in range(3):
         state.learn(inputs, targets).item()

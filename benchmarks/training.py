@@ -270,9 +270,7 @@ def checkpoints(bench: Bench) -> None:
     params = bench.params()
     plan = precision.plan(params.train, 0)
     state = State.start(params, bench.spec, plan, ALONE, bench.train, bench.val)
-    state.learn(
-        Normalise(bench.spec, plan.device)(bench.train.__getitems__(range(256))[0]), torch.zeros(256, dtype=torch.int64)
-    )
+    state.learn(Normalise(bench.spec, plan.device)(bench.train[range(256)][0]), torch.zeros(256, dtype=torch.int64))
     place, spent = Checkpoints(bench.scratch / "checkpoints"), []
     for step in range(11):
         began = time.perf_counter()

@@ -77,7 +77,8 @@ def batches(
     pin = device.type == "cuda"
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=order,
+        batch_size=None,  # `order` yields the rows of a batch, which the dataset gathers at once
+        sampler=order,
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin,
@@ -90,7 +91,7 @@ def batches(
 
 def resident(dataset: PreparedDataset, device: torch.device) -> tuple[Tensor, Tensor]:
     """The whole split on `device`."""
-    inputs, targets = dataset.__getitems__(list(range(len(dataset))))
+    inputs, targets = dataset[range(len(dataset))]
     return inputs.to(device), targets.to(device)
 
 

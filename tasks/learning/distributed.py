@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import multiprocessing
 import os
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +18,17 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from tasks import errors
 from tasks.errors import RatchetError, TrainingError
+from tasks.learning import precision
 from tasks.process import die_with_parent
 
 T = TypeVar("T")
 STOPPED = 143  # exit code of a process that SIGTERM ended
+SHUTDOWN_S = 3  # between asking the other processes to end and killing them
+CPU = torch.device("cpu")
 _asked = threading.Event()
 
 
@@ -33,6 +39,7 @@ class Group:
     rank: int = 0
     world: int = 1
     local: int = 0  # among those on this machine
+    device: torch.device = CPU  # where tensors have to be to be exchanged
 
     @property
     def leads(self) -> bool:
@@ -40,18 +47,19 @@ class Group:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` added up over all processes."""
-        if self.world > 1:
-            values = values.cuda() if distributed.get_backend() == "nccl" else values
-            distributed.all_reduce(values)
-        return values
+        """`values` added up over all processes, on the device where they were."""
+        if self.world == 1:
+            return values
+        exchanged = values.to(self.device)
+        distributed.all_reduce(exchanged)
+        return exchanged.to(values.device)
 
     def share(self, value: T | None) -> T | None:
         """What the leader has, in every process."""
-        held = [value]
+        values = [value]
         if self.world > 1:
-            distributed.broadcast_object_list(held, 0)
-        return held[0]
+            distributed.broadcast_object_list(values, 0, device=self.device)
+        return values[0]
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model with gradients averaged over all processes."""
@@ -85,74 +93,117 @@ def follows() -> bool:
 
 @contextmanager
 def group(device: torch.device) -> Iterator[Group]:
-    """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, ... as torchrun sets them)."""
+    """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, ... as torchrun sets them).
+
+    Args:
+        device: what the params name; each process of a machine takes the device of its own number.
+
+    Raises:
+        TrainingError: this machine has fewer devices than processes.
+    """
     if not under_torchrun():
+        precision.select(device)
         yield ALONE
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    place = precision.own(device, local)
+    precision.select(place)  # before the first collective, or every process would use the first device
+    exchange = place if place.type == "cuda" else CPU
+    if exchange.type == "cuda":
+        distributed.init_process_group("nccl", device_id=place)
+    else:
+        distributed.init_process_group("gloo")
     try:
-        yield Group(
-            rank=distributed.get_rank(),
-            world=distributed.get_world_size(),
-            local=int(os.environ.get("LOCAL_RANK", "0")),
-        )
+        yield Group(rank=distributed.get_rank(), world=distributed.get_world_size(), local=local, device=exchange)
     finally:
         distributed.destroy_process_group()
 
 
 def heed() -> Callable[[], bool]:
-    """In a process that no stage leads: take SIGTERM as the wish to stop; gives the question whether it came."""
+    """In a process that no stage leads: install a SIGTERM handler; returns a function that reports whether it came."""
     signal.signal(signal.SIGTERM, lambda *_: _asked.set())
     return _asked.is_set
 
 
+# ── several processes on this machine ───────────────────────────────────────────────────────────────────────────────
+
+
 def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable[[], bool]) -> None:
     """Call `run(*arguments)` in `count` new processes on this machine, each in one group with the others.
+
+    They are started and watched by torchrun's elastic agent, in a thread: the main thread keeps the stage's signals.
 
     Raises:
         RatchetError: the first that one of them raised.
         TrainingError: one of them ended otherwise; the others were ended too.
         SystemExit: `stop` said so; they wrote a checkpoint and ended.
     """
-    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
-        store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-        started = start_processes(  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-            _enter, (count, store.port, folder, run, arguments), nprocs=count, join=False, start_method="spawn"
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    before = set(multiprocessing.active_children())
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder, _quiet(), ThreadPoolExecutor(1) as agent:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=Path(folder).name,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            max_restarts=0,  # the stage itself is run again, from the last checkpoint
+            shutdown_timeout=SHUTDOWN_S,
         )
-        assert started is not None
-        asked = False
+        done = agent.submit(elastic_launch(config, _enter), run, arguments)
+        asked: set[int | None] = set()
         try:
-            while not started.join(timeout=0.1, grace_period=3):
-                if stop() and not asked:
-                    asked = True
-                    for process in started.processes:
-                        process.terminate()
-        except (ProcessExitedException, ProcessRaisedException) as error:
+            while not wait([done], timeout=0.1).done:
+                if stop():
+                    workers = [worker for worker in multiprocessing.active_children() if worker not in before]
+                    for worker in workers:
+                        if worker.pid not in asked:
+                            worker.terminate()
+                    asked |= {worker.pid for worker in workers}
+            done.result()
+        except ChildFailedError as error:
             if asked:
                 raise SystemExit(STOPPED) from None
-            raise _fault(Path(folder), error, count) from None
+            raise _fault(Path(folder), error.get_first_failure()[1].message, count) from None
 
 
-def _enter(rank: int, count: int, port: int, folder: str, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """A process of `launch`: find the others through its store, as under torchrun, and leave word of what went wrong."""
+def _enter(run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """A process of `launch`; the agent has set the environment, and names the file for what goes wrong."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     die_with_parent()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{count}", "LOCAL_WORLD_SIZE": f"{count}"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    try:
-        run(*arguments)
-    except RatchetError as error:
-        (Path(folder) / f"fault-{rank}").write_text(f"{type(error).__name__}\n{error}", encoding="utf-8")
-        raise
+    record(run)(*arguments)
 
 
-def _fault(folder: Path, error: Exception, count: int) -> RatchetError:
-    for file in sorted(folder.glob("fault-*")):
-        name, _, message = file.read_text(encoding="utf-8").partition("\n")
-        kind: type[RatchetError] = getattr(errors, name, TrainingError)
-        return kind(message)
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+def _fault(folder: Path, message: str, count: int) -> RatchetError:
+    """The error of ours that one of the processes raised; the others end because of it, perhaps before it."""
+    for file in sorted(folder.rglob("error.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))["message"]
+        name, _, text = (content["message"] if isinstance(content, dict) else content).partition(": ")
+        kind = getattr(errors, name, None)
+        if isinstance(kind, type) and issubclass(kind, RatchetError):
+            return kind(text)
+    last = [line for line in message.strip().splitlines() if line.strip()][-1:]
     return TrainingError(
-        f"one of {count} training processes ended: {lines[-1] if lines else type(error).__name__}; the others were "
-        "ended too; run it again to go on from the last checkpoint"
+        f"one of {count} training processes ended: {''.join(last)}; the others were ended too; run it again to go on from "
+        "the last checkpoint"
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the agent's own log off the terminal: what it reports is raised."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

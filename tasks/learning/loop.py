@@ -26,6 +26,8 @@ from tasks.learning.progress import Display
 from tasks.learning.state import Asked, Row, State, Watch
 from tasks.params import Params, RunParams, TrainParams
 
+FEW_STEPS = 100  # of a whole run, below which a network rarely learns
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -71,6 +73,11 @@ def fit(
     due = time.monotonic() + params.run.checkpoint_seconds
 
     done, total = state.epoch * state.steps + state.step, chosen.epochs * state.steps
+    if total < FEW_STEPS:
+        say(
+            f"only {total:,} steps in all ({len(train):,} rows, {chosen.batch_size:,} a step, {chosen.epochs} epochs), which "
+            "rarely suffice; raise train.epochs or lower train.batch_size"
+        )
     unit = "images" if spec.kind == "image" else "rows"
     progress = Display(done, total, len(train) / state.steps, say, group.leads, unit)
     with _advice(chosen, params.run), progress as display:
@@ -86,12 +93,12 @@ def fit(
                 if mix is not None:
                     inputs, targets = mix(inputs, targets)
                 loss = state.learn(inputs, targets)
-                watch.step(loss, stop())
+                watch.step(loss, stop(), due=group.leads and time.monotonic() >= due)
                 display.step(f"epoch {state.epoch + 1}/{chosen.epochs}")
-                if watch.asked_to_stop or time.monotonic() >= due:
+                if watch.asked_to_stop or watch.due:
                     watch.settle()
                     _save(state, checkpoints, group)
-                    due = time.monotonic() + params.run.checkpoint_seconds
+                    watch.due, due = False, time.monotonic() + params.run.checkpoint_seconds
                 if watch.asked_to_stop:
                     raise SystemExit(STOPPED)
             watch.settle()
@@ -122,11 +129,11 @@ def _rows(dataset: PreparedDataset, chosen: TrainParams, group: Group) -> Iterat
     """This process's share of the rows in their order, a batch at a time."""
     mine = list(range(group.rank, len(dataset), group.world))
     for start in range(0, len(mine), chosen.batch_size):
-        yield dataset.__getitems__(mine[start : start + chosen.batch_size])
+        yield dataset[mine[start : start + chosen.batch_size]]
 
 
 def _row_bytes(dataset: PreparedDataset) -> int:
-    inputs, _ = dataset.__getitems__([0])
+    inputs, _ = dataset[[0]]
     return inputs.numel() * inputs.element_size()
 
 

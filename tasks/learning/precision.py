@@ -53,9 +53,7 @@ def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan
     Raises:
         TrainingError: the device is not there, or cannot do what is asked.
     """
-    place = device(params.device)
-    if local is not None and place.type != "cpu":
-        place = device(f"{place.type}:{local}")
+    place = device(params.device) if local is None else own(device(params.device), local)
     fast, why = _bfloat16(place)
     cuda = place.type == "cuda"
     room = torch.cuda.mem_get_info(place)[0] // 4 if cuda else 0
@@ -69,6 +67,17 @@ def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan
         resident=_switch(params.resident, cuda and data_bytes <= room),
         why=why if params.precision == "auto" else "as params say",
     )
+
+
+def own(named: torch.device, local: int) -> torch.device:
+    """The device of process `local` on this machine; raises `TrainingError` if there are fewer devices."""
+    return named if named.type == "cpu" else device(f"{named.type}:{local}")
+
+
+def select(place: torch.device) -> None:
+    """Make it this process's current device, which collectives, streams and pinned memory use."""
+    if place.type != "cpu":
+        torch.accelerator.set_device_index(place.index or 0)
 
 
 def _switch(asked: bool | str, automatic: bool) -> bool:

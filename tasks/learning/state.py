@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
 
 from tasks.data.dataset import PreparedDataset
 from tasks.data.spec import Spec
@@ -56,7 +55,7 @@ class State:
     criterion: nn.Module
     optimizer: optim.Optimizer
     schedule: LRScheduler | None
-    ema: AveragedModel | None
+    ema: Average | None
     epoch: int = 0
     step: int = 0
     loss: float = 0.0  # sum over the rows of this epoch so far
@@ -85,7 +84,7 @@ class State:
             pretrained.load(model, params.model.pretrained)
         criterion = parts.criterion(chosen.criterion, class_counts(train, classes))
         mixed = spec.kind == "image" and bool(chosen.augment.mixup or chosen.augment.cutmix)
-        two, _ = train.__getitems__([0, len(train) - 1])
+        two, _ = train[[0, len(train) - 1]]
         outputs.check(model, criterion, Normalise(spec, torch.device("cpu"))(two), classes, mixed)
         model.to(plan.device)
         if plan.channels_last:
@@ -94,7 +93,7 @@ class State:
         optimizer = parts.optimizer(chosen, model, plan.fused)
         each_step = chosen.schedule is not None and chosen.schedule.every == "step"
         schedule = parts.schedule(chosen, optimizer, chosen.epochs * (steps if each_step else 1))
-        ema = None if chosen.ema is None else AveragedModel(model, multi_avg_fn=_warmed(chosen.ema), use_buffers=True)
+        ema = None if chosen.ema is None else Average(model, chosen.ema)
         runs = group.wrap(torch.compile(model) if plan.compile else model, plan.device)  # type: ignore[arg-type]
         return cls(
             chosen=chosen,
@@ -138,7 +137,7 @@ class State:
         self.optimizer.step()
         self._move_schedule("step")
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update(self.model, self.epoch * self.steps + self.step)
         self.step += 1
         return total
 
@@ -218,36 +217,45 @@ class State:
 
 
 class Watch:
-    """Reads the loss of a step only after the next one was started, so that a device never waits for its reader."""
+    """Reads the loss of a step only after the next one was started, so that a device never waits for its reader.
+
+    All processes read the same sums, so all of them save or stop after the same step.
+    """
 
     def __init__(self, state: State) -> None:
         self.asked_to_stop = False
+        self.due = False  # is it time for a checkpoint?
         self._state = state
         self._unread: tuple[Tensor, torch.Event | None] | None = None
 
-    def step(self, loss: Tensor, stop: bool) -> None:
-        """Take the () loss of a step and whether this process was asked to stop; read those of the step before."""
+    def step(self, loss: Tensor, stop: bool, due: bool) -> None:
+        """Take the () loss of a step, and whether this process was asked to stop or to save; read the step before."""
         self.settle()
-        values = self._state.group.sum(torch.stack([loss, torch.full_like(loss, float(stop))]))
-        done = None if values.device.type == "cpu" else torch.Event(values.device)
-        here = values.to("cpu", non_blocking=True)
-        if done is not None:
-            done.record()
+        flags = [torch.full_like(loss, float(flag)) for flag in (stop, due)]
+        values = self._state.group.sum(torch.stack([loss, *flags]))
+        if values.device.type == "cpu":
+            self._unread = values, None
+            return
+        here = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.device.type == "cuda")
+        here.copy_(values, non_blocking=True)
+        done = torch.Event(values.device)
+        done.record()
         self._unread = here, done
 
     def settle(self) -> None:
-        """Read what is not read yet; raises `TrainingError` where the loss is no number."""
+        """Read what is not read yet; raises `TrainingError` where the loss is not a number."""
         if self._unread is None:
             return
         values, done = self._unread
         if done is not None:
             done.synchronize()
-        loss, stop = values.tolist()
+        loss, stop, due = values.tolist()
         if not math.isfinite(loss):
             place = f"epoch {self._state.epoch + 1}, step {self._state.step}"
             raise TrainingError(f"the loss became {loss} in {place}; nothing was saved from there; {REMEDY}")
         self._state.loss += loss
         self.asked_to_stop |= stop > 0
+        self.due |= due > 0
         self._unread = None
 
 
@@ -257,14 +265,34 @@ def class_counts(dataset: PreparedDataset, classes: int) -> Tensor:
     return torch.from_numpy(np.bincount(targets, minlength=classes))
 
 
-def _warmed(decay: float) -> Callable[..., None]:
-    """An exponential average whose decay grows from 0.1 to `decay`, so that the first weights do not linger."""
+class Average:
+    """An exponential average of a model's weights and buffers: `module` has them.
 
-    def update(averages: list[Tensor], values: list[Tensor], count: Tensor) -> None:
-        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, share)
+    Its decay grows from 0.1 to `decay`, so that the first weights do not linger. As `torch.optim.swa_utils.AveragedModel`,
+    but counts the steps itself: that one keeps their number on the device, where reading it waits for the step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, steps: int) -> None:
+        """Take in the model after a step; `steps` were done before it."""
+        averages = [*self.module.parameters(), *self.module.buffers()]
+        values = [*model.parameters(), *model.buffers()]
+        floats = [index for index, value in enumerate(values) if value.is_floating_point()]
+        others = [index for index, value in enumerate(values) if not value.is_floating_point()]
+        if steps:
+            share = 1 - min(self._decay, (1 + steps) / (10 + steps))
+            torch._foreach_lerp_([averages[i] for i in floats], [values[i] for i in floats], share)
         else:
-            torch._foreach_copy_(averages, values)
+            others += floats
+        for index in others:
+            averages[index].copy_(values[index])
 
-    return update
+    def state_dict(self) -> dict[str, Any]:
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state)

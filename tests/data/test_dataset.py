@@ -30,24 +30,31 @@ def folder(request, configured, tree):
     return tree / "data/prepared"
 
 
-def as_it_is(batch):
-    return batch
-
-
 def test_rows_batches_and_loaders_agree_in_either_storage(folder):
     data = PreparedDataset(folder / "test")
     original = (ASSETS / "FashionMNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
     assert data.inputs.shape == (200, 1, 28, 28) and np.asarray(data.inputs[:]).tobytes() == original
-    batch, targets = data.__getitems__([7, 2])
+    batch, targets = data[[7, 2]]
     assert batch.dtype == torch.uint8 and targets.dtype == torch.int64
     assert torch.equal(batch[0], data[7][0]) and targets[1] == data[2][1]
-    sizes = [len(targets) for _, targets in DataLoader(data, batch_size=128, collate_fn=as_it_is)]
+    samples = data.__getitems__([7, 2])
+    assert len(samples) == 2 and all(torch.equal(x, y) for x, y in zip(samples[1], data[2], strict=True))
+    sizes = [len(targets) for _, targets in DataLoader(data, batch_size=128)]
     assert sizes == [128, 72] and len(data) == 200
+
+
+def test_a_plain_loader_works_as_in_every_tutorial(folder):
+    data = PreparedDataset(str(folder / "train"))
+    images, labels = next(iter(DataLoader(data, batch_size=32)))
+    assert images.shape == (32, 1, 28, 28) and images.dtype == torch.uint8
+    assert labels.shape == (32,) and labels.dtype == torch.int64
+    gathered, numbers = next(iter(DataLoader(data, batch_size=None, sampler=[list(range(32))])))
+    assert torch.equal(gathered, images) and torch.equal(numbers, labels)
 
 
 @pytest.mark.long  # starts loader processes
 def test_loader_processes_see_the_same_rows(folder):
     data = PreparedDataset(folder / "train")
-    loaders = [DataLoader(data, batch_size=64, collate_fn=as_it_is, num_workers=workers) for workers in (0, 2)]
+    loaders = [DataLoader(data, batch_size=64, num_workers=workers) for workers in (0, 2)]
     for (a, x), (b, y) in zip(*loaders, strict=True):
         assert torch.equal(a, b) and torch.equal(x, y)

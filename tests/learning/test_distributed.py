@@ -35,10 +35,14 @@ def curve(pictured: Path) -> list[list[float]]:
     ]
 
 
-def test_two_processes_draw_the_curve_of_one(pictures: Path, tmp_path: Path, trained: Trainer) -> None:
+@pytest.mark.parametrize("arguments", [{}, {"weight": [9.0, *[1.0] * 9]}])
+def test_two_processes_draw_the_curve_of_one(
+    pictures: Path, tmp_path: Path, trained: Trainer, arguments: dict[str, object]
+) -> None:
     one, two = (shutil.copytree(pictures, tmp_path / name) for name in ("one", "two"))
-    trained(one, **PLAIN)
-    trained(two, **PLAIN, train__processes=2, train__accumulate=2)
+    values = {**PLAIN, "train__criterion": {"name": "CrossEntropyLoss", "arguments": arguments}}
+    trained(one, **values)
+    trained(two, **values, train__processes=2, train__accumulate=2)
     for alone, together in zip(curve(one), curve(two), strict=True):
         assert together == pytest.approx(alone, abs=1e-4)
 

@@ -143,10 +143,10 @@ def test_19_out_of_memory_proposes_a_batch_size(
 class Deadly(PreparedDataset):
     """Its rows kill whoever loads them, unless that is the training process."""
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         if torch.utils.data.get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitems__(indices)
+        return super().__getitem__(index)
 
 
 def test_19_a_loader_that_dies_is_an_error(pictures: Path, tmp_path: Path) -> None:
