@@ -112,11 +112,16 @@ def test_a_change_of_any_dep_starts_afresh(pictured: Path, trained: Trainer, mon
         return key(files, values)
 
     monkeypatch.setattr(checkpoint, "key", watched)
+    own = [pictured / "custom/__init__.py", pictured / "custom/models/net.py", pictured / "custom/models/sizes.json"]
+    (pictured / "custom/models").mkdir(parents=True)
+    for file in own:
+        file.touch()
     trained(pictured)
     deps = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["deps"]
-    code = {ROOT / dep for dep in deps if dep.endswith(".py")}
+    code = {ROOT / dep for dep in deps if dep.endswith(".py") and dep.startswith("tasks/")}
     assert len(code) > 10
     assert code <= seen
+    assert {file.resolve() for file in own} <= seen
     data = [pictured / dep for dep in deps if dep.startswith("data/")]
     assert all(any(file.is_relative_to(place.resolve()) for file in seen) for place in data)
 

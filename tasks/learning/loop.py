@@ -73,11 +73,6 @@ def fit(
     due = time.monotonic() + params.run.checkpoint_seconds
 
     done, total = state.epoch * state.steps + state.step, chosen.epochs * state.steps
-    if total < FEW_STEPS:
-        say(
-            f"only {total:,} steps in all ({len(train):,} rows, {chosen.batch_size:,} a step, {chosen.epochs} epochs), which "
-            "rarely suffice; raise train.epochs or lower train.batch_size"
-        )
     unit = "images" if spec.kind == "image" else "rows"
     progress = Display(done, total, len(train) / state.steps, say, group.leads, unit)
     with _advice(chosen, params.run), progress as display:
@@ -113,6 +108,11 @@ def fit(
                 f"epoch {state.epoch}/{chosen.epochs}  loss {row['train_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
                 f"  lr {row['learning_rate']:.4f}"
             )
+    if total < FEW_STEPS:
+        say(
+            f"only {total:,} steps in all ({len(train):,} rows, {chosen.batch_size:,} a step, {chosen.epochs} epochs), which "
+            "rarely suffice; raise train.epochs or lower train.batch_size"
+        )
     return Trained(weights=state.weights(), curves=state.curves, device_type=plan.device.type)
 
 

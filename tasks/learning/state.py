@@ -231,6 +231,7 @@ class Watch:
     def step(self, loss: Tensor, stop: bool, due: bool) -> None:
         """Take the () loss of a step, and whether this process was asked to stop or to save; read the step before."""
         self.settle()
+        self.due |= due and self._state.group.world == 1  # nobody else has to save after the same step
         flags = [torch.full_like(loss, float(flag)) for flag in (stop, due)]
         values = self._state.group.sum(torch.stack([loss, *flags]))
         if values.device.type == "cpu":

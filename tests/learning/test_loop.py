@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from tasks.data.dataset import PreparedDataset
 from tasks.data.spec import Spec
@@ -105,6 +106,28 @@ def test_it_says_how_it_goes(pictures: Path, tmp_path: Path) -> None:
     assert lines[1].startswith("epoch 1/2  loss ")
     assert lines[1].endswith(" left")
     assert " images/s" in lines[1]
+    assert lines[-1].startswith("only 20 steps in all (500 rows, 50 a step, 2 epochs), which rarely suffice; raise tr")
+
+
+def test_the_average_is_that_of_torch_to_the_last_bit() -> None:
+    def update(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+        share = 1 - min(0.9, (1 + int(count)) / (10 + int(count)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, share)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
+    theirs = AveragedModel(model, multi_avg_fn=update, use_buffers=True)  # type: ignore[arg-type]
+    ours = state.Average(model, 0.9)
+    for steps in range(30):
+        model(torch.randn(16, 4)).sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        theirs.update_parameters(model)
+        ours.update(model, steps)
+    for key, value in theirs.module.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[key]), key
 
 
 @pytest.mark.parametrize(
