@@ -275,6 +275,19 @@ def test_many_images_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert max(sizes) <= 11
 
 
+def test_a_feature_may_be_a_partition(toy: Toy) -> None:
+    for value, note in (("0.1", "a"), ("0.3", "b"), ("__HIVE_DEFAULT_PARTITION__", "c")):
+        (toy.tree / f"table/x={value}").mkdir(parents=True)
+        pq.write_table(pa.table({"note": [note]}), toy.tree / f"table/x={value}/part-0.parquet")
+    (toy.tree / "table/_delta_log").mkdir()
+    pq.write_table(pa.table({"add": ["part-0"]}), toy.tree / "table/_delta_log/1.checkpoint.parquet")
+    (toy.tree / "table/_SUCCESS").touch()
+    done = predict.fn(toy.tree, "table", "prod", toy.tree / "out.parquet")
+    rows = pq.read_table(toy.tree / "out.parquet").to_pylist()
+    assert [row["prediction"] or row["reason"] for row in rows] == ["left", "right", "null: every feature is missing"]
+    assert done.skipped == "skipped 2 files: 1 without a suffix, 1 written for other programs"
+
+
 def test_csv_out_has_a_column_for_each_class(toy: Toy) -> None:
     (toy.tree / "new.csv").write_text("x\n0.1\noops\n0.3\n")
     predict.fn(toy.tree, "new.csv", "prod", toy.tree / "out.csv")

@@ -22,7 +22,7 @@ import pyarrow as pa
 from tasks.data import arrival_hub, images, parquet
 from tasks.data import arrival_rows as rows
 from tasks.data.arrival_rows import Arrivals
-from tasks.data.sources import csv_files
+from tasks.data.sources import csv_files, parquet_files
 from tasks.data.spec import Spec
 from tasks.errors import CorruptData, SourceMissing
 
@@ -127,6 +127,8 @@ def _unusable(file: Path, folder: Path | None, spec: Spec, is_only: bool) -> str
     suffix = file.suffix.lower()
     if folder and any(part.startswith(".") for part in below):
         return "hidden"
+    if folder and suffix == ".parquet" and parquet_files.is_skipped("/".join(below)):
+        return "written for other programs"  # _delta_log/ and the like
     if suffix in TABLES:
         if spec.kind == "image" and suffix == ".csv":
             return suffix
@@ -174,9 +176,20 @@ class _Reader:
     def _parquet(self, file: Path) -> Iterator[Arrivals]:
         path, start = name(self.tree, file), 0
         load = functools.partial(_beside, file.parent)
-        for table in parquet.batches(file, self._columns(path, parquet.schema(file).names), rows=self.count):
+        names = parquet.schema(file).names
+        partition = self._partition(file, names)
+        columns = self._columns(path, [*names, *partition])
+        in_file = None if columns is None else [column for column in columns if column not in partition]
+        for table in parquet.batches(file, in_file, rows=self.count):
+            for column, value in partition.items():
+                table = table.append_column(column, pa.array([value] * len(table), pa.string()))
             yield rows.of_table(table, self.spec, path, range(start, start + len(table)), load)
             start += len(table)
+
+    def _partition(self, file: Path, names: Sequence[str]) -> dict[str, str | None]:
+        """Features that Hive's `key=value` folders hold and the file does not."""
+        values = parquet_files.partition_of(file.relative_to(self.folder or file.parent).as_posix())
+        return {key: value for key, value in values.items() if key in (self.spec.features or ()) and key not in names}
 
     def _columns(self, path: str, there: Sequence[str]) -> list[str] | None:
         """The columns to read; None means all."""

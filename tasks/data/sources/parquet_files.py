@@ -53,7 +53,7 @@ def parts(source: ParquetSource, entry: Entry, places: Places) -> list[Part]:
     made = []
     for file in entry["files"]:
         here = {**file, "name": remote.local(file)} if url else file
-        made.append(Part(source, root, (here,), {"partition": _partition(file["name"])}, name=file["name"]))
+        made.append(Part(source, root, (here,), {"partition": partition_of(file["name"])}, name=file["name"]))
     return made
 
 
@@ -77,16 +77,16 @@ def read(part: Part) -> Rows:
 def _files(source: ParquetSource, places: Places) -> tuple[Path, list[str]]:
     """Files of a folder or pattern, less those that the engines which write them skip themselves."""
     root, names = matching(places, source.path, "**/*.parquet")
-    return root, names if names == [Path(source.path).name] else [name for name in names if not _skipped(name)]
+    return root, names if names == [Path(source.path).name] else [name for name in names if not is_skipped(name)]
 
 
-def _skipped(name: str) -> bool:
+def is_skipped(name: str) -> bool:
     """Spark's rule: hidden files and folders, and those that begin with "_" and are no partition."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
-def _partition(name: str) -> dict[str, str | None]:
+def partition_of(name: str) -> dict[str, str | None]:
     """Hive's `key=value` folders, percent-decoded; the values are text."""
     folders = [folder.partition("=") for folder in PurePosixPath(name).parts[:-1] if "=" in folder]
     return {unquote(key): None if value == NULL else unquote(value) for key, _, value in folders}
