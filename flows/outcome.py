@@ -63,7 +63,7 @@ def ended(
     seconds: float,
 ) -> State[Summary]:
     """The final state of a run. A refusal is no failure: the run ends *Completed*, named for what came of it."""
-    metrics = json.loads((place.tree / "reports/metrics.json").read_text())
+    metrics = json.loads((place.tree / "reports/metrics.json").read_text(encoding="utf-8"))
     serving = Registry(place.tree).serving(decision.environment)
     summary = Summary(
         name=_NAMES[decision.verdict],

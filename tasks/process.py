@@ -191,7 +191,7 @@ def _living(group: int) -> bool:
 
 def _stat(process: Path) -> list[str]:
     """The fields of /proc/PID/stat behind the command's name: state, parent, group, ..."""
-    text = (process / "stat").read_text()
+    text = (process / "stat").read_text(encoding="utf-8")
     return text[text.rindex(")") + 2 :].split()
 
 

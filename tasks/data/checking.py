@@ -82,4 +82,4 @@ def _keys(frame: pl.DataFrame, unique: Sequence[str]) -> list[str | None]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / SUMMARY).read_text()))
+    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))

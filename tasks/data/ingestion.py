@@ -38,7 +38,7 @@ def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, poo
     listed: list[dict[str, Any]] = []
     store = places.home / ".memo" / "ingest"
     for number, origin, folder in zip(sources, names, memo.folders(jobs, store, pool, "ingest"), strict=True):
-        fact = json.loads((folder / PART).read_text())
+        fact = json.loads((folder / PART).read_text(encoding="utf-8"))
         facts.append({**fact, "source": number, "origin": origin})
         start = 0
         for shard in fact["shards"]:

@@ -82,7 +82,7 @@ def _make(job: Job, entry: Path) -> None:
 
 def _whole(entry: Path) -> bool:
     try:
-        manifest = json.loads((entry / MANIFEST).read_text())
+        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
         whole = all(sha256(entry / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError):
         return False

@@ -83,4 +83,4 @@ def shape(
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / SUMMARY).read_text()))
+    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))

@@ -1,4 +1,7 @@
-"""The Prefect server of a command: it is reached past any proxy, and its end is reported at once."""
+"""The Prefect server of a command: it is reached past any proxy, and its end is reported at once.
+
+Public reports: PrefectHQ/prefect#12896 and PrefectHQ/prefect#16538.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 """Whatever the user's git settings, hooks and environment, and wherever the repository is: the commands
 `train --set`, `promote`, `rollback`, `checkout` and `verify` do exactly what they do in a plain clone.
+
+Public reports of the same faults in other projects: pruned tags sindresorhus/pure#682 and Carthage/Carthage#1051; hooks that
+break `git worktree add` git-lfs/git-lfs#2848 and stablyai/orca#9347; the variables of hooks pre-commit/pre-commit#321 and
+j178/prek#1815.
 """
 
 from __future__ import annotations

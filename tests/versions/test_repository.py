@@ -1,4 +1,7 @@
-"""Where the main checkout is, for each kind of place that a repository can be in."""
+"""Where the main checkout is, for each kind of place that a repository can be in.
+
+Public reports: a submodule oalders/dot-files#1031, a `.git` that is a file ingydotnet/git-subrepo#407.
+"""
 
 from __future__ import annotations
 
