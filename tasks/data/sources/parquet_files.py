@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tasks.data import labels, parquet
 from tasks.data.columns import is_number, is_text
-from tasks.data.sources import remote
+from tasks.data.sources import linked, remote
 from tasks.data.sources.base import (
     IMAGE,
     SPLIT_NAMES,
@@ -28,7 +28,7 @@ from tasks.data.sources.base import (
     wanted,
 )
 from tasks.data.sources.skipped import note_skipped
-from tasks.errors import CorruptData, SourceMissing
+from tasks.errors import CorruptData, SourceChanged, SourceMissing
 from tasks.params import ParquetSource
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -43,7 +43,12 @@ def resolve(source: ParquetSource, places: Places) -> Entry:
     if not names:
         raise SourceMissing(f"ingest.sources: no parquet file at {source.path}; put one there, or correct the path")
     note_skipped(places, source.path, names)
-    return {"files": [pin(root / name, name) for name in names]}
+    return {"files": [_pin(root, name, source.image) for name in names]}
+
+
+def _pin(root: Path, name: str, image: str | None) -> dict[str, Any]:
+    images = linked.digest(root, name, image) if image else None
+    return {**pin(root / name, name), **({"images": images} if images else {})}
 
 
 def parts(source: ParquetSource, entry: Entry, places: Places) -> list[Part]:
@@ -71,6 +76,11 @@ def read(part: Part) -> Rows:
     schema = parquet.schema(path)
     partition = {name: value for name, value in part.detail["partition"].items() if name not in schema.names}
     require(wanted(source, part.keep), [*schema.names, *partition], str(part.name))
+    if source.image and linked.digest(part.root, part.files[0]["name"], source.image) != part.files[0].get("images"):
+        raise SourceChanged(
+            f"the images that {part.name} names are not those that source.lock pins; "
+            "put them back, or run `ratchet refresh` to pin what is there now"
+        )
     return Rows(_batches(path, part), _classes(schema, source.label), unused_split=_unused_split(path, schema, part))
 
 
@@ -93,12 +103,15 @@ def partition_of(name: str) -> dict[str, str | None]:
 
 
 def _unused_split(path: Path, schema: pa.Schema, part: Part) -> str | None:
-    partition = {name: [value] for name, value in part.detail["partition"].items() if name not in schema.names}
+    """A column of the file, or a folder's key, that looks like a split; a Hub data set has splits of its own."""
+    if "split" in part.detail:
+        return None
     names = [name for name in schema.names if name.lower() in SPLIT_NAMES]
-    if "split" in part.detail or not names:
-        return unused_split(pa.table(partition), part.source) if "split" not in part.detail else None
-    first = next(parquet.batches(path, names), None)
-    return None if first is None else unused_split(first, part.source)
+    first = next(parquet.batches(path, names), None) if names else None
+    if first is not None and (column := unused_split(first, part.source)):
+        return column
+    folders = {name: [value] for name, value in part.detail["partition"].items() if name not in schema.names}
+    return unused_split(pa.table(folders), part.source)
 
 
 def _batches(path: Path, part: Part) -> Iterator[pa.Table]:
@@ -144,7 +157,14 @@ def _images(column: pa.ChunkedArray, part: Part) -> pa.Array:
     fields: list[Any] = [array.field("bytes").cast(pa.binary()), pa.nulls(len(array), pa.string())]
     if array.type.get_field_index("path") >= 0:
         fields[1] = array.field("path").cast(pa.string())
-    return pa.StructArray.from_arrays(fields, fields=list(IMAGE), mask=array.is_null())
+    images = pa.StructArray.from_arrays(fields, fields=list(IMAGE), mask=array.is_null())
+    file = part.root / part.files[0]["name"]
+    if "images" in part.files[0]:
+        return pa.array(linked.filled(images.to_pylist(), part.root, file), IMAGE)
+    paths = fields[1].drop_null()
+    if len(paths) and fields[0].null_count == len(array):
+        raise linked.refused(file, paths[0].as_py())
+    return images
 
 
 def _classes(schema: pa.Schema, label: str) -> list[str] | None:
