@@ -33,7 +33,8 @@ class NotNumbers(CorruptData):
 
 def own(name: str) -> str:
     """The user's name of a column of a shard."""
-    return name.removeprefix(FEATURE).removeprefix(KEEP) if name.startswith((FEATURE, KEEP)) else name
+    prefix = next((prefix for prefix in (FEATURE, KEEP) if name.startswith(prefix)), "")
+    return name.removeprefix(prefix)
 
 
 def prefixed(prefix: str, names: Iterable[str]) -> list[str]:
