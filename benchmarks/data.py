@@ -193,9 +193,10 @@ def validation(files: list[str]) -> float:
             return False
         return True
 
+    classes = Shards.open(Path(files[0]).parent).info["classes"]
     rules = {
         "row_id": pandera.Column(str, unique=True),
-        "label": pandera.Column(int, pandera.Check.in_range(0, 9)),
+        "label": pandera.Column(str, pandera.Check.isin(classes)),
         "split": pandera.Column(str, pandera.Check.isin(["train", "test"])),
         "image": pandera.Column(object, pandera.Check(decodes, element_wise=True)),
     }
@@ -230,7 +231,7 @@ def memory(bench: Bench) -> None:
     for name, pattern in (("one", "0-*.parquet"), ("ten", "*.parquet")):
         trees[name] = bench.tree(name)
         source = ParquetSource(
-            type="parquet", path=f"{bench.large}/{pattern}", label="label", image="image", features=None
+            type="parquet", path=f"{bench.large}/{pattern}", label="label", image="image", split="split"
         )
         save(replace(bench.params, ingest=replace(bench.params.ingest, sources=(source,))), trees[name])
         refresh.fn(parameters.load(trees[name]), trees[name])
@@ -376,7 +377,7 @@ def growth(bench: Bench) -> None:
     for file in bench.large.glob("0-*.parquet"):
         table = pq.read_table(file, columns=["label", "image"])
         pq.write_table(table, folder / file.name, row_group_size=1000)
-    source = ParquetSource(type="parquet", path="incoming", label="label", image="image", features=None)
+    source = ParquetSource(type="parquet", path="incoming", label="label", image="image")
     params = replace(bench.params, ingest=replace(bench.params.ingest, sources=(source,)))
     all_s, before = prepared(params, tree)
     extra = pq.read_table(bench.large / "1-0.parquet", columns=["label", "image"]).slice(0, 1000)
