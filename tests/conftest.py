@@ -79,8 +79,8 @@ class Checkout:
         return self.git("rev-parse", "HEAD")
 
 
-def clone(path: Path) -> Checkout:
-    """This repository as it stands (uncommitted edits too), with params for the sample: two epochs, seconds in all."""
+def fresh(path: Path) -> Checkout:
+    """This repository as it stands (uncommitted edits too), as one commit in a clone of its own."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -95,9 +95,16 @@ def clone(path: Path) -> Checkout:
     checkout.git("init", "--quiet", "--initial-branch", "main")
     checkout.git("config", "user.name", "Tester")
     checkout.git("config", "user.email", "tester@example.org")
+    checkout.commit("Start")
+    return checkout
+
+
+def clone(path: Path) -> Checkout:
+    """A fresh clone with params for the sample of Fashion-MNIST: two epochs, seconds in all."""
+    checkout = fresh(path)
     checkout.set(root=str(SAMPLE), epochs="2", batch_size="32", min_accuracy="0.3", workers="1", threads="1")
     checkout.ratchet("refresh")
-    checkout.commit("Start")
+    checkout.commit("Use the sample")
     return checkout
 
 
