@@ -188,7 +188,8 @@ class Waves(Dataset):
     def __getitem__(self, index: int):
         label = index % 2
         steps = torch.arange(16) * (label + 1) / 4 + self.phase[index]
-        return (0.5 + 0.5 * torch.sin(steps)).repeat(16, 1)[None], label
+        noise = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(index))
+        return 0.45 + 0.45 * torch.sin(steps).repeat(16, 1)[None] + 0.1 * noise, label
 """
 MODULE = """\
 from torch import nn
