@@ -12,7 +12,8 @@
     ├── VersionError              the registry: unknown, withdrawn, or not allowed to serve
     │   ├── NotARepository        no git repository, or no commit in it
     │   ├── DirtyCode             code differs from the commit that a version would name
-    │   └── ObjectsMissing        a version's bytes are not where they have to be
+    │   ├── ObjectsMissing        a version's bytes are not where they have to be
+    │   └── RemoteRefused         the git remote answers, and accepts neither us nor what we send
     ├── StageFailed               the process of a stage ended with an error
     ├── InputsChanged             an input was edited while its stage ran
     ├── ServerUnreachable         no Prefect server answers
@@ -66,6 +67,9 @@ class DirtyCode(VersionError): ...
 
 
 class ObjectsMissing(VersionError): ...
+
+
+class RemoteRefused(VersionError): ...
 
 
 class StageFailed(RatchetError): ...

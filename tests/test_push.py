@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import Unreachable, VersionError
+from tasks.errors import RemoteRefused, Unreachable, VersionError
 from tasks.promote import promote, rollback
 from tasks.push import push
 from tasks.versions import tags
-from tasks.versions.git import Rejected, git
+from tasks.versions.git import git
 from tests.versions.toy import Toy
 
 
@@ -75,7 +75,7 @@ def test_a_refused_push_leaves_no_phantom(toy: Toy, origin: Path) -> None:
     hook = origin / "hooks/update"
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
-    with pytest.raises(Rejected, match="git push was refused"):
+    with pytest.raises(RemoteRefused, match=r"does not accept the tag: .*\(hook declined\)"):
         toy.release("a")
     assert tags_of(toy.tree) == []
     hook.unlink()

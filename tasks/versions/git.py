@@ -7,13 +7,15 @@ of the user cannot change what Ratchet reads or writes. What a person needs to r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.errors import NotARepository, Unreachable, VersionError
+from tasks.errors import NotARepository, RemoteRefused, Unreachable, VersionError
 from tasks.process import inherited_environment
 
 # git's own words for "the other side does not answer", whatever the transport
@@ -25,7 +27,34 @@ _UNREACHABLE = (
     "Connection timed out",
     "does not appear to be a git repository",
     "the remote end hung up",
+    "early EOF",
+    "unexpected disconnect",
 )
+# ... for "the other side answers, and does not let us in"
+_DENIED = (
+    "Authentication failed",
+    "could not read Username",
+    "could not read Password",
+    "Permission denied (",
+    "Too many authentication failures",
+    "Host key verification failed",
+    "The requested URL returned error: 401",
+    "The requested URL returned error: 403",
+    "The requested URL returned error: 404",
+    "Repository not found",
+)
+# ... for "another publication was faster": these pass when the command is repeated
+_RACES = (
+    "[rejected]",
+    "would clobber",
+    "already exists",
+    "cannot lock ref",
+    "failed to update ref",
+    "incorrect old value",
+    "stale info",
+)
+# ... and what fails again, although git reports it as a reference that it cannot lock
+_FINAL = ("Permission denied", "Read-only file system", "No space left on device", "quota exceeded")
 SECRETS = re.compile(r"://[^/@\s]+@")  # a user and a password in a URL
 
 _SETTINGS = {
@@ -83,42 +112,79 @@ def git(
     cwd: Path,
     input: str | None = None,
     env: Mapping[str, str] | None = None,
+    limit_s: float | None = None,
 ) -> str:
     """Run git in `cwd` and return its standard output without the last newline.
 
     Bytes that are not UTF-8 (a message that another tool wrote in Latin-1) are replaced.
 
+    Args:
+        limit_s: for a command that talks to a remote: the seconds that it may take.
+
     Raises:
         NotARepository: `cwd` is not in a git repository.
-        Unreachable: a remote does not respond.
+        Unreachable: a remote does not respond, or not within `limit_s`.
+        RemoteRefused: a remote responds and does not accept what was sent, or who sent it.
         Rejected: a reference was not what the command expected it to be.
         VersionError: any other failure, in git's own words.
     """
     content = None if input is None else input.encode(errors="replace")
-    output = git_bytes(*args, cwd=cwd, input=content, env=env)
+    output = git_bytes(*args, cwd=cwd, input=content, env=env, limit_s=limit_s)
     return output.decode(errors="replace").rstrip("\n")
 
 
-def git_bytes(*args: str, cwd: Path, input: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+def git_bytes(
+    *args: str,
+    cwd: Path,
+    input: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    limit_s: float | None = None,
+) -> bytes:
     """Run git as `git` does, for content that is not text; return standard output unchanged."""
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             ["git", *_OPTIONS, *args],
             cwd=cwd,
             env={**inherited_environment(), **_ENVIRONMENT, **(env or {})},
-            capture_output=True,
-            check=False,
-            input=input or b"",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # a session of its own, so that the time limit ends ssh and other helpers too
+            start_new_session=limit_s is not None,
         )
     except FileNotFoundError as error:
-        what = "git is not installed" if error.filename == "git" else f"there is no folder {cwd}"
-        raise NotARepository(f"{what}; versions are git tags") from None
-    if done.returncode:
-        raise _failure(args, cwd, done.stderr.decode(errors="replace"))
-    return done.stdout
+        cause = "git is not installed" if error.filename == "git" else f"there is no folder {cwd}"
+        raise NotARepository(f"{cause}; versions are git tags") from None
+    with child:
+        try:
+            stdout, stderr = child.communicate(input or b"", timeout=limit_s)
+        except BaseException as error:
+            _kill(child, family=limit_s is not None)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Unreachable(f"git {_command(args)} got no answer from the remote within {limit_s:g} s") from None
+            raise
+    if child.returncode:
+        raise _failure(args, cwd, _text(stdout), _text(stderr))
+    return stdout
 
 
-def _failure(args: Sequence[str], cwd: Path, stderr: str) -> VersionError | Unreachable:
+def _kill(child: subprocess.Popen[bytes], family: bool) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if family:
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace")
+
+
+def _command(args: Sequence[str]) -> str:
+    return next((word for word in args if not word.startswith("-") and "=" not in word), "")
+
+
+def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> VersionError | Unreachable:
     lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
     if "not a git repository" in stderr:
         return NotARepository(
@@ -128,16 +194,52 @@ def _failure(args: Sequence[str], cwd: Path, stderr: str) -> VersionError | Unre
         return NotARepository(f"{cwd.resolve()} belongs to another user, and git refuses it; {lines[-1].strip()}")
     words = [line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:]]
     reason = SECRETS.sub("://***@", "; ".join(words))
-    command = next((word for word in args if not word.startswith("-") and "=" not in word), "")
+    command = _command(args)
+    # `git push --porcelain` prints one line per reference: a flag, the names, and why
+    verdicts = [line.split("\t")[-1] for line in stdout.splitlines() if line.startswith("!\t")]
+    if verdicts:
+        return _push_failure(verdicts, stderr)
+    if any(phrase in stderr for phrase in _DENIED):
+        return RemoteRefused(f"the git remote refuses access ({reason}); `git remote -v` lists the remotes")
+    remote = args[args.index("--") + 1] if "--" in args else ""
+    if "does not appear to be a git repository" in stderr and remote not in remotes(cwd):
+        return VersionError(
+            f"there is no git remote {SECRETS.sub('://***@', remote)!r}; `git remote` lists the remotes, "
+            "and register.push_to in params.yaml names the one for versions"
+        )
     if any(phrase in stderr for phrase in _UNREACHABLE):
         return Unreachable(
             f"git {command} got no answer from the remote ({reason}); "
             "`git remote -v` lists the remotes; try again later"
         )
-    rejections = ("[rejected]", "[remote rejected]", "cannot lock ref", "would clobber")
-    if any(phrase in stderr for phrase in rejections):
+    if _is_race(stderr):
         return Rejected(f"git {command} was refused: {reason}")
     return VersionError(f"git {command} failed: {reason or 'it printed no reason'}")
+
+
+def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
+    """The error for a push whose references a remote did not take; `verdicts` are git's, one each."""
+    # of an atomic push, what goes down with the others explains nothing
+    causes = [verdict for verdict in verdicts if "atomic" not in verdict] or list(verdicts)
+    lines = [line.removeprefix("remote: ") for line in stderr.splitlines() if line.startswith("remote: ")]
+    server = [line.removeprefix("error: ").strip() for line in lines]
+    message = SECRETS.sub("://***@", "; ".join(filter(None, server)))
+    final = [verdict for verdict in causes if not _is_race(verdict)]
+    if final:
+        reason = " ".join(filter(None, (message, final[0].removeprefix("[remote rejected] "))))
+        return RemoteRefused(
+            f"the git remote does not accept the tag: {reason}; have that rule changed, then repeat the command"
+        )
+    return Rejected(f"git push was refused: {'; '.join(filter(None, (causes[0], message)))}")
+
+
+def _is_race(reason: str) -> bool:
+    return any(phrase in reason for phrase in _RACES) and not any(phrase in reason for phrase in _FINAL)
+
+
+def remotes(tree: Path) -> list[str]:
+    """The names of the git remotes."""
+    return git("remote", cwd=tree).split("\n")
 
 
 def resolve(tree: Path, revision: str) -> str | None:

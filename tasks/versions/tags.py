@@ -70,10 +70,14 @@ class Tag:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """The JSON object at the end of the message; empty in tags that another tool made."""
-        start = self.message.find("\n{\n")
+        """The JSON object at the end of the message; empty in tags that another tool made.
+
+        The lines above it are a person's, and may look like JSON themselves.
+        """
+        text = f"\n{self.message}"
+        start = text.rfind("\n{\n")
         try:
-            data = json.loads(self.message[start:]) if start >= 0 else {}
+            data = json.loads(text[start:]) if start >= 0 else {}
         except ValueError:
             return {}
         return data if isinstance(data, dict) else {}
@@ -122,10 +126,34 @@ def assignment_tag(environment: str, counter: int) -> str:
 
 
 def message(subject: str, lines: Sequence[str], data: Mapping[str, Any]) -> str:
-    """Text of a tag: the subject, some lines for people, then `data` as JSON."""
-    body = "\n".join(lines)
+    """Text of a tag: the subject, some lines for people, then `data` as JSON.
+
+    Raises:
+        VersionError: a text in it cannot be stored.
+    """
+    # no line for people begins as the JSON does
+    body = re.sub(r"^\{", " {", "\n".join(lines), flags=re.MULTILINE)
     block = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False)
-    return f"{subject}\n\n{body}\n\n{block}\n" if body else f"{subject}\n\n{block}\n"
+    text = f"{subject}\n\n{body}\n\n{block}\n" if body else f"{subject}\n\n{block}\n"
+    return checked_text(text)
+
+
+def checked_text(text: str) -> str:
+    """A text that a person typed, if git can store every character of it.
+
+    Raises:
+        VersionError: it holds a NUL character, or bytes that are not UTF-8.
+    """
+    if "\0" in text:
+        raise VersionError("a reason cannot contain a NUL character; type it again without")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise VersionError(
+            f"a reason has to be UTF-8, and character {error.start + 1} of this one is not: "
+            f"{text[max(0, error.start - 20) : error.end]!r}; type it again, or set LC_ALL to a UTF-8 locale"
+        ) from None
+    return text
 
 
 def names(tree: Path, *patterns: str) -> list[str]:
@@ -147,16 +175,16 @@ def last(found: Sequence[str]) -> tuple[int, str] | None:
     return None
 
 
-def read(tree: Path, *patterns: str) -> list[Tag]:
+def read(tree: Path, *patterns: str, namespace: str = REFS) -> list[Tag]:
     """The annotated tags of the registry that match git's patterns; others are passed over, as GTO does."""
-    fields = ["refname:strip=2", "objecttype", "objectname", "*objectname", "taggerdate:unix", "taggername", "contents"]
-    form = "--format=" + "%00".join(f"%({field})" for field in fields) + "%00%01"
-    output = git("for-each-ref", form, *(REFS + each for each in patterns), cwd=tree)
+    fields = ["refname", "objecttype", "objectname", "*objectname", "taggerdate:unix", "taggername", "contents"]
+    form = "--format=" + "".join(f"%({field})%00" for field in fields)
+    output = git("for-each-ref", form, *(namespace + pattern for pattern in patterns), cwd=tree)
+    values = output.split("\0")[:-1]  # no field can hold a NUL
     tags = []
-    for record in output.split("\0\1"):
-        if not record.strip():
-            continue
-        name, kind, oid, commit, date, tagger, text = record.lstrip("\n").split("\0", 6)
+    for start in range(0, len(values), len(fields)):
+        name, kind, oid, commit, date, tagger, text = values[start : start + len(fields)]
+        name = name.removeprefix("\n").removeprefix(namespace)
         if kind == "tag" and parse(name):
             tags.append(Tag(name, oid, commit, int(date or 0), tagger, text))
     return tags
@@ -172,37 +200,55 @@ def create(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | 
 
     Raises:
         Rejected: the name was taken meanwhile, here or on the remote; nothing was written here.
+        RemoteRefused: the remote does not accept the tag; nothing was written here.
         Unreachable: the remote does not answer; nothing was written here.
     """
-    date = max([int(time.time()), *(tag.date + 1 for tag in after if tag)])
-    who = "{} <{}>".format(*identity(tree))
-    content = f"object {commit}\ntype commit\ntag {name}\ntagger {who} {date} +0000\n\n{text}"
-    oid = git("mktag", cwd=tree, input=content)
+    oid = make(tree, name, commit, text, after)
     if push_to:
         push(tree, push_to, [f"{oid}:{REFS}{name}"])
-    try:
-        git("update-ref", "-m", "ratchet", REFS + name, oid, "", cwd=tree)  # "": only a new one
-    except Rejected:
-        if resolve(tree, REFS + name) != oid:  # a fetch by another process may have brought it
-            raise
+    write(tree, name, oid)
     return oid
 
 
-def push(tree: Path, remote: str, refspecs: Sequence[str]) -> None:
+def make(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | None]) -> str:
+    """Make the object of an annotated tag, to which no reference points yet; returns its id."""
+    date = max([int(time.time()), *(tag.date + 1 for tag in after if tag)])
+    who = "{} <{}>".format(*identity(tree))
+    content = f"object {commit}\ntype commit\ntag {name}\ntagger {who} {date} +0000\n\n{text}"
+    return git("mktag", cwd=tree, input=content)
+
+
+def write(tree: Path, name: str, oid: str) -> None:
+    """Let a new tag point to `oid`. That it does so already, as after another process's fetch, is success.
+
+    Raises:
+        Rejected: there is another tag of that name.
+    """
+    try:
+        git("update-ref", "-m", "ratchet", REFS + name, oid, "", cwd=tree)  # "": only a new one
+    except Rejected:
+        if resolve(tree, REFS + name) != oid:
+            raise
+
+
+def push(tree: Path, remote: str, refspecs: Sequence[str], limit_s: float | None = None) -> None:
     """Push exactly these references, all or none.
 
     Raises:
         Rejected: the remote has another one of that name.
+        RemoteRefused: the remote does not accept one of them.
         Unreachable: the remote does not respond.
     """
     mirror: list[str] = []
     if re.fullmatch(r"[\w.-]+", remote):  # not a URL; a mirror refuses to push single references
         mirror = ["-c", f"remote.{remote}.mirror=false"]
-    options = ("--quiet", "--atomic") if len(refspecs) > 1 else ("--quiet",)
-    git(*mirror, "push", *options, "--no-follow-tags", "--", remote, *refspecs, cwd=tree)
+    options = ["--quiet", "--porcelain", "--no-follow-tags"]
+    if len(refspecs) > 1:
+        options.append("--atomic")
+    git(*mirror, "push", *options, "--", remote, *refspecs, cwd=tree, limit_s=limit_s)
 
 
-def fetch(tree: Path, remote: str) -> None:
+def fetch(tree: Path, remote: str, limit_s: float | None = None) -> None:
     """Bring the registry's tags from a git remote; an empty name is none, and nothing is asked.
 
     Raises:
@@ -213,7 +259,7 @@ def fetch(tree: Path, remote: str) -> None:
         return
     refs = [f"{REFS}{pattern}:{REFS}{pattern}" for pattern in EVERYTHING]
     try:
-        git("fetch", *_FETCH, "--", remote, *refs, cwd=tree)
+        git("fetch", *_FETCH, "--", remote, *refs, cwd=tree, limit_s=limit_s)
     except Rejected as error:
         raise VersionError(
             f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`"
