@@ -42,21 +42,15 @@ def promote(
 
 
 @step("git")
-def rollback(
-    tree: Path, environment: str, to: str | None = None, reason: str = "", whole_state: bool = False
-) -> Assignment:
+def rollback(tree: Path, environment: str, to: str | None = None, reason: str = "") -> Assignment:
     """Put back what served in `environment` before, or the version `to`.
 
-    Args:
-        whole_state: bring code, params, locks, data and model in `tree` back to that version too, all or nothing.
-
     Raises:
-        VersionError: nothing served there before, or `to` is unknown, withdrawn, or in service already; with
-            `whole_state` also uncommitted edits.
+        VersionError: nothing served there before, or `to` is unknown, withdrawn, or in service already.
         ObjectsMissing, CorruptData, CorruptModel: the version can't be had whole; nothing was changed.
     """
     tags.checked_environment(environment)
-    return _repeated(tree, lambda push_to: _rollback(tree, environment, to, reason, push_to, whole_state))
+    return _repeated(tree, lambda push_to: _rollback(tree, environment, to, reason, push_to))
 
 
 def _promote(
@@ -82,22 +76,14 @@ def _promote(
     return _assign(registry, chosen, environment, "promote", reason, under, push_to, by="flow" if decision else "hand")
 
 
-def _rollback(tree: Path, environment: str, to: str | None, reason: str, push_to: str, whole_state: bool) -> Assignment:
+def _rollback(tree: Path, environment: str, to: str | None, reason: str, push_to: str) -> Assignment:
     registry = Registry(tree)
     now = registry.assignment(environment)
     if now is None:
         raise VersionError(f"nothing serves in {environment}, so nothing can be rolled back; `ratchet versions`")
     chosen, under = _before(registry, now) if to is None else _chosen(registry, now, to)
     _check_usable(tree, chosen)
-
-    def assign() -> Assignment:
-        return _assign(registry, chosen, environment, "rollback", reason, under, push_to, by="hand")
-
-    if not whole_state:
-        return assign()
-    from tasks.versions import whole
-
-    return whole.switch(tree, chosen, now, assign)
+    return _assign(registry, chosen, environment, "rollback", reason, under, push_to, by="hand")
 
 
 def _before(registry: Registry, now: Assignment) -> tuple[Version, int | None]:

@@ -81,17 +81,13 @@ def rollback(
     to: Annotated[
         str | None, typer.Option("--to", metavar="VERSION", help="Default: the version that served before.")
     ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Restore code, params, locks, data and model in this checkout too.")
-    ] = False,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Put the previous version back into service. No scheduled run undoes it."""
-    import flows.tables  # noqa: F401  # imported now because --whole replaces the code
     from tasks.promote import rollback as step
 
-    assignment = step.fn(Path(), environment, to, reason, whole)
+    assignment = step.fn(Path(), environment, to, reason)
     show(assignment.as_dict(), f"{assignment.version} serves in {environment} again", as_json)
 
 

@@ -19,7 +19,7 @@ from tasks import params
 from tasks.errors import DirtyCode, RatchetError, VersionError
 from tasks.overrides import lasting, replaced
 from tasks.process import locked
-from tasks.versions import pipeline, remote, repository, tags, whole
+from tasks.versions import pipeline, remote, repository, tags
 from tasks.versions.git import files, git, head, read, resolve
 from tasks.versions.registry import Registry
 from tasks.versions.repository import home
@@ -95,7 +95,6 @@ def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "H
     """
     if settings is None:
         base = head(checkout)
-        whole.recover(checkout)
         params.load(checkout)
         changed = pipeline.edited(checkout, base, remote.code_hashes(checkout))
         pipeline.refuse_dirty(checkout, changed, base)

@@ -36,10 +36,9 @@ def test_two_real_versions_there_and_back(copy: Checkout, tmp_path: Path) -> Non
     code = "from pathlib import Path; from tasks.verify import rerun; print(rerun(Path(), 'v1.0.1'))"
     assert copy.run("python", "-c", code).stdout.splitlines()[-1] == "[]"
 
-    # one version at a time in the checkout
-    copy.ratchet("rollback", "--whole", "--reason", "worse")
+    # a rollback stands
+    copy.ratchet("rollback", "--reason", "worse")
     assert copy.json("versions")[0]["version"] == "v1.0.1"
-    assert json.loads(copy.run("dvc", "status", "--json").stdout) == {}
     assert copy.json("train")["name"] == "Unchanged"
     assert [span["version"] for span in copy.json("history", "prod")] == ["v1.0.0", "v1.0.1", "v1.0.0"]
 

@@ -225,6 +225,13 @@ class Toy:
         return version.name if version else None
 
 
+def contents(tree: Path) -> dict[str, bytes]:
+    """Every file of a checkout except those of git, DVC and Python's cache, by its path."""
+    hidden = {".git", ".dvc", "__pycache__"}
+    paths = [path.relative_to(tree) for path in sorted(tree.rglob("*")) if path.is_file()]
+    return {path.as_posix(): (tree / path).read_bytes() for path in paths if not hidden & {*path.parts}}
+
+
 def tool(*arguments: str, cwd: Path, check: bool = True) -> str:
     """Run a stock tool (gto, dvc) of this virtual environment and return its standard output."""
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore",
