@@ -7,12 +7,14 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,8 +144,7 @@ def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    before = set(multiprocessing.active_children())
-    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder, _quiet(), ThreadPoolExecutor(1) as agent:
+    with tempfile.TemporaryDirectory(prefix="ratchet-", ignore_cleanup_errors=True) as folder, _quiet():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -156,21 +157,47 @@ def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable
             max_restarts=0,  # the stage itself is run again, from the last checkpoint
             shutdown_timeout=SHUTDOWN_S,
         )
-        done = agent.submit(elastic_launch(config, _enter), run, arguments)
-        asked: set[int | None] = set()
+        workers = _Workers()
+        done = _in_thread(elastic_launch(config, _enter), run, arguments)
         try:
             while not wait([done], timeout=0.1).done:
-                if stop():
-                    workers = [worker for worker in multiprocessing.active_children() if worker not in before]
-                    for worker in workers:
-                        if worker.pid not in asked:
-                            worker.terminate()
-                    asked |= {worker.pid for worker in workers}
+                if stop() and not workers.end():
+                    raise SystemExit(STOPPED)  # without waiting for the agent, which a stage has no time for
             done.result()
         except ChildFailedError as error:
-            if asked:
+            if workers.asked:
                 raise SystemExit(STOPPED) from None
             raise _fault(Path(folder), error.get_first_failure()[1].message, count) from None
+
+
+class _Workers:
+    """The processes that the agent starts from now on."""
+
+    def __init__(self) -> None:
+        self.asked: set[BaseProcess] = set()
+        self._before = set(multiprocessing.active_children())
+
+    def end(self) -> bool:
+        """Ask each process to end that was not asked yet; returns whether some have still to."""
+        for worker in set(multiprocessing.active_children()) - self._before - self.asked:
+            worker.terminate()
+            self.asked.add(worker)
+        return not self.asked or any(worker.is_alive() for worker in self.asked)
+
+
+def _in_thread(call: Callable[..., object], *arguments: object) -> Future[None]:
+    """Start a call in a thread that does not keep the process alive; the future holds what it raises."""
+    future: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            call(*arguments)
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def _enter(run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -179,7 +206,11 @@ def _enter(run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
 
     die_with_parent()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    record(run)(*arguments)
+    try:
+        record(run)(*arguments)
+    except SystemExit as end:  # the checkpoint is written; the interpreter's own end can take seconds
+        sys.stdout.flush()
+        os._exit(int(end.code or 0))
 
 
 def _fault(folder: Path, message: str, count: int) -> RatchetError:

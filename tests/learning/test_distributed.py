@@ -126,3 +126,31 @@ def test_1_two_machines_draw_the_curve_of_one_and_survive_a_kill(
     trained(one, **longer)
     for alone, together in zip(curve(one), curve(first), strict=True):
         assert together == pytest.approx(alone, abs=1e-4)
+
+
+# ── the stage's end ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def descendants(pid: int) -> set[int]:
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    found = {int(child) for file in files for child in file.read_text().split()}
+    return found.union(*map(descendants, found))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_process_outlives_the_stage(pictures: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    values = {**PLAIN, "train__epochs": 500, "train__processes": 2, "train__threads": 1}
+    settings = {key.replace("__", "."): json.dumps(value) for key, value in values.items()}
+    tree = checkout(shutil.copytree(pictures, tmp_path / "tree"), settings | {"run.checkpoint_seconds": "1000.0"})
+    stage = started(["-m", "tasks.train"], tree)
+    read_until(stage, "epoch 2/")
+    workers = descendants(stage.pid)
+    assert len(workers) >= 2
+    stage.send_signal(number)
+    ended(stage, code)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers):
+        assert time.monotonic() < deadline, "a worker is still alive"
+        time.sleep(0.1)
+    assert bool(list(tree.glob(".checkpoints/*/*.pt"))) == (number == signal.SIGTERM)
