@@ -63,6 +63,7 @@ def fit(
     # ── what trains, and where ──────────────────────────────────────────────────────────────────────────────────────
     plan = precision.plan(chosen, len(train) * _row_bytes(train), group.local if group.world > 1 else None)
     state = State.start(params, spec, plan, group, train, val)
+    plan = state.plan
     if saved := group.share(checkpoints.load() if group.leads else None):
         state.restore(saved)
         say(f"goes on from epoch {state.epoch + 1}, step {state.step}")

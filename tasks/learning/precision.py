@@ -1,18 +1,24 @@
 """How a device computes: what `auto` means for device, precision, layout, compile, fused kernels and residence.
 
-The table is fixed by device type and capability, and never tried out at run time: a trial would make the weights depend
-on noise. docs/training.md shows it, benchmarks/training.py holds the trials behind it.
+The table is fixed by the device and by what the model is made of. It is never a trial at run time, which would make the
+weights depend on noise. docs/training.md shows it; benchmarks/precision.py measures it.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor, nn
 
 from tasks.errors import TrainingError
 from tasks.params import TrainParams
+
+# Multiplications of a whole network for each output of its depthwise convolutions, below which
+# bfloat16 is slower than float32 on a CPU: its kernels for such convolutions are slow. Measured on
+# 25 networks: 96 to 426 are slower or equal, 863 to 2,481 are faster (benchmarks/results.md).
+DEPTHWISE_WORK = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,54 @@ def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan
         resident=_switch(params.resident, cuda and data_bytes <= room),
         why=why if params.precision == "auto" else "as params say",
     )
+
+
+def suited(plan: Plan, params: TrainParams, model: nn.Module, rows: Tensor) -> Plan:
+    """The plan with float32 where `auto` chose bfloat16 and this model is slower in it.
+
+    Args:
+        model: on the CPU.
+        rows: (N, C, H, W) or (N, F) float32, some inputs of the model.
+    """
+    if params.precision != "auto" or not plan.bfloat16 or plan.device.type != "cpu":
+        return plan
+    work = depthwise_work(model, rows)
+    if work is None or work >= DEPTHWISE_WORK:
+        return plan
+    return replace(plan, bfloat16=False, why=f"{plan.why}, but depthwise convolutions are slow in bfloat16")
+
+
+def depthwise_work(model: nn.Module, rows: Tensor) -> float | None:
+    """Multiplications of all convolutions and linear layers for each output of the depthwise convolutions.
+
+    Returns:
+        None if the model has no depthwise convolution.
+    """
+    if not any(map(_is_depthwise, model.modules())):
+        return None
+    multiplications = outputs = 0
+
+    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal multiplications, outputs
+        multiplications += output.numel() * layer.weight[0].numel()  # type: ignore[operator, index]
+        outputs += output.numel() if _is_depthwise(layer) else 0
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(rows[:1])
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return multiplications / max(outputs, 1)
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    """Does the layer convolve each channel by itself?"""
+    return isinstance(layer, nn.Conv2d) and 1 < layer.in_channels == layer.groups
 
 
 def own(named: torch.device, local: int) -> torch.device:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tasks.data.dataset import PreparedDataset
 from tasks.data.spec import Spec
 from tasks.errors import DataError, TrainingError
-from tasks.learning import batches, models, outputs, parts, pretrained
+from tasks.learning import batches, models, outputs, parts, precision, pretrained
 from tasks.learning.distributed import Group
 from tasks.learning.normalise import Normalise
 from tasks.learning.precision import Plan
@@ -85,7 +85,9 @@ class State:
         criterion = parts.criterion(chosen.criterion, class_counts(train, classes))
         mixed = spec.kind == "image" and bool(chosen.augment.mixup or chosen.augment.cutmix)
         two, _ = train[[0, len(train) - 1]]
-        outputs.check(model, criterion, Normalise(spec, torch.device("cpu"))(two), classes, mixed)
+        rows = Normalise(spec, torch.device("cpu"))(two)
+        outputs.check(model, criterion, rows, classes, mixed)
+        plan = precision.suited(plan, chosen, model, rows)
         model.to(plan.device)
         if plan.channels_last:
             model.to(memory_format=torch.channels_last)
