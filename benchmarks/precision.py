@@ -85,7 +85,7 @@ def step(name: str, kind: str, last: bool) -> Callable[[], None]:
     torch.manual_seed(0)
     layout = torch.channels_last if last else torch.contiguous_format
     model = models.build(name, {}, (3, SIDE, SIDE), 10).train()
-    model.to(memory_format=layout)  # type: ignore[call-overload]
+    model.to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     inputs = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=layout)
     targets = torch.randint(10, (BATCH,))
