@@ -102,7 +102,8 @@ def depthwise_work(model: nn.Module, rows: Tensor) -> float | None:
 
     def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
         nonlocal multiplications, outputs
-        multiplications += output.numel() * layer.weight[0].numel()
+        weight = layer.get_parameter("weight")
+        multiplications += output.numel() * weight[0].numel()
         outputs += output.numel() if _is_depthwise(layer) else 0
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
