@@ -31,6 +31,8 @@ from tasks.errors import Busy, RatchetError
 
 GRACE_S = 6.0  # between asking a group to end and killing it
 DEADLINE_S = 4.5  # for a stage that was asked to stop; shorter than GRACE_S, so that it ends by itself
+RUN_LOCK = ".dvc/tmp/ratchet-run.lock"  # held by a run that works in a checkout
+STAGE_LOCK = ".dvc/tmp/ratchet-stage.lock"  # held by a stage, whoever started it
 STATUS_FILE = "RATCHET_STATUS_FILE"
 LEASE = "RATCHET_LEASE"
 _PR_SET_PDEATHSIG = 1

@@ -162,7 +162,7 @@ class Stage(StageTask):
         DVC hashes a stage's inputs after its command ran; an edit made meanwhile would be recorded as what was used.
         """
         home(tree)
-        with process.locked(tree / ".dvc/tmp/ratchet-stage.lock", f"{tree.resolve()}"):
+        with process.locked(tree / process.STAGE_LOCK, f"{tree.resolve()}"):
             params = parameters.load(tree)
             before = self._inputs(tree, params)
             self.fn(params, tree)

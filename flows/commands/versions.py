@@ -117,6 +117,25 @@ def checkout(
     show(done, f"{done.version} is in {done.into}{left}", as_json)
 
 
+@app.command(rich_help_panel=VERSIONS)
+def adopt(
+    version: VersionName,
+    code: Annotated[bool, typer.Option("--code", help="Take the version's code too, dvc.yaml included.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a version's params, locks, reports, data and model those of the current branch, by one commit."""
+    import flows.tables  # noqa: F401  # imported now because --code replaces the files of this program
+    from tasks.adopt import adopt as step
+
+    done = step(Path(), version, code)
+    if not done.changed:
+        text = f"nothing to do: {done.branch} has the state of {done.version} already"
+    else:
+        rebuilt = f"; rebuilt {', '.join(done.rebuilt)}" if done.rebuilt else ""
+        text = f"{done.branch} has the state of {done.version} (commit {done.commit[:12]}){rebuilt}"
+    show(done, text, as_json)
+
+
 @app.command(rich_help_panel=UPKEEP)
 def verify(
     version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: every version.")] = None,

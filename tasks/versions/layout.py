@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tasks import process
 from tasks.errors import ObjectsMissing
-from tasks.process import inherited_environment
 from tasks.versions import pipeline, remote, repository
 from tasks.versions.git import read
 from tasks.versions.registry import Version
+from tasks.versions.repository import home
 
 
 def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
@@ -47,14 +46,14 @@ def fetch(tree: Path, commit: str) -> None:
 
 def repro(laid_out: Path, *arguments: str) -> None:
     """Run `dvc repro` there; raises `ObjectsMissing` if it fails or gives other outputs than the version's."""
-    environment = inherited_environment()
-    path = (str(Path(sys.executable).parent), environment.get("PATH", os.defpath))
-    environment["PATH"] = os.pathsep.join(path)
-    environment["DVC_SITE_CACHE_DIR"] = str(laid_out.resolve() / ".dvc" / "tmp" / "site")
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", *arguments]
-    done = subprocess.run(command, cwd=laid_out, env=environment, capture_output=True, check=False)
-    if done.returncode:
-        reason = " ".join(done.stderr.decode(errors="replace").split()[-30:])
-        raise ObjectsMissing(f"`dvc repro` of the version failed: {reason}")
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home(laid_out) / ".dvc" / "tmp" / "site"))
+    lines: list[str] = []
+    code, _ = process.run(["-m", "dvc", "repro", *arguments], laid_out, lines.append)
+    if code:
+        reason = " ".join(" ".join(lines).split()[-30:])
+        raise ObjectsMissing(f"`dvc repro` of the version failed in {laid_out.resolve()}: {reason}")
     if (laid_out / pipeline.LOCK).read_bytes() != read(laid_out, "HEAD", pipeline.LOCK):
-        raise ObjectsMissing("`dvc repro` of the version gave other outputs than its dvc.lock names")
+        raise ObjectsMissing(
+            f"`dvc repro` of the version in {laid_out.resolve()} made other outputs than its dvc.lock names; "
+            "on another kind of machine results can differ in their last bits"
+        )

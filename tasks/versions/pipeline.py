@@ -76,6 +76,21 @@ def listed_sections(tree: Path, commit: str) -> frozenset[str]:
     return frozenset(key.split(".")[0] for key in keys if isinstance(key, str))
 
 
+def listed_paths(tree: Path, commit: str) -> tuple[set[str], set[str], set[str]]:
+    """What the dvc.yaml of a commit lists: outputs that git keeps, outputs that DVC keeps, and code."""
+    graph = _yaml(read(tree, commit, PIPELINE), PIPELINE, f"commit {commit[:12]}")
+    in_git: set[str] = set()
+    in_cache: set[str] = set()
+    deps: set[str] = set()
+    for stage in map(_mapping, _mapping(graph.get("stages")).values()):
+        deps |= {str(dep) for dep in stage.get("deps", [])}
+        for path, flags in _flags(stage).items():
+            (in_cache if flags.get("cache", True) else in_git).add(path)
+    outputs = in_git | in_cache
+    code = {dep for dep in deps - {SOURCES} if not any(within(dep, output) for output in outputs)}
+    return in_git, in_cache, code
+
+
 def of_tree(tree: Path, whole: bool = True) -> Pipeline:
     """The pipeline as it lies in a checkout; raises `VersionError` where it is not whole.
 

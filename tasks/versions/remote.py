@@ -23,6 +23,8 @@ from tasks.versions.repository import home
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+TEMPORARY = re.compile(r"\.[\w-]{22}\.tmp")  # a file that DVC writes before it renames it
+
 
 def push(tree: Path, outputs: Sequence[Output]) -> int:
     """Push what the default DVC remote (if there is one) lacks of the outputs, then confirm each object by listing.
@@ -244,22 +246,6 @@ def _lay_out(tree: Path, outputs: Sequence[str]) -> None:
         raise ObjectsMissing(f"DVC could not lay out {', '.join(outputs)} in {tree}: {_line(error)}") from None
     finally:
         repo.close()
-
-
-def edited_outputs(tree: Path) -> list[str]:
-    """Outputs in `tree` that are neither as `dvc.lock` names them nor gone: DVC can't bring them back."""
-    from dvc.exceptions import DvcException
-
-    repo = _repo(tree)
-    try:
-        changed = repo.status()
-    except DvcException as error:
-        raise VersionError(f"DVC can't tell what lies in {tree}: {_line(error)}") from None
-    finally:
-        repo.close()
-    entries = [entry for stage in changed.values() for entry in stage if isinstance(entry, dict)]
-    outs = {path: how for entry in entries for path, how in entry.get("changed outs", {}).items()}
-    return sorted(path for path, how in outs.items() if how == "modified")
 
 
 def share(tree: Path, into: Path) -> None:

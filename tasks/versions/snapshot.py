@@ -38,7 +38,7 @@ def commit(tree: Path, base: str, paths: Sequence[str], message: str, contents: 
         names.append(name)
         oids.append(git("hash-object", "-w", "--no-filters", "--stdin", cwd=tree, input=text))
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
-        env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_author(tree)}
+        env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **author(tree)}
         git("read-tree", base, cwd=tree, env=env)
         git("rm", "-r", "--cached", "--quiet", "--ignore-unmatch", "--", *paths, cwd=tree, env=env)
         entries = "".join(f"100644 {oid}\t{file}\n" for oid, file in zip(oids, names, strict=True))
@@ -57,7 +57,8 @@ def _files(tree: Path, path: str) -> list[str]:
     return [file.relative_to(tree).as_posix() for file in found]
 
 
-def _author(tree: Path) -> dict[str, str]:
+def author(tree: Path) -> dict[str, str]:
+    """The variables that tell git who commits."""
     name, address = identity(tree)
     roles = ("AUTHOR", "COMMITTER")
     return {f"GIT_{role}_{what}": value for role in roles for what, value in (("NAME", name), ("EMAIL", address))}

@@ -18,7 +18,7 @@ from typing import Any
 from tasks import params
 from tasks.errors import DirtyCode, RatchetError, VersionError
 from tasks.overrides import lasting, replaced
-from tasks.process import locked
+from tasks.process import RUN_LOCK, locked
 from tasks.versions import pipeline, remote, repository, tags
 from tasks.versions.git import files, git, head, read, resolve
 from tasks.versions.registry import Registry
@@ -58,7 +58,7 @@ def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str 
         base = check(checkout, None)
         tags.fetch(checkout, params.load(checkout).register.push_to)
         remote.share_cache(checkout)
-        lock = checkout / ".dvc/tmp/ratchet-run.lock"
+        lock = checkout / RUN_LOCK
         with locked(lock, f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports", {})
         return
