@@ -7,6 +7,7 @@ not written `dvc.lock` yet.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -15,12 +16,12 @@ from pathlib import Path
 
 from tasks import params
 from tasks.errors import CorruptData, ObjectsMissing
-from tasks.versions import pipeline, remote, tags
+from tasks.versions import pipeline, publication, remote
 from tasks.versions.cache import Cache
 from tasks.versions.git import git
 from tasks.versions.pipeline import Output, Pipeline
 from tasks.versions.registry import Registry
-from tasks.versions.repository import locked, worktrees
+from tasks.versions.repository import OBJECTS, locked, worktrees
 
 GRACE_S = 3600.0
 
@@ -44,32 +45,53 @@ def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: f
         CorruptData, ObjectsMissing, VersionError: the needs of a version or a branch cannot be read; nothing was deleted.
         Unreachable: the remote does not respond; nothing was deleted.
     """
-    with locked(tree):
-        tags.fetch(tree, params.load(tree).register.push_to)
-        cache = Cache(tree)
-        there = on_remote and remote.configured(tree)
-        needed = _needed(tree, cache, there)
-        youngest = time.time() - grace_s
-        unneeded = [file for file in _objects(cache) if _md5(file) not in needed]
-        found = [file for file in unneeded if file.stat().st_mtime < youngest]
-        size = sum(file.stat().st_size for file in found)
-        gone = sorted(_expired(tree, cache) - needed) if there else []
-        if gone:
-            with remote.opened(tree) as repo:
-                gone = sorted(set(gone) - remote.missing(repo, gone))
-                if apply:
-                    remote.delete(repo, gone)
-        kept = sum(1 for _ in _objects(cache)) - len(found)
-        if apply:
-            # a folder's listing goes first, so that the next collection finds the rest if this one is interrupted
-            for file in sorted(found, key=lambda file: not file.name.endswith(".dir")):
-                file.unlink(missing_ok=True)
-        young = len(unneeded) - len(found)
-        return Garbage([str(file) for file in found], size, gone, kept, young, grace_s)
+    publication.sync(tree, params.load(tree).register.push_to)
+    if not apply:
+        return _collected(tree, False, on_remote, grace_s)
+    with locked(tree, name=OBJECTS):  # no registration and no other collection is under way
+        return _collected(tree, True, on_remote, grace_s)
+
+
+def _collected(tree: Path, apply: bool, on_remote: bool, grace_s: float) -> Garbage:
+    cache = Cache(tree)
+    there = on_remote and remote.configured(tree)
+    needed = _needed(tree, cache, there)
+    youngest = time.time() - grace_s
+    unneeded = [file for file in _objects(cache) if _md5(file) not in needed]
+    garbage = [file for file in unneeded if _is_older(file, youngest)]
+    gone = _delete_expired(tree, cache, needed, apply) if there else []
+    size = sum(file.stat().st_size for file in garbage if file.exists())
+    kept = sum(1 for _ in _objects(cache)) - len(garbage)
+    if apply:
+        # a run may have come back to old objects meanwhile
+        needed = _needed(tree, cache, there=False)
+        garbage = [file for file in garbage if _md5(file) not in needed and _is_older(file, youngest)]
+        # a folder's listing goes first, so that the next collection finds the rest if this one is interrupted
+        for file in sorted(garbage, key=lambda file: not file.name.endswith(".dir")):
+            file.unlink(missing_ok=True)
+    return Garbage([str(file) for file in garbage], size, gone, kept, len(unneeded) - len(garbage), grace_s)
+
+
+def _delete_expired(tree: Path, cache: Cache, needed: set[str], apply: bool) -> list[str]:
+    """The objects of expired versions that the remote has and nothing needs; with `apply`, they are deleted."""
+    gone = sorted(_expired(tree, cache) - needed)
+    if gone:
+        with remote.opened(tree) as repo:
+            gone = sorted(set(gone) - remote.missing(repo, gone))
+            if apply:
+                remote.delete(repo, gone)
+    return gone
+
+
+def _is_older(file: Path, youngest: float) -> bool:
+    try:
+        return file.stat().st_mtime < youngest
+    except FileNotFoundError:  # another process removed it
+        return False
 
 
 def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
-    """Every object that a version, a branch, a worktree's commit or its `dvc.lock` as it lies there names.
+    """Every object that a version, a branch, a worktree's `dvc.lock` names.
 
     Args:
         there: on the remote too; a folder whose listing is not here may share files with one that expired.
@@ -90,7 +112,14 @@ def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
 
 
 def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
-    """What is in use, and whether it is a version's: then the remote holds it."""
+    """What is in use, and whether it is a version's: then the remote holds it.
+
+    Worktrees come first: a run that ends meanwhile is found as a version then.
+    """
+    for place in worktrees(tree):
+        with contextlib.suppress(FileNotFoundError):  # a run's tree that was removed just now
+            if (place / pipeline.LOCK).is_file():
+                yield pipeline.of_tree(place, whole=False), False
     seen: set[str | None] = set()
     commits = [version.commit for version in Registry(tree).versions() if not version.expired]
     refs = git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes", "refs/stash", cwd=tree).split()
@@ -99,9 +128,6 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
         if pipeline.LOCK in lock and lock not in seen:
             seen.add(lock)
             yield pipeline.of_commit(tree, commit, whole=commit in commits), commit in commits
-    for place in worktrees(tree):
-        if (place / pipeline.LOCK).is_file():
-            yield pipeline.of_tree(place, whole=False), False
 
 
 def _expired(tree: Path, cache: Cache) -> set[str]:

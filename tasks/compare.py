@@ -75,6 +75,12 @@ def _known(
         verdict, accuracy = judgement.first(params.gate, figures["accuracy"])  # the floor may have been raised since
         return Decision(verdict=verdict, reason=reason if verdict == "promote" else f"{accuracy}; {reason}", **figures)
     where = f"and serves in {environment}" if serving == known.name else f"which does not serve in {environment}"
+    if known.withdrawn:
+        where = (
+            f"which is withdrawn ({known.withdrawn.data.get('reason') or 'no reason was given'}); "
+            f"`ratchet reinstate {known.name} --reason ...` makes it usable again, or train with another seed "
+            "(`ratchet train --set train.seed=...`)"
+        )
     return Decision(verdict="known", reason=f"the same weights as {known.name}, {where}", **figures)
 
 

@@ -1,26 +1,42 @@
 """Put a version into an environment, or put the one before it back. Both write one tag and touch no file.
 
-What serves is the assignment with the highest counter, so a rollback is one more assignment: nothing is ever undone.
+The assignment with the highest counter is in service, so a rollback is one more assignment, and
+nothing is ever undone. A promotion is pushed to the git remote first, if there is one. A rollback is
+written here first, whether or not the remote responds, and pushed as soon as it does.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import params
-from tasks.errors import VersionError
-from tasks.stage import step
-from tasks.versions import loading, tags
-from tasks.versions.git import Rejected
+from tasks.errors import ParamsError, RatchetError, VersionError
+from tasks.stage import origin, step
+from tasks.versions import loading, pipeline, publication, tags
+from tasks.versions.git import Rejected, head
+from tasks.versions.publication import Deadline, Draft
 from tasks.versions.registry import Assignment, Registry, Version
 from tasks.versions.repository import locked
+from tasks.versions.tags import Tag
 
 if TYPE_CHECKING:
     from tasks.versions.gate import Decision
 
 _TRIES = 20
+FETCH_LIMIT_S = 0.8  # for a rollback to learn what others assigned; a remote that is down takes all of it
+PUSH_LIMIT_S = 5.0  # for a remote that has just responded
+TURN_LIMIT_S = 1.0  # for a rollback to wait for other commands of this repository that publish
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a promotion or rollback comes to: `version` over the assignment `now`."""
+
+    version: Version
+    now: Assignment | None
+    under: int | None  # the counter of the assignment that a rollback returns to
 
 
 @step("git")
@@ -35,59 +51,136 @@ def promote(
 
     Raises:
         VersionError: the version is unknown or withdrawn, or a flow may not put it there.
-        ObjectsMissing, CorruptData, CorruptModel: its weights or card can't be had whole; nothing was changed.
+        ObjectsMissing, CorruptData, CorruptModel: its weights or card are unavailable; nothing was changed.
+        RemoteRefused, Unreachable: the git remote did not take the tag; nothing was changed.
     """
     tags.checked_environment(environment)
-    return _repeated(tree, lambda push_to: _promote(tree, version, environment, reason, decision, push_to))
+    tags.checked_text(reason)
+    registry, push_to = Registry(tree), params.load(tree).register.push_to
+    publication.sync(tree, push_to)
+    chosen = registry.find(version)
+    serving: Assignment | None = registry.assignment(environment)
+    if serving and serving.version == chosen.name:
+        return replace(serving, changed=False)
+    _check_usable(tree, chosen)
+
+    def draft() -> Draft | None:
+        nonlocal serving
+        now = serving = registry.assignment(environment)
+        change = _Change(registry.find(chosen.name), now, now.counter if now else None)
+        if now and now.version == chosen.name:
+            return None
+        if decision:
+            _check_decided(registry, change, environment, decision)
+        _check_not_withdrawn(change.version)
+        return _drafted(registry, change, environment, "promote", reason, automatic=decision is not None)
+
+    tag = publication.publish(tree, push_to, draft)
+    if tag is None:
+        assert serving is not None
+        return replace(serving, changed=False)
+    return Registry.assigned(tag)
 
 
 @step("git")
 def rollback(tree: Path, environment: str, to: str | None = None, reason: str = "") -> Assignment:
     """Put back what served in `environment` before, or the version `to`.
 
+    It does not depend on the git remote: `unpushed` of the result says why that lacks the tag, if it does.
+
     Raises:
         VersionError: nothing served there before, or `to` is unknown, withdrawn, or in service already.
-        ObjectsMissing, CorruptData, CorruptModel: the version can't be had whole; nothing was changed.
+        ObjectsMissing, CorruptData, CorruptModel: the version's files are unavailable; nothing was changed.
     """
     tags.checked_environment(environment)
-    return _repeated(tree, lambda push_to: _rollback(tree, environment, to, reason, push_to))
+    tags.checked_text(reason)
+    push_to = _push_to(tree)
+    problem = _exchanged(tree, push_to)
+    for _ in range(_TRIES):
+        change = _rolled_back(tree, environment, to)
+        _check_usable(tree, change.version)
+        with publication.turn(tree, TURN_LIMIT_S if push_to else 0):
+            tag = _write(tree, change, environment, to, reason, pending=bool(push_to))
+            if tag is None:
+                continue
+            if push_to and not problem:
+                try:
+                    publication.push_pending(tree, push_to, Deadline(PUSH_LIMIT_S))
+                except Rejected:  # another machine was faster
+                    taken_back = publication.take_back(tree, tag)
+                    problem = _exchanged(tree, push_to)
+                    if taken_back:
+                        continue
+                except RatchetError as error:
+                    problem = str(error)
+        return replace(Registry.assigned(tag), unpushed=problem)
+    raise VersionError(f"{_TRIES} others were faster; `ratchet history {environment}`, then the same command again")
 
 
-def _promote(
-    tree: Path, version: str, environment: str, reason: str, decision: Decision | None, push_to: str
-) -> Assignment:
-    registry = Registry(tree)
-    chosen, now = registry.find(version), registry.assignment(environment)
-    if now and now.version == chosen.name:
-        return replace(now, changed=False)
-    by_hand = f"`ratchet promote {chosen.name} --environment {environment}`"
-    if decision and registry.was_rolled_back(chosen.name, environment):
+def _push_to(tree: Path) -> str:
+    """`register.push_to`; if params.yaml has a mistake, as in the last commit: a rollback has to work."""
+    try:
+        return params.load(tree).register.push_to
+    except ParamsError:
+        try:
+            return str(pipeline.params_of(tree, head(tree))["register"]["push_to"])
+        except (KeyError, TypeError, VersionError):
+            return ""
+
+
+def _exchanged(tree: Path, push_to: str) -> str:
+    """Learn what other machines assigned, if that is possible at once; returns why it is not."""
+    try:
+        return publication.sync(tree, push_to, Deadline(FETCH_LIMIT_S))
+    except RatchetError as error:
+        return str(error)
+
+
+def _write(
+    tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool
+) -> Tag | None:
+    """Write the assignment of a rollback; None if the registry has changed since it was decided."""
+    with locked(tree):
+        now = _rolled_back(tree, environment, to)
+        if (now.version.name, now.under, now.now) != (change.version.name, change.under, change.now):
+            return None
+        tag = _drafted(Registry(tree), now, environment, "rollback", reason, automatic=False).make(tree)
+        try:
+            if pending:
+                publication.write_pending(tree, tag)
+            else:
+                tags.write(tree, tag.name, tag.oid)
+        except Rejected:  # somebody's `git fetch` brought a tag of that name
+            return None
+        return tag
+
+
+def _check_decided(registry: Registry, change: _Change, environment: str, decision: Decision) -> None:
+    """Raise `VersionError` if the gate's decision does not hold for what serves now."""
+    name, now = change.version.name, change.now
+    by_hand = f"`ratchet promote {name} --environment {environment}`"
+    if registry.was_rolled_back(name, environment):
+        raise VersionError(f"{name} was rolled back from {environment}, so no flow puts it there again; {by_hand} does")
+    if now and now.version != decision.champion:
         raise VersionError(
-            f"{chosen.name} was rolled back from {environment}, so no flow puts it there again; {by_hand} does"
-        )
-    if decision and now and now.version != decision.champion:
-        raise VersionError(
-            f"{now.version} came to serve in {environment} after {chosen.name} was judged against "
-            f"{decision.champion or 'none'}, so no flow puts it there; `ratchet gate {now.version} {chosen.name}` compares "
+            f"{now.version} came to serve in {environment} after {name} was judged against "
+            f"{decision.champion or 'none'}, so no flow puts it there; `ratchet gate {now.version} {name}` compares "
             f"the two, {by_hand} does it"
         )
-    _check_usable(tree, chosen)
-    under = now.counter if now else None
-    return _assign(registry, chosen, environment, "promote", reason, under, push_to, by="flow" if decision else "hand")
 
 
-def _rollback(tree: Path, environment: str, to: str | None, reason: str, push_to: str) -> Assignment:
+def _rolled_back(tree: Path, environment: str, to: str | None) -> _Change:
     registry = Registry(tree)
     now = registry.assignment(environment)
     if now is None:
         raise VersionError(f"nothing serves in {environment}, so nothing can be rolled back; `ratchet versions`")
-    chosen, under = _before(registry, now) if to is None else _chosen(registry, now, to)
-    _check_usable(tree, chosen)
-    return _assign(registry, chosen, environment, "rollback", reason, under, push_to, by="hand")
+    version, under = _before(registry, now) if to is None else _chosen(registry, now, to)
+    _check_not_withdrawn(version)
+    return _Change(version, now, under)
 
 
 def _before(registry: Registry, now: Assignment) -> tuple[Version, int | None]:
-    """What served before `now` and may serve again, and the counter of what lies under that."""
+    """What served before `now` and may serve again, and the counter of the assignment under that."""
     below = now.under
     while below is not None:
         entry = registry.entry(now.environment, below)
@@ -119,43 +212,34 @@ def _chosen(registry: Registry, now: Assignment, to: str) -> tuple[Version, int 
 
 
 def _check_usable(tree: Path, version: Version) -> None:
-    if version.withdrawn is not None:
-        why = version.withdrawn.data.get("reason") or "no reason was given"
-        raise VersionError(f"{version.name} is withdrawn ({why}); `ratchet versions` shows which are not")
+    """Raise if the version is withdrawn, or its files are unavailable or damaged: hashes them, so takes no lock."""
+    _check_not_withdrawn(version)
     loading.files(tree, version)
 
 
-def _assign(
-    registry: Registry,
-    version: Version,
-    environment: str,
-    action: str,
-    reason: str,
-    under: int | None,
-    push_to: str,
-    by: str,
-) -> Assignment:
-    data: dict[str, Any] = {"action": action, "version": version.name, "under": under, "reason": reason, "by": by}
+def _check_not_withdrawn(version: Version) -> None:
+    if version.withdrawn is None:
+        return
+    why = version.withdrawn.data.get("reason") or "no reason was given"
+    way = "" if version.expired else f", `ratchet reinstate {version.name} --reason ...` makes it usable again"
+    raise VersionError(f"{version.name} is withdrawn ({why}); `ratchet versions` lists the others{way}")
+
+
+def _drafted(
+    registry: Registry, change: _Change, environment: str, action: str, reason: str, automatic: bool
+) -> Draft:
+    """The tag of an assignment."""
+    version = change.version
+    data: dict[str, Any] = {
+        "action": action,
+        "version": version.name,
+        "under": change.under,
+        "reason": reason,
+        "automatic": automatic,
+        **origin(),
+    }
     verb = "into" if action == "promote" else "back into"
     subject = f"{tags.ARTIFACT} {version.name} {verb} {environment}"
     text = tags.message(subject, [reason] if reason else [], data)
-    last, counter = registry.last_assignment(), registry.next_counter()
-    name = tags.assignment_tag(environment, counter)
-    tags.create(registry.tree, name, version.commit, text, [version.tag, last], push_to)
-    made = registry.entry(environment, counter)
-    assert made is not None
-    return made
-
-
-def _repeated(tree: Path, change: Any) -> Assignment:
-    """Make the change under the registry's lock; look again when another machine was faster."""
-    push_to = params.load(tree).register.push_to
-    with locked(tree):
-        for _ in range(_TRIES):
-            tags.fetch(tree, push_to)
-            try:
-                made: Assignment = change(push_to)
-                return made
-            except Rejected:
-                continue
-    raise VersionError(f"{_TRIES} others were faster; `git fetch --tags {push_to}`, then the same command again")
+    name = tags.assignment_tag(environment, registry.next_counter())
+    return Draft(name, version.commit, text, [version.tag, registry.last_assignment()])

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import VersionError
+from tasks.errors import RemoteRefused, VersionError
 from tasks.params import Params
-from tasks.versions import pipeline, remote, tags
+from tasks.versions import pipeline, publication, remote, tags
 from tasks.versions.registry import Registry
-from tasks.versions.repository import locked
 
 _BATCH = 500  # references in one push
 
@@ -34,22 +33,30 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
         to: the git remote for the tags; empty: `register.push_to`, and if that is empty too, no tag leaves this machine.
 
     Raises:
-        ObjectsMissing, CorruptData: an object can't be had whole; no tag was pushed.
+        ObjectsMissing, CorruptData: an object is missing or damaged; no tag was pushed.
         VersionError: a tag differs on the git remote.
-        Unreachable: a remote does not answer.
+        RemoteRefused: the git remote does not accept a tag.
+        Unreachable: a remote does not respond.
     """
     to = to or params.register.push_to
     if to.startswith("-"):
-        raise VersionError(f"{to!r} is no git remote; `git remote` lists those that there are")
-    with locked(tree):
-        registry = Registry(tree)
-        chosen = [registry.find(name)] if name else [each for each in registry.versions() if not each.expired]
-        if not to and not remote.configured(tree):
-            raise VersionError("there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to")
-        there = _unmoved(tree, to) if to else {}
-        objects = sum(remote.push(tree, pipeline.of_commit(tree, each.commit).outputs) for each in chosen)
-        sent = _push_tags(tree, to, there, {each.commit for each in chosen}, everything=name is None) if to else []
-        return Pushed([each.name for each in chosen], objects, sent)
+        raise VersionError(f"{to!r} is not a git remote; `git remote` lists the remotes")
+    waiting = {tag.name for tag in publication.pending(tree)}
+    if to and to == params.register.push_to:
+        problem = publication.sync(tree, to)
+        if problem:
+            raise RemoteRefused(problem)
+    registry = Registry(tree)
+    chosen = [registry.find(name)] if name else [version for version in registry.versions() if not version.expired]
+    if not to and not remote.configured(tree):
+        raise VersionError("there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to")
+    there = _unmoved(tree, to) if to else {}
+    # no lock: versions are immutable, and a rollback must not wait for an upload
+    objects = sum(remote.push(tree, pipeline.of_commit(tree, version.commit).outputs) for version in chosen)
+    commits = {version.commit for version in chosen}
+    sent = _push_tags(tree, to, there, commits, everything=name is None) if to else []
+    arrived = sorted(waiting - {tag.name for tag in publication.pending(tree)})
+    return Pushed([version.name for version in chosen], objects, [*arrived, *sent])
 
 
 def _push_tags(tree: Path, to: str, there: dict[str, str], commits: set[str], everything: bool) -> list[str]:

@@ -15,17 +15,17 @@ from typing import Any
 from tasks.errors import CorruptModel, VersionError
 from tasks.overrides import in_words, lasting, replaced
 from tasks.params import Params
-from tasks.stage import step
-from tasks.versions import number, pipeline, remote, snapshot, tags
+from tasks.stage import origin, step
+from tasks.versions import number, pipeline, publication, remote, snapshot, tags
 from tasks.versions.cache import digest
 from tasks.versions.gate import Decision
-from tasks.versions.git import Rejected, read
+from tasks.versions.git import read
 from tasks.versions.pipeline import Pipeline
+from tasks.versions.publication import Draft
 from tasks.versions.registry import Registry, Version
-from tasks.versions.repository import locked
+from tasks.versions.repository import OBJECTS, locked
 
 WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "reports/metrics.json"
-_TRIES = 5
 
 
 @step("network")
@@ -58,14 +58,12 @@ def register(
     contents: dict[str, str] = {}
     if overrides:
         contents[pipeline.PARAMS] = replaced((read(tree, base, pipeline.PARAMS) or b"").decode(), belonging)
-    remote.push(tree, run.outputs)
-    for attempt in range(_TRIES):
-        try:
-            return _publish(params.register.push_to, tree, decision, base, run, card, overrides, contents)
-        except Rejected:
-            if attempt == _TRIES - 1:
-                raise
-    raise AssertionError("unreachable")
+    push_to = params.register.push_to
+    with locked(tree, name=OBJECTS, shared=True):  # no collection deletes objects that have no version yet
+        remote.push(tree, run.outputs)
+        remote.check_present(tree, run.outputs)
+        publication.sync(tree, push_to)
+        return _publish(push_to, tree, decision, base, run, card, overrides, contents)
 
 
 def check_clean(tree: Path, base: str, run: Pipeline) -> None:
@@ -83,13 +81,15 @@ def _publish(
     overrides: Mapping[str, Any],
     contents: Mapping[str, str],
 ) -> Version:
-    """Number, commit and tag; raises `Rejected` when another publication took the number meanwhile."""
-    with locked(tree):
-        tags.fetch(tree, push_to)
-        registry = Registry(tree)
+    """Number, commit and tag."""
+    registry = Registry(tree)
+    known: Version | None = None
+
+    def draft() -> Draft | None:
+        nonlocal known
         known = registry.known(decision.weights_sha256)
         if known is not None:
-            return known
+            return None
         newest = registry.newest()
         name, why = _numbered(tree, newest, run, card)
         metrics = json.loads((tree / METRICS).read_bytes())
@@ -101,9 +101,14 @@ def _publish(
         commit = snapshot.commit(tree, base, snapshot.laid_over(tree, run), body, contents)
         data = _data(tree, decision, base, run, card, metrics, why) | ({"overrides": overrides} if overrides else {})
         text = tags.message(subject, lines, data)
-        tag = tags.version_tag(name)
-        tags.create(tree, tag, commit, text, [newest.tag if newest else None, registry.last_assignment()], push_to)
-        return registry.find(tag)
+        after = [newest.tag if newest else None, registry.last_assignment()]
+        return Draft(tags.version_tag(name), commit, text, after)
+
+    tag = publication.publish(tree, push_to, draft)
+    if tag is None:
+        assert known is not None
+        return known
+    return registry.find(tag.name)
 
 
 def _numbered(tree: Path, newest: Version | None, run: Pipeline, card: dict[str, Any]) -> tuple[tags.Number, str]:
@@ -131,6 +136,7 @@ def _data(
         "reason": why,
         "weights_sha256": decision.weights_sha256,
         "card_sha256": hashlib.sha256((tree / CARD).read_bytes()).hexdigest(),
+        **origin(),
     }
 
 

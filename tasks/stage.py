@@ -17,6 +17,7 @@ import functools
 import logging
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,7 @@ from tasks.params import Params
 from tasks.process import stopping
 from tasks.versions.repository import home
 
-__all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "log", "stage", "step", "stopping", "why"]
+__all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "log", "origin", "stage", "step", "stopping", "why"]
 
 GRAPH = "dvc.yaml"
 LOCK = "dvc.lock"
@@ -218,6 +219,17 @@ class Step(Generic[P, R]):
 def step(kind: Kind) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Make a step of a flow of a function that takes the tree it works in."""
     return lambda fn: Step(fn, kind)
+
+
+def origin() -> dict[str, str]:
+    """Where a change of the registry comes from: a terminal or a run of a flow, and the machine."""
+    place = {"by": "terminal", "host": socket.gethostname()}
+    if "prefect" in sys.modules:
+        from prefect.runtime import flow_run
+
+        if flow_run.id:
+            return {**place, "by": "flow", "run": str(flow_run.name)}
+    return place
 
 
 def log(line: str) -> None:

@@ -1,6 +1,8 @@
-"""Take a version out of use for ever: withdrawn, nobody can promote it; expired, its objects may go as well.
+"""Take a version out of use, and put it back into use.
 
-Both write one tag, `classifier@v1.4.0!`, and delete nothing.
+Withdrawn, nobody can promote it until it is reinstated; expired, its objects may be deleted, so it is
+out of use permanently. Each writes one tag (`classifier@v1.4.0!`, then `classifier@v1.4.0!#12`) and
+deletes nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ from typing import Literal
 
 from tasks import params
 from tasks.errors import VersionError
-from tasks.versions import tags
+from tasks.stage import origin
+from tasks.versions import publication, tags
+from tasks.versions.publication import Draft
 from tasks.versions.registry import Registry, Version
-from tasks.versions.repository import locked
+
+_DONE = {"withdraw": "withdrawn", "expire": "expired", "reinstate": "reinstated"}
 
 
 def withdraw(tree: Path, name: str, reason: str) -> Version:
@@ -21,37 +26,75 @@ def withdraw(tree: Path, name: str, reason: str) -> Version:
     Raises:
         VersionError: it is unknown, or serves somewhere.
     """
-    return _cancel(tree, name, reason, "withdraw")
+    return _change(tree, name, reason, "withdraw")
 
 
 def expire(tree: Path, name: str, reason: str = "") -> Version:
-    """Withdraw a version if it is not, and let go of its objects: `ratchet gc` may drop them then.
+    """Withdraw a version if it is not, and release its objects: `ratchet gc` may delete them then.
 
     Raises:
         VersionError: it is unknown, or serves somewhere.
     """
-    return _cancel(tree, name, reason, "expire")
+    return _change(tree, name, reason, "expire")
 
 
-def _cancel(tree: Path, name: str, reason: str, action: Literal["withdraw", "expire"]) -> Version:
+def reinstate(tree: Path, name: str, reason: str) -> Version:
+    """Make a withdrawn version usable again; if it is not withdrawn, nothing happens.
+
+    Raises:
+        VersionError: it is unknown or expired, or `reason` is empty.
+    """
+    if not reason.strip():
+        raise VersionError(f"a reason is needed, for the history: `ratchet reinstate {name} --reason ...`")
+    return _change(tree, name, reason, "reinstate")
+
+
+def _change(tree: Path, name: str, reason: str, action: Literal["withdraw", "expire", "reinstate"]) -> Version:
+    tags.checked_text(reason)
     push_to = params.load(tree).register.push_to
-    with locked(tree):
-        tags.fetch(tree, push_to)
-        registry = Registry(tree)
-        version = registry.find(name)
-        if version.expired or (version.withdrawn and action == "withdraw"):
-            return version
-        places = [environment for environment, serves in registry.environments().items() if serves == version.name]
-        if places:
-            raise VersionError(
-                f"{version.name} serves in {', '.join(places)}, and what serves can't be withdrawn; "
-                f"`ratchet rollback --environment {places[0]}` first"
-            )
-        counter = registry.next_counter() if version.withdrawn else None
+    publication.sync(tree, push_to)
+    registry = Registry(tree)
+    number = registry.find(name).number
+
+    def draft() -> Draft | None:
+        version = registry.find(str(number))
+        if _is_done(version, action):
+            return None
+        if action == "reinstate":
+            _check_kept(version)
+        else:
+            _check_unused(registry, version)
+        counter = registry.next_counter() if version.changes else None
+        data = {"action": action, "withdraws": version.name, "reason": reason, **origin()}
+        if action == "reinstate":
+            data["reinstates"] = data.pop("withdraws")
+        text = tags.message(f"{tags.ARTIFACT} {version.name} {_DONE[action]}", [reason] if reason else [], data)
+        after = [version.tag, *version.changes, registry.last_assignment()]
         tag = tags.version_tag(version.number, cancels=True, counter=counter)
-        subject = f"{tags.ARTIFACT} {version.name} {'withdrawn' if action == 'withdraw' else 'expired'}"
-        data = {"action": action, "withdraws": version.name, "reason": reason}
-        text = tags.message(subject, [reason] if reason else [], data)
-        after = [version.tag, version.withdrawn, registry.last_assignment()]
-        tags.create(tree, tag, version.commit, text, after, push_to)
-        return registry.find(version.name)
+        return Draft(tag, version.commit, text, after)
+
+    publication.publish(tree, push_to, draft)
+    return registry.find(str(number))
+
+
+def _is_done(version: Version, action: str) -> bool:
+    if action == "reinstate":
+        return version.withdrawn is None
+    return version.expired or (action == "withdraw" and version.withdrawn is not None)
+
+
+def _check_kept(version: Version) -> None:
+    if version.expired:
+        raise VersionError(
+            f"{version.name} is expired, so its objects may be gone; a run that makes the same weights registers "
+            f"them as a new version, from commit {str(version.data.get('base', ''))[:12]}"
+        )
+
+
+def _check_unused(registry: Registry, version: Version) -> None:
+    places = [environment for environment, serves in registry.environments().items() if serves == version.name]
+    if places:
+        raise VersionError(
+            f"{version.name} serves in {', '.join(places)}, and what serves can't be withdrawn; "
+            f"`ratchet rollback --environment {places[0]}` first"
+        )

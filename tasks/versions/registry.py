@@ -23,11 +23,26 @@ Action = Literal["promote", "rollback", "unassign"]
 
 @dataclass(frozen=True)
 class Version:
-    """One version: its tag, and the tags that withdrew it (and let go of its objects), if any."""
+    """One version: its tag, and those that withdrew and reinstated it, the oldest first."""
 
     tag: Tag
-    withdrawn: Tag | None = None
-    expired: bool = False
+    changes: tuple[Tag, ...] = ()
+
+    @cached_property
+    def withdrawn(self) -> Tag | None:
+        """The tag by which it is withdrawn; None if it is not, or was reinstated since."""
+        withdrawn: Tag | None = None
+        for tag in self.changes:
+            if _action(tag) == "reinstate" and not self.expired:
+                withdrawn = None
+            elif _action(tag) != "reinstate":
+                withdrawn = withdrawn or tag
+        return withdrawn
+
+    @cached_property
+    def expired(self) -> bool:
+        """Were its objects released?"""
+        return any(_action(tag) == "expire" for tag in self.changes)
 
     @cached_property
     def number(self) -> Number:
@@ -73,6 +88,7 @@ class Version:
             "date": self.date,
             "withdrawn": self.withdrawn is not None,
             "expired": self.expired,
+            "changes": [change_of(tag) for tag in self.changes],
             **self.data,
         }
 
@@ -90,6 +106,7 @@ class Assignment:
     under: int | None
     automatic: bool = False
     changed: bool = True  # False: the version served there before, and nothing was written
+    unpushed: str = ""  # why the git remote lacks its tag so far; empty: it has it, or there is none
 
     @property
     def date(self) -> int:
@@ -97,8 +114,10 @@ class Assignment:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        fields = ("environment", "counter", "version", "action", "reason", "automatic", "date")
-        return {**{field: getattr(self, field) for field in fields}, "tag": self.tag.name, "by": self.tag.tagger}
+        fields = ("environment", "counter", "version", "action", "reason", "automatic", "date", "changed", "unpushed")
+        origin = {key: self.tag.data.get(key) for key in ("host", "run", "was", "again") if key in self.tag.data}
+        values = {field: getattr(self, field) for field in fields}
+        return {**values, "tag": self.tag.name, "by": self.tag.tagger, "from": origin_of(self.tag), **origin}
 
 
 class Registry:
@@ -106,6 +125,13 @@ class Registry:
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
+
+    @staticmethod
+    def assigned(tag: Tag) -> Assignment:
+        """The assignment that a tag of ours makes."""
+        assignment = _assignment(tag, {}, None)
+        assert assignment is not None, tag.name
+        return assignment
 
     def versions(self) -> list[Version]:
         """Every version, withdrawn ones too, the highest number first."""
@@ -192,8 +218,10 @@ class Registry:
         return found
 
     def known(self, weights_sha256: str) -> Version | None:
-        """The version that has these very weights, if there is one."""
-        return next((each for each in self.versions() if each.weights_sha256 == weights_sha256), None)
+        """The version with exactly these weights; one that serves or may serve comes first, an expired one is none."""
+        same = [version for version in self.versions() if version.weights_sha256 == weights_sha256]
+        kept = [version for version in same if not version.expired]
+        return next((version for version in kept if version.withdrawn is None), kept[0] if kept else None)
 
     def was_rolled_back(self, version: str, environment: str) -> bool:
         """Has `version` left that environment by a rollback, without being promoted again since?"""
@@ -256,20 +284,30 @@ def rolled_back(history: Sequence[Assignment]) -> set[str]:
 
 def _versions(found: Sequence[Tag]) -> list[Version]:
     versions: dict[Number, Tag] = {}
-    withdrawals: dict[Number, list[Tag]] = {}
+    changes: dict[Number, list[Tag]] = {}
     for tag in found:
         name = tag.parsed
         assert name.number is not None
         if name.cancels:
-            withdrawals.setdefault(name.number, []).append(tag)
+            changes.setdefault(name.number, []).append(tag)
         else:
             versions[name.number] = tag
-    result = []
-    for number in sorted(versions, reverse=True):
-        gone = withdrawals.get(number, [])
-        expired = any(tag.data.get("action") == "expire" for tag in gone)
-        result.append(Version(versions[number], min(gone, key=lambda tag: tag.date, default=None), expired))
-    return result
+    return [
+        Version(versions[number], tuple(sorted(changes.get(number, []), key=lambda tag: tag.parsed.counter or 0)))
+        for number in sorted(versions, reverse=True)
+    ]
+
+
+def _action(tag: Tag) -> str:
+    """What a tag does with a version: withdraw, expire or reinstate; GTO's only withdraw."""
+    action = tag.data.get("action")
+    return action if action in ("expire", "reinstate") else "withdraw"
+
+
+def change_of(tag: Tag) -> dict[str, Any]:
+    """A withdrawal or reinstatement, for people and `--json`."""
+    reason = str(tag.data["reason"] if "reason" in tag.data else tag.message.strip().split("\n")[0])
+    return {"action": _action(tag), "reason": reason, "date": tag.date, "by": tag.tagger, "from": origin_of(tag)}
 
 
 def _assignment(tag: Tag, numbers: dict[str, str], below: int | None) -> Assignment | None:
@@ -281,12 +319,22 @@ def _assignment(tag: Tag, numbers: dict[str, str], below: int | None) -> Assignm
         data = tag.data
         action: Action = "rollback" if data.get("action") == "rollback" else "promote"
         version, under = str(data["version"]), data.get("under")
-        reason, automatic = str(data.get("reason", "")), data.get("by") == "flow"
+        reason = str(data.get("reason", ""))
+        automatic = bool(data.get("automatic", data.get("by") == "flow"))  # older tags have `by` alone
     else:
         version, under = numbers.get(tag.commit, tag.commit[:12]), below
         action, reason, automatic = "promote", tag.message.strip().split("\n")[0], False
     action = "unassign" if name.cancels else action
     return Assignment(tag, name.environment, name.counter, version, action, reason, under, automatic)
+
+
+def origin_of(tag: Tag) -> str:
+    """Where a change came from: "terminal on alpha", "flow run brisk-fox on alpha"; empty if its tag does not say."""
+    data = tag.data
+    by = {"hand": "terminal", "terminal": "terminal", "flow": "flow"}.get(str(data.get("by")), "")
+    if by == "flow" and data.get("run"):
+        by = f"flow run {data['run']}"
+    return f"{by} on {data['host']}" if by and data.get("host") else by
 
 
 def _ours(tag: Tag) -> bool:

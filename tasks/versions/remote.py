@@ -58,6 +58,22 @@ def push(tree: Path, outputs: Sequence[Output]) -> int:
     return len(objects)
 
 
+def check_present(tree: Path, outputs: Sequence[Output]) -> None:
+    """Check that the cache or the remote has every object that a version needs.
+
+    Raises:
+        ObjectsMissing: there is no remote, and the cache lacks one.
+    """
+    cache = Cache(tree)
+    if configured(tree):  # `push` has confirmed them there
+        return
+    for output in outputs:
+        if output.pushed:
+            lacking = sorted(what for md5, what in cache.objects(output).items() if not cache.has(md5))
+            if lacking:
+                raise ObjectsMissing(f"{', '.join(lacking[:3])}: not in DVC's cache; `dvc commit`, then run this again")
+
+
 def pull(tree: Path, output: Output) -> None:
     """Bring an output's objects from the remote where the cache lacks them; all are hashed.
 

@@ -29,6 +29,7 @@ from tasks.versions.git import git, git_bytes
 # where git itself does not know it, as with `git clone --separate-git-dir`.
 _POINTER = "ratchet-home"
 _LOCK = "ratchet.lock"
+OBJECTS = "ratchet-objects.lock"  # shared by registrations, exclusive for a collection that deletes
 _MARKS = ("params.yaml", "dvc.yaml")  # every Ratchet checkout has them
 
 
@@ -139,19 +140,24 @@ def remove_worktree(tree: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(tree: Path, timeout_s: float = 60.0) -> Iterator[None]:
-    """Hold the lock on this repository's registry; raises `Busy` after `timeout_s` seconds."""
+def locked(tree: Path, timeout_s: float = 60.0, name: str = _LOCK, shared: bool = False) -> Iterator[None]:
+    """Hold a lock of this repository, of its registry by default; raises `Busy` after `timeout_s` seconds.
+
+    The lock of the registry is held to read it, decide, and write a tag, and never while something is
+    uploaded, downloaded, hashed or trained: a rollback must not wait.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + timeout_s
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
-    descriptor = os.open(common_dir(tree) / _LOCK, flags, 0o600)
+    descriptor = os.open(common_dir(tree) / name, flags, 0o600)
     try:
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Busy(f"another ratchet command has held {_LOCK} for {timeout_s:.0f} s; try again") from None
+                    raise Busy(f"another ratchet command has held {name} for {timeout_s:.0f} s; try again") from None
                 time.sleep(0.02)
         yield
     finally:

@@ -57,6 +57,10 @@ class Name(NamedTuple):
     counter: int | None
 
 
+class Moved(VersionError):
+    """A tag is another one on the remote than here."""
+
+
 @dataclass(frozen=True)
 class Tag:
     """An annotated tag as git holds it; `date` is its Unix time in seconds."""
@@ -121,8 +125,8 @@ def version_tag(number: Number, cancels: bool = False, counter: int | None = Non
     return f"{ARTIFACT}@{number}{'!' if cancels else ''}" + ("" if counter is None else f"#{counter}")
 
 
-def assignment_tag(environment: str, counter: int) -> str:
-    return f"{ARTIFACT}#{environment}#{counter}"
+def assignment_tag(environment: str, counter: int, cancels: bool = False) -> str:
+    return f"{ARTIFACT}#{environment}{'!' if cancels else ''}#{counter}"
 
 
 def message(subject: str, lines: Sequence[str], data: Mapping[str, Any]) -> str:
@@ -190,32 +194,16 @@ def read(tree: Path, *patterns: str, namespace: str = REFS) -> list[Tag]:
     return tags
 
 
-def create(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | None], push_to: str = "") -> str:
-    """Write an annotated tag, first on the git remote `push_to` (if any), then here; both refuse to move one.
+def make(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | None]) -> Tag:
+    """Make the object of an annotated tag, to which no reference points yet.
 
     It is dated now, or a second past the latest of `after` if the clock went back.
-
-    Returns:
-        The id of the tag object.
-
-    Raises:
-        Rejected: the name was taken meanwhile, here or on the remote; nothing was written here.
-        RemoteRefused: the remote does not accept the tag; nothing was written here.
-        Unreachable: the remote does not answer; nothing was written here.
     """
-    oid = make(tree, name, commit, text, after)
-    if push_to:
-        push(tree, push_to, [f"{oid}:{REFS}{name}"])
-    write(tree, name, oid)
-    return oid
-
-
-def make(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | None]) -> str:
-    """Make the object of an annotated tag, to which no reference points yet; returns its id."""
     date = max([int(time.time()), *(tag.date + 1 for tag in after if tag)])
-    who = "{} <{}>".format(*identity(tree))
-    content = f"object {commit}\ntype commit\ntag {name}\ntagger {who} {date} +0000\n\n{text}"
-    return git("mktag", cwd=tree, input=content)
+    author, address = identity(tree)
+    content = f"object {commit}\ntype commit\ntag {name}\ntagger {author} <{address}> {date} +0000\n\n{text}"
+    oid = git("mktag", cwd=tree, input=content)
+    return Tag(name, oid, commit, date, author, text)
 
 
 def write(tree: Path, name: str, oid: str) -> None:
@@ -252,22 +240,26 @@ def fetch(tree: Path, remote: str, limit_s: float | None = None) -> None:
     """Bring the registry's tags from a git remote; an empty name is none, and nothing is asked.
 
     Raises:
-        VersionError: a tag was moved, there or here; none was taken over.
+        Moved: a tag differs, there and here; it was not taken over.
         Unreachable: the remote does not answer.
     """
     if not remote:
         return
     refs = [f"{REFS}{pattern}:{REFS}{pattern}" for pattern in EVERYTHING]
     try:
-        git("fetch", *_FETCH, "--", remote, *refs, cwd=tree, limit_s=limit_s)
+        fetch_refs(tree, remote, refs, limit_s)
     except Rejected as error:
-        raise VersionError(
-            f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`"
-        ) from None
+        raise Moved(f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`") from None
 
 
-def listed(tree: Path, remote: str) -> dict[str, str]:
+def fetch_refs(tree: Path, remote: str, refspecs: Sequence[str], limit_s: float | None = None) -> None:
+    """Fetch exactly these references."""
+    git("fetch", *_FETCH, "--", remote, *refspecs, cwd=tree, limit_s=limit_s)
+
+
+def listed(tree: Path, remote: str, limit_s: float | None = None) -> dict[str, str]:
     """The registry's tags on a git remote: name to id of the tag object; raises `Unreachable`."""
-    lines = git("ls-remote", "--tags", "--refs", "--", remote, f"{ARTIFACT}*", cwd=tree).splitlines()
+    command = ("ls-remote", "--tags", "--refs", "--")
+    lines = git(*command, remote, f"{ARTIFACT}*", cwd=tree, limit_s=limit_s).splitlines()
     pairs = (line.split(f"\t{REFS}", 1) for line in lines)
     return {name: oid for oid, name in pairs if parse(name)}

@@ -81,9 +81,10 @@ def test_a_misspelled_remote_is_final_and_an_unmounted_one_may_come_back(toy: To
 
 def test_a_tag_that_another_process_fetched_meanwhile_is_ours(toy: Toy) -> None:
     version = toy.register("a")
-    oid = tags.make(toy.tree, "classifier#prod#1", version.commit, "x\n", [])
-    tags.write(toy.tree, "classifier#prod#1", oid)
-    tags.write(toy.tree, "classifier#prod#1", oid)
-    other = tags.make(toy.tree, "classifier#prod#1", version.commit, "y\n", [])
+    name = "classifier#prod#1"
+    ours = tags.make(toy.tree, name, version.commit, "x\n", [])
+    tags.write(toy.tree, name, ours.oid)
+    tags.write(toy.tree, name, ours.oid)
+    other = tags.make(toy.tree, name, version.commit, "y\n", [])
     with pytest.raises(Rejected):
-        tags.write(toy.tree, "classifier#prod#1", other)
+        tags.write(toy.tree, name, other.oid)

@@ -79,8 +79,8 @@ def test_tags_with_a_brace_above_their_data_are_read(toy: Toy) -> None:
     version = toy.release("a")
     data = {"action": "rollback", "version": version.name, "under": None, "reason": "see\n{\nlog", "by": "hand"}
     text = f"classifier v1.0.0 back into prod\n\nsee\n{{\nlog\n\n{json.dumps(data, indent=1)}\n"
-    oid = tags.make(toy.tree, "classifier#prod#2", version.commit, text, [])
-    tags.write(toy.tree, "classifier#prod#2", oid)
+    tag = tags.make(toy.tree, "classifier#prod#2", version.commit, text, [])
+    tags.write(toy.tree, tag.name, tag.oid)
     entry = toy.registry.assignment("prod")
     assert entry is not None
     assert (entry.action, entry.reason) == ("rollback", "see\n{\nlog")

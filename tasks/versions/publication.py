@@ -1,0 +1,336 @@
+"""Changes of the registry and the git remote that `register.push_to` names.
+
+Most changes are pushed before they exist here, so two machines never take one number. A rollback
+does not wait for the remote: it is written here first. Until the remote has it, a reference
+`refs/ratchet/pending/<tag>`, written in the same transaction, remembers that it has to be pushed,
+and the next command that reaches the remote does so.
+
+If another machine used its number meanwhile, it is made again under the next free one, so both are
+in the history, and whichever was made later is in force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import Busy, RemoteRefused, VersionError
+from tasks.versions import tags
+from tasks.versions.git import Rejected, git, resolve
+from tasks.versions.registry import Registry
+from tasks.versions.repository import locked
+from tasks.versions.tags import REFS, Tag
+
+PENDING = "refs/ratchet/pending/"  # tags that the remote lacks so far
+_THEIRS = "refs/ratchet/theirs/"  # the remote's tags of the same names, while they are being settled
+_TURN = "ratchet-publish.lock"
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A tag that is about to be made: it is dated after the tags in `after`."""
+
+    name: str
+    commit: str
+    text: str
+    after: Sequence[Tag | None]
+
+    def make(self, tree: Path) -> Tag:
+        return tags.make(tree, self.name, self.commit, self.text, self.after)
+
+
+class Deadline:
+    """The seconds that several git commands may take together; None: as long as they need."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._end = None if limit_s is None else time.monotonic() + limit_s
+
+    def left_s(self) -> float | None:
+        return None if self._end is None else max(0.05, round(self._end - time.monotonic(), 2))
+
+
+def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag | None:
+    """Write the tag that `draft` describes, on the git remote first if `push_to` names one.
+
+    Args:
+        draft: reads the registry and decides, under its lock and therefore fast; None means that
+            nothing is to be written. It is called again if another publication was faster.
+
+    Raises:
+        RemoteRefused: the remote does not accept the tag; nothing was written here.
+        Unreachable: the remote does not respond; nothing was written here.
+        VersionError: others were faster, again and again.
+    """
+    if not push_to:
+        with locked(tree):
+            wanted = draft()
+            return None if wanted is None else _write(tree, wanted.make(tree))
+    last: Tag | None = None
+    with locked(tree, name=_TURN):
+        for _ in range(_TRIES):
+            with locked(tree):
+                if last and resolve(tree, REFS + last.name) == last.oid:
+                    return last  # it got through, although the push was reported as failed
+                wanted = draft()
+                if wanted is None:
+                    return None
+                last = wanted.make(tree)
+            try:
+                tags.push(tree, push_to, [f"{last.oid}:{REFS}{last.name}"])
+            except Rejected:
+                sync(tree, push_to)
+                continue
+            _take_over(tree, push_to, last)
+            return last
+    raise VersionError(f"{_TRIES} others were faster; repeat the command")
+
+
+@contextlib.contextmanager
+def turn(tree: Path, patience_s: float) -> Iterator[None]:
+    """Wait until no other command of this repository publishes, but not for long."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(Busy):
+            stack.enter_context(locked(tree, patience_s, _TURN))
+        yield
+
+
+def _write(tree: Path, tag: Tag) -> Tag:
+    tags.write(tree, tag.name, tag.oid)
+    return tag
+
+
+def _take_over(tree: Path, push_to: str, tag: Tag) -> None:
+    """Write a tag that the remote has; a rollback that took its number here meanwhile gets another."""
+    with locked(tree):
+        try:
+            tags.write(tree, tag.name, tag.oid)
+            return
+        except Rejected:
+            if resolve(tree, PENDING + tag.name) is None:
+                raise
+            git("update-ref", _THEIRS + tag.name, tag.oid, cwd=tree)
+    sync(tree, push_to)
+
+
+# ── what is pending ─────────────────────────────────────────────────────────────────────────────
+
+
+def write_pending(tree: Path, tag: Tag) -> None:
+    """Write a new tag that the remote lacks so far; the caller holds the registry's lock."""
+    _transact(tree, {PENDING + tag.name: tag.oid, REFS + tag.name: tag.oid}, {})
+
+
+def take_back(tree: Path, tag: Tag) -> bool:
+    """Remove a pending tag that was written just now; False if something came after it."""
+    with locked(tree):
+        refs = (PENDING + tag.name, REFS + tag.name)
+        last = tags.last(tags.names(tree, f"{tags.ARTIFACT}#*"))
+        if last is None or last[1] != tag.name or any(resolve(tree, ref) != tag.oid for ref in refs):
+            return False
+        _transact(tree, dict.fromkeys(refs), dict.fromkeys(refs, tag.oid))
+        return True
+
+
+def pending(tree: Path) -> list[Tag]:
+    """The tags that the git remote lacks so far, the lowest number first."""
+    return sorted(tags.read(tree, "*", namespace=PENDING), key=_counter)
+
+
+def sync(tree: Path, remote: str, deadline: Deadline | None = None) -> str:
+    """Fetch the registry's tags from the git remote, and push those that are pending.
+
+    Args:
+        remote: empty if there is none; then nothing happens.
+
+    Returns:
+        Why tags are still pending; empty if none is.
+
+    Raises:
+        VersionError: a tag was moved by hand, here or there; or there is no such remote.
+        RemoteRefused: the remote denies access.
+        Unreachable: the remote does not respond.
+    """
+    deadline = deadline or Deadline(None)
+    if not remote:
+        return ""
+    reason = ""
+    for _ in range(_TRIES):
+        _fetch(tree, remote, deadline)
+        if not pending(tree):
+            return ""
+        _settle(tree)
+        try:
+            push_pending(tree, remote, deadline)
+            return ""
+        except Rejected as error:
+            reason = str(error)
+        except RemoteRefused as error:
+            return str(error)
+    return reason
+
+
+def push_pending(tree: Path, remote: str, deadline: Deadline) -> None:
+    """Push what is pending; raises what `tags.push` raises, and `Rejected` if a number is taken."""
+    waiting = pending(tree)
+    tags.push(tree, remote, [f"{tag.oid}:{REFS}{tag.name}" for tag in waiting], deadline.left_s())
+    for tag in waiting:
+        with contextlib.suppress(Rejected):  # another process was faster
+            git("update-ref", "-d", PENDING + tag.name, tag.oid, cwd=tree)
+
+
+def _fetch(tree: Path, remote: str, deadline: Deadline) -> None:
+    """Fetch, and bring the remote's tags that have the names of pending ones beside them."""
+    try:
+        tags.fetch(tree, remote, deadline.left_s())
+    except tags.Moved:
+        ours = {tag.name: tag.oid for tag in pending(tree)}
+        there = tags.listed(tree, remote, deadline.left_s())
+        here = {tag.name: tag.oid for tag in tags.read(tree, *tags.EVERYTHING)}
+        differing = {name for name, oid in there.items() if here.get(name, oid) != oid}
+        if not differing or not differing <= ours.keys():
+            raise
+        refs = [f"+{REFS}{name}:{_THEIRS}{name}" for name in sorted(differing)]
+        tags.fetch_refs(tree, remote, refs, deadline.left_s())
+
+
+# ── two assignments with one number ─────────────────────────────────────────────────────────────
+
+
+def _settle(tree: Path) -> None:
+    """Give pending tags whose numbers are taken new ones, and put in force what was made last."""
+    with locked(tree):
+        ours = pending(tree)
+        if not ours:
+            return
+        here = {tag.name: tag for tag in tags.read(tree, *(tag.name for tag in ours))}
+        theirs = {tag.name: tag for tag in tags.read(tree, "*", namespace=_THEIRS)}
+        for tag in ours:
+            present = here.get(tag.name)
+            if present is None:  # killed before the tag was written: it was never in force
+                git("update-ref", "-d", PENDING + tag.name, tag.oid, cwd=tree)
+            elif present.oid != tag.oid:  # somebody's `git fetch --force`
+                theirs.setdefault(tag.name, present)
+        _Settlement(tree, [tag for tag in ours if tag.name in here], here, theirs).write()
+
+
+class _Settlement:
+    """One transaction on the references of the registry."""
+
+    def __init__(self, tree: Path, ours: list[Tag], here: dict[str, Tag], theirs: dict[str, Tag]) -> None:
+        self.tree = tree
+        self.here = here  # what the names of pending tags refer to now
+        self.theirs = theirs  # what they refer to on the remote, where that differs
+        self.new: dict[str, str | None] = {}
+        groups = {
+            environment: list(group)
+            for environment, group in groupby(sorted(ours, key=_place), key=lambda tag: _place(tag)[0])
+        }
+        moved = {environment: self._moved(group) for environment, group in groups.items()}
+        names = set(tags.names(tree, f"{tags.ARTIFACT}#*", f"{tags.ARTIFACT}@*!#*"))
+        names -= {tag.name for group in moved.values() for tag in group} - theirs.keys()
+        last = tags.last(sorted(names))
+        self.counter = last[0] if last else 0
+        highest = tags.read(tree, last[1]) if last else []
+        self.last = max([*ours, *theirs.values(), *highest], key=lambda tag: tag.date)
+        for environment, group in groups.items():
+            self._settle(environment, group, moved[environment])
+
+    def _moved(self, ours: list[Tag]) -> list[Tag]:
+        """The tags of one environment from the first whose name is taken: their order has to stay."""
+        clash = next((at for at, tag in enumerate(ours) if tag.name in self.theirs), len(ours))
+        return ours[clash:]
+
+    def _settle(self, environment: str, ours: list[Tag], moved: list[Tag]) -> None:
+        others = self._published(environment, ours)
+        ours = ours[: len(ours) - len(moved)] + self._renumbered(moved)
+        if not others:
+            return
+        in_force = max(ours[-1], others[-1], key=_counter)
+        latest = others[-1] if _time(others[-1]) > _time(ours[-1]) else ours[-1]
+        if latest is not in_force:
+            note = f"It was made after {in_force.name}, so it is in force."
+            self._add(latest, {"again": _counter(latest)}, note)
+
+    def _published(self, environment: str, ours: list[Tag]) -> list[Tag]:
+        """What others assigned since the first of ours, the lowest number first."""
+        first, own = _counter(ours[0]), {tag.name for tag in ours}
+        names = tags.names(self.tree, f"{tags.ARTIFACT}#{environment}#*", f"{tags.ARTIFACT}#{environment}!#*")
+        parsed = {name: tags.parse(name) for name in names if name not in own}
+        later = [name for name, its in parsed.items() if its and its.counter and its.counter >= first]
+        found = tags.read(self.tree, *later) if later else []
+        return sorted([*found, *(self.theirs[name] for name in own & self.theirs.keys())], key=_counter)
+
+    def _renumbered(self, ours: list[Tag]) -> list[Tag]:
+        for tag in ours:
+            taken = self.theirs.get(tag.name)
+            self.new[REFS + tag.name] = taken.oid if taken else None
+            self.new[PENDING + tag.name] = None
+        numbers: dict[int, int] = {}
+        renumbered = []
+        for tag in ours:
+            under = tag.data.get("under")
+            changes = {"was": _counter(tag), "under": numbers.get(under, under)}
+            note = f"It was number {_counter(tag)}, which another machine used meanwhile."
+            renumbered.append(self._add(tag, changes, note))
+            numbers[_counter(tag)] = self.counter
+        return renumbered
+
+    def _add(self, tag: Tag, changes: dict[str, Any], note: str) -> Tag:
+        """Make the assignment `tag` again, under the next free number."""
+        self.counter += 1
+        name = tags.assignment_tag(str(tag.parsed.environment), self.counter, tag.parsed.cancels)
+        text = tag.message
+        if tag.data:
+            subject = tag.message.partition("\n")[0]
+            reason = str(tag.data.get("reason") or "")
+            lines = [reason, note] if reason else [note]
+            text = tags.message(subject, lines, {**tag.data, "time": _time(tag), **changes})
+        self.last = tags.make(self.tree, name, tag.commit, text, [tag, self.last])
+        self.new[REFS + name] = self.new[PENDING + name] = self.last.oid
+        return self.last
+
+    def write(self) -> None:
+        old = {REFS + name: tag.oid for name, tag in self.here.items()}
+        old |= {PENDING + tag.name: tag.oid for tag in pending(self.tree)}
+        theirs = {_THEIRS + tag.name: tag.oid for tag in tags.read(self.tree, "*", namespace=_THEIRS)}
+        _transact(self.tree, {**self.new, **dict.fromkeys(theirs)}, old | theirs)
+
+
+def _counter(tag: Tag) -> int:
+    return tag.parsed.counter or 0
+
+
+def _place(tag: Tag) -> tuple[str, int]:
+    return tag.parsed.environment or "", _counter(tag)
+
+
+def _time(tag: Tag) -> int:
+    """When an assignment was first made, in Unix seconds."""
+    value = tag.data.get("time")
+    return value if isinstance(value, int) else tag.date
+
+
+def _transact(tree: Path, new: dict[str, str | None], old: dict[str, str]) -> None:
+    """Create, move and delete references, all or none.
+
+    Args:
+        new: what each is to refer to; None: nothing.
+        old: what each refers to now; without an entry, nothing.
+    """
+    commands = []
+    for ref, oid in new.items():
+        if oid is None:
+            commands.append(f"delete {ref} {old[ref]}" if ref in old else "")
+        elif ref in old:
+            commands.append(f"update {ref} {oid} {old[ref]}")
+        else:
+            commands.append(f"create {ref} {oid}")
+    lines = "".join(f"{command}\n" for command in commands if command)
+    if lines:
+        git("update-ref", "-m", "ratchet", "--stdin", cwd=tree, input=lines)
