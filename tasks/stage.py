@@ -155,7 +155,10 @@ class Stage(StageTask):
         """Run the body as this process, in the current directory, and exit."""
         tree = Path()
         process.isolate()
-        sys.exit(process.main(self.name, lambda: self._guarded(tree), patient=self._patient))
+        code = process.main(self.name, lambda: self._guarded(tree), patient=self._patient)
+        if stopping():  # all is saved; with torch loaded, the interpreter's own end can outlast the deadline
+            os._exit(code)
+        sys.exit(code)
 
     def _guarded(self, tree: Path) -> None:
         """The body, alone in this tree, on inputs that stay as they are.
