@@ -14,7 +14,7 @@ is 0.5. A model that defines `probabilities(outputs)`, which returns (N, C), may
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,16 @@ from tasks.errors import TrainingError
 BY_CLASS_NUMBER = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss")  # the others compare outputs with 0 and 1
 TOLERANCE = 1e-3  # of the sum of a row's probabilities
 LINEAR = ("AddmmBackward0", "MmBackward0", "ConvolutionBackward0")
-SQUASHED = {"SigmoidBackward0": "a sigmoid", "SoftmaxBackward0": "a softmax"}
-VIEWS = ("SqueezeBackward", "UnsqueezeBackward", "ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward")
+SQUASHED = {
+    "SigmoidBackward0": "a sigmoid",
+    "HardsigmoidBackward0": "a sigmoid",
+    "SoftmaxBackward0": "a softmax",
+}
+VIEWS = (  # autograd's names of operations that keep the values they return
+    *("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Alias", "T", "Transpose", "Permute"),
+    *("Slice", "Select", "Index", "Clone", "ToCopy"),
+)
+BOUNDS = ("Clamp", "ClampMin", "ClampMax")
 
 
 def loss(criterion: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -149,8 +157,9 @@ def check(model: nn.Module, criterion: nn.Module, inputs: Tensor, classes: int, 
     model.eval()
     try:
         outputs = model(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise TrainingError(f"model: it does not take rows of shape {tuple(inputs.shape[1:])}: {error}") from error
+    except Exception as error:  # whatever the code in custom/ raises
+        reason = f"{type(error).__name__}: {error}"
+        raise TrainingError(f"model: it does not take rows of shape {tuple(inputs.shape[1:])}: {reason}") from error
     finally:
         model.train()
     if own:
@@ -158,6 +167,11 @@ def check(model: nn.Module, criterion: nn.Module, inputs: Tensor, classes: int, 
     else:
         _check_shape(outputs, len(inputs), classes)
         _check_fit(name, outputs, classes)
+    if not outputs.is_floating_point() or not outputs.requires_grad:
+        raise TrainingError(
+            f"model: its outputs ({outputs.dtype}) have no gradient, so it cannot learn; do not detach, round or "
+            "compare them, and leave a weight that is trained"
+        )
     _check_loss(criterion, outputs.detach(), classes, mixed)
 
 
@@ -180,7 +194,7 @@ def _check_shape(outputs: object, rows: int, classes: int) -> None:
     widths = {classes, 1} if classes == 2 else {classes}
     if isinstance(outputs, Tensor) and outputs.shape in [(rows, width) for width in widths]:
         return
-    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
     raise TrainingError(
         f"model: its output for {rows} rows is {found}; {classes} classes need ({rows}, {classes})"
         + (f" or ({rows}, 1)" if classes == 2 else "")
@@ -189,8 +203,8 @@ def _check_shape(outputs: object, rows: int, classes: int) -> None:
 
 def _check_fit(criterion: str, outputs: Tensor, classes: int) -> None:
     """Raise `TrainingError` if the criterion reads scores as probabilities, or the other way round."""
-    last = _last_operation(outputs)
-    squash, width = SQUASHED.get(last), outputs.shape[1]
+    squash = SQUASHED.get(_last_operation(outputs, VIEWS + BOUNDS))
+    width = outputs.shape[1]
     if width == 1 and criterion in BY_CLASS_NUMBER:
         fitting = "BCELoss" if squash else "BCEWithLogitsLoss"
         raise TrainingError(f"train.criterion: {criterion} needs {classes} outputs, the model gives 1; take {fitting}")
@@ -206,17 +220,18 @@ def _check_fit(criterion: str, outputs: Tensor, classes: int) -> None:
             "train.criterion: NLLLoss needs log-probabilities, but the model's outputs are not; take CrossEntropyLoss, "
             "or end the model with nn.LogSoftmax(1)"
         )
-    if criterion == "BCELoss" and (last in LINEAR or not bool(((values >= 0) & (values <= 1)).all())):
+    is_linear = _last_operation(outputs, VIEWS) in LINEAR
+    if criterion == "BCELoss" and (is_linear or not bool(((values >= 0) & (values <= 1)).all())):
         raise TrainingError(
             "train.criterion: BCELoss does not take this model's outputs: they are not probabilities; take "
             "BCEWithLogitsLoss, or end the model with nn.Sigmoid()"
         )
 
 
-def _last_operation(outputs: Tensor) -> str:
-    """What autograd calls the operation that computed the outputs, whatever reshaped them since; "" if it cannot say."""
+def _last_operation(outputs: Tensor, passed_over: Sequence[str]) -> str:
+    """Autograd's name for the operation that computed the outputs, less those passed over; "" if it cannot say."""
     node = outputs.grad_fn
-    while node is not None and node.name().startswith(VIEWS):
+    while node is not None and node.name().partition("Backward")[0] in passed_over:
         node = node.next_functions[0][0]
     return "" if node is None else node.name()
 

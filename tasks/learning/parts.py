@@ -95,14 +95,19 @@ def _balanced(counts: Tensor) -> Tensor:
 def _tensor(key: str, value: Any, counts: Tensor) -> Any:
     if key == "weight" and value == "balanced":
         return _balanced(counts)
-    if key == "weight" and isinstance(value, list) and len(value) != len(counts):
+    if key not in ("weight", "pos_weight") or value is None:
+        return value
+    if not isinstance(value, list) or not all(isinstance(number, (int, float)) and number > 0 for number in value):
+        expected = "balanced, or a list" if key == "weight" else "a list"
+        raise TrainingError(
+            f"train.criterion.arguments: {key}: {value} is not supported; expected {expected} of numbers above 0"
+        )
+    if key == "weight" and len(value) != len(counts):
         raise TrainingError(
             f"train.criterion.arguments: weight has {len(value)} numbers, the data have {len(counts)} classes; write "
             "one per class, in the order of spec.json"
         )
-    if key in ("weight", "pos_weight") and isinstance(value, list):
-        return torch.tensor(value, dtype=torch.float32)
-    return value
+    return torch.tensor(value, dtype=torch.float32)
 
 
 def _make(where: str, module: ModuleType, base: type[T], named: Named, *given: Any, suffix: str = "") -> T:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tasks.data.dataset import PreparedDataset
 from tasks.data.spec import Spec
@@ -215,9 +216,54 @@ def test_a_sigmoid_is_seen_in_forward_too() -> None:
     outputs.check(Net(), nn.BCELoss(), torch.zeros(2, 4), 2)
 
 
+class Last(nn.Module):
+    """A linear layer, and a function of its outputs."""
+
+    def __init__(self, width: int, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(4, width), function
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.function(self.layer(inputs))
+
+
+@pytest.mark.parametrize(
+    ("width", "function", "name", "message"),
+    [
+        (1, lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6), "BCEWithLogitsLoss", r"ends with a sigmoid"),
+        (1, lambda x: x.sigmoid().double().float(), "BCEWithLogitsLoss", r"ends with a sigmoid"),
+        (2, lambda x: x.sigmoid()[:, 1:], "BCEWithLogitsLoss", r"ends with a sigmoid"),
+        (1, functional.hardsigmoid, "BCEWithLogitsLoss", r"ends with a sigmoid"),
+        (2, lambda x: x.softmax(1).clamp(min=1e-6), "CrossEntropyLoss", r"ends with a softmax"),
+        (1, lambda x: x.clamp(0, 1), "BCELoss", None),
+        (1, lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6), "BCELoss", None),
+        (2, lambda x: x.log_softmax(1), "CrossEntropyLoss", None),
+        (2, lambda x: x.detach(), "CrossEntropyLoss", r"outputs \(torch.float32\) have no gradient"),
+        (2, lambda x: (x > 0).long(), "CrossEntropyLoss", r"outputs \(torch.int64\) have no gradient"),
+        (2, lambda x: {}["a"], "CrossEntropyLoss", r"does not take rows of shape \(4,\): KeyError: 'a'"),
+        (2, lambda x: x.nothing, "CrossEntropyLoss", r"AttributeError: 'Tensor' object has no attribute 'nothing'"),
+        (2, lambda x: (x, x), "CrossEntropyLoss", r"output for 2 rows is a tuple; 2 classes need \(2, 2\)"),
+        (1, lambda x: x.sigmoid().squeeze(1), "BCELoss", r"output for 2 rows is \(2,\); 2 classes need"),
+    ],
+)
+def test_what_a_model_ends_with(width: int, function: Any, name: str, message: str | None) -> None:
+    criterion, model = getattr(nn, name)(), Last(width, function)
+    if message is None:
+        outputs.check(model, criterion, torch.randn(2, 4), 2)
+        return
+    with pytest.raises(TrainingError, match=message):
+        outputs.check(model, criterion, torch.randn(2, 4), 2)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
+        ("CrossEntropyLoss", {"weight": "balance"}, r"weight: balance is not supported; expected balanced, or a list"),
+        ("CrossEntropyLoss", {"weight": [0, 0]}, r"weight: \[0, 0\] is not supported; .* of numbers above 0"),
+        ("CrossEntropyLoss", {"weight": [-1, 2]}, r"weight: \[-1, 2\] is not supported"),
+        ("CrossEntropyLoss", {"weight": ["a", 1]}, r"weight: \['a', 1\] is not supported"),
+        ("CrossEntropyLoss", {"weight": 3}, r"weight: 3 is not supported"),
+        ("BCEWithLogitsLoss", {"pos_weight": 3.0}, r"pos_weight: 3.0 is not supported; expected a list of numbers ab"),
         ("CrossEntropyLoss", {"reduction": "sum"}, r"reduction: sum is not supported"),
         ("BCELoss", {"reduction": "sum"}, r"reduction: sum is not supported"),
         ("MSELoss", {"reduction": "none"}, r"reduction: none is not supported.*leave reduction out"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -166,6 +167,7 @@ class Layout:
         if not words:
             _refuse_wrapped(path, top, trails)
             _refuse_splits_within(path, trails)
+            _refuse_classes_within(path, trails)
             return cls(False, frozenset(trail[:1] for trail in trails if trail))
         _refuse_mixed(path, top, words)
         _refuse_twins(path, words)
@@ -239,6 +241,29 @@ def _refuse_splits_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
             f"(CLASS/SPLIT, in {_listed(split)}), or as classes whose inner folders mean nothing; "
             "arrange it as SPLIT/CLASS to use the splits, or move the images out of the inner folders"
         )
+
+
+def _refuse_classes_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
+    """Folders that are not named like splits, and yet may be: `train_set/<class>/`, or `2020/<class>/`."""
+    inner: dict[str, set[str | None]] = {}
+    for trail in trails:
+        if trail:
+            inner.setdefault(trail[0], set()).add(trail[1] if len(trail) > 1 else None)
+    groups = {name: folders for name, folders in inner.items() if None not in folders}
+    shared = len(groups) == len(inner) and any(set.union(*groups.values()) == names for names in groups.values())
+    if len(set(map(_split_within, groups)) - {None}) > 1 or (shared and max(map(len, groups.values())) > 1):
+        folders = sorted({trail[1] for trail in trails if len(trail) > 1})
+        raise CorruptData(
+            f"ingest.sources: {path} can be read in two ways: as the classes {_listed(sorted(inner))}, or "
+            f"as splits or groups ({_listed(sorted(groups))}) that hold the classes {_listed(folders)}; move "
+            "the images out of the inner folders to get the former, or rename the outer folders to train, val and "
+            "test to get splits"
+        )
+
+
+def _split_within(name: str) -> str | None:
+    """The split that a part of a folder's name means: `seg_train`, `test-images`, `train2017`."""
+    return next(filter(None, map(split_of, re.findall(r"[^\W\d_]+", name))), None)
 
 
 def _refuse_mixed(path: str, top: Sequence[str], words: Sequence[str]) -> None:

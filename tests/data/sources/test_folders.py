@@ -69,6 +69,8 @@ def splits(*names: str) -> set[tuple[str | None, str]]:
         ([*each("train test"), "photos/__MACOSX/train/cat/._1.png"], splits("train", "test")),
         ([*each("train test"), "photos/annotations/1.xml", "photos/README.txt"], splits("train", "test")),
         ([*each("cat dog", "."), "photos/cat/2021/summer/3.png"], PLAIN),
+        (each("cat dog", "images"), PLAIN),
+        (["photos/cat/2020/1.png", "photos/cat/2021/1.png", "photos/dog/2022/1.png"], PLAIN),
         ([*each("cat dog", "."), "photos/.ipynb_checkpoints/1.png"], PLAIN),  # pytorch/vision#2831
         ([*each("cat dog", "."), "photos/.DS_Store"], PLAIN),  # pytorch/vision#109
         (each("cat training-set", "."), {(None, "cat"), (None, "training-set")}),
@@ -103,6 +105,19 @@ TWO = r"photos can be read in two ways: "
         (each("Train train"), TWO + r"the folders Train, train as one split \(train\)"),
         (each("cat dog", "train test"), TWO + r"as classes that contain splits \(CLASS/SPLIT, in cat, dog\)"),
         (each("train", "train test"), TWO),
+        (
+            each("train_set test_set"),
+            TWO + r"as the classes test_set, train_set, or as splits or groups \(test_set, train_set\) that hold the "
+            r"classes cat, dog; move the images out of the inner folders to get the former, or rename the outer folders",
+        ),
+        (each("2020 2021"), TWO + r"as the classes 2020, 2021, or as splits or groups"),
+        ([*each("amazon dslr"), "photos/amazon/bird/1.png"], TWO + r"as the classes amazon, dslr, or"),
+        (each("COVID Normal", "images masks"), TWO + r".* that hold the classes images, masks"),
+        (
+            ["photos/seg_train/seg_train/sea/1.png", "photos/seg_test/seg_test/sea/1.png", "photos/seg_pred/1.png"],
+            TWO + r".*or as splits or groups \(seg_test, seg_train\)",
+        ),
+        (["photos/train2017/cat/1.png", "photos/val2017/dog/1.png"], TWO + r".*\(train2017, val2017\)"),
         (
             each("dataset", "train test"),
             r"photos holds the single folder dataset, which is either a class or .* \(test, train\); "
