@@ -18,6 +18,7 @@ from tasks.promote import promote
 from tasks.refresh import refresh
 from tasks.register import register
 from tasks.stage import StageTask
+from tasks.sync import sync
 from tasks.versions.tree import workplace
 
 ingest, validate, prepare = StageTask("ingest", "network"), StageTask("validate"), StageTask("prepare")
@@ -38,7 +39,7 @@ def training(
     """
     started = time.monotonic()
     follow_worker()
-    with workplace(Path(), settings, revision) as place:
+    with workplace(Path(), settings, revision, sync) as place:
         tree, knobs = place.tree, params.load(place.tree)
         unused_edits(place)
         refresh(knobs, tree)

@@ -7,7 +7,6 @@ not written `dvc.lock` yet.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import params
-from tasks.errors import CorruptData, ObjectsMissing
+from tasks.errors import CorruptData, ObjectsMissing, VersionError
 from tasks.versions import pipeline, publication, remote
 from tasks.versions.cache import Cache
 from tasks.versions.git import git
@@ -117,9 +116,14 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
     Worktrees come first: a run that ends meanwhile is found as a version then.
     """
     for place in worktrees(tree):
-        with contextlib.suppress(FileNotFoundError):  # a run's tree that was removed just now
-            if (place / pipeline.LOCK).is_file():
-                yield pipeline.of_tree(place, whole=False), False
+        try:
+            found = pipeline.of_tree(place, whole=False) if (place / pipeline.LOCK).is_file() else None
+        except (FileNotFoundError, VersionError):
+            if place.exists():
+                raise
+            continue  # a run's tree that was removed just now
+        if found:
+            yield found, False
     seen: set[str | None] = set()
     commits = [version.commit for version in Registry(tree).versions() if not version.expired]
     refs = git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes", "refs/stash", cwd=tree).split()

@@ -136,9 +136,7 @@ def _exchanged(tree: Path, push_to: str) -> str:
         return str(error)
 
 
-def _write(
-    tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool
-) -> Tag | None:
+def _write(tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool) -> Tag | None:
     """Write the assignment of a rollback; None if the registry has changed since it was decided."""
     with locked(tree):
         now = _rolled_back(tree, environment, to)
@@ -225,9 +223,7 @@ def _check_not_withdrawn(version: Version) -> None:
     raise VersionError(f"{version.name} is withdrawn ({why}); `ratchet versions` lists the others{way}")
 
 
-def _drafted(
-    registry: Registry, change: _Change, environment: str, action: str, reason: str, automatic: bool
-) -> Draft:
+def _drafted(registry: Registry, change: _Change, environment: str, action: str, reason: str, automatic: bool) -> Draft:
     """The tag of an assignment."""
     version = change.version
     data: dict[str, Any] = {

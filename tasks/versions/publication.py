@@ -22,7 +22,6 @@ from typing import Any
 from tasks.errors import Busy, RemoteRefused, VersionError
 from tasks.versions import tags
 from tasks.versions.git import Rejected, git, resolve
-from tasks.versions.registry import Registry
 from tasks.versions.repository import locked
 from tasks.versions.tags import REFS, Tag
 
@@ -178,6 +177,8 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None) -> str:
 def push_pending(tree: Path, remote: str, deadline: Deadline) -> None:
     """Push what is pending; raises what `tags.push` raises, and `Rejected` if a number is taken."""
     waiting = pending(tree)
+    if not waiting:
+        return
     tags.push(tree, remote, [f"{tag.oid}:{REFS}{tag.name}" for tag in waiting], deadline.left_s())
     for tag in waiting:
         with contextlib.suppress(Rejected):  # another process was faster
@@ -271,7 +272,7 @@ class _Settlement:
             taken = self.theirs.get(tag.name)
             self.new[REFS + tag.name] = taken.oid if taken else None
             self.new[PENDING + tag.name] = None
-        numbers: dict[int, int] = {}
+        numbers: dict[Any, int] = {}
         renumbered = []
         for tag in ours:
             under = tag.data.get("under")

@@ -115,9 +115,11 @@ class Assignment:
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         fields = ("environment", "counter", "version", "action", "reason", "automatic", "date", "changed", "unpushed")
-        origin = {key: self.tag.data.get(key) for key in ("host", "run", "was", "again") if key in self.tag.data}
-        values = {field: getattr(self, field) for field in fields}
-        return {**values, "tag": self.tag.name, "by": self.tag.tagger, "from": origin_of(self.tag), **origin}
+        values: dict[str, Any] = {field: getattr(self, field) for field in fields}
+        for key in ("host", "run", "was", "again"):
+            if key in self.tag.data:
+                values[key] = self.tag.data[key]
+        return {**values, "tag": self.tag.name, "by": self.tag.tagger, "from": origin_of(self.tag)}
 
 
 class Registry:

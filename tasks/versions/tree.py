@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tasks import params
 from tasks.errors import DirtyCode, RatchetError, VersionError
 from tasks.overrides import lasting, replaced
 from tasks.process import RUN_LOCK, locked
-from tasks.versions import pipeline, remote, repository, tags
+from tasks.versions import pipeline, publication, remote, repository
 from tasks.versions.git import files, git, head, read, resolve
 from tasks.versions.registry import Registry
 from tasks.versions.repository import home
@@ -40,11 +40,24 @@ class Place:
     unused: tuple[str, ...] = ()  # what is edited in the checkout, so that this run does not use it
 
 
+def _sync(tree: Path) -> None:
+    publication.sync(tree, params.load(tree).register.push_to)
+
+
 @contextlib.contextmanager
-def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "HEAD") -> Iterator[Place]:
+def workplace(
+    checkout: Path,
+    settings: Mapping[str, Any] | None,
+    revision: str = "HEAD",
+    sync: Callable[[Path], None] = _sync,
+) -> Iterator[Place]:
     """The checkout (`settings` is None), or a run's tree of `revision` with these values in its params.yaml.
 
     A run's tree is removed when the run ends well; after a failure the last five are kept.
+
+    Args:
+        sync: exchanges the registry's tags with the git remote that the params in a tree name; called
+            only if they name one.
 
     Raises:
         Busy: another run works in this checkout.
@@ -56,14 +69,14 @@ def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str 
     """
     if settings is None:
         base = check(checkout, None)
-        tags.fetch(checkout, params.load(checkout).register.push_to)
+        if params.load(checkout).register.push_to:
+            sync(checkout)
         remote.share_cache(checkout)
         lock = checkout / RUN_LOCK
         with locked(lock, f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports", {})
         return
     base = _commit(checkout, settings, revision)
-    tags.fetch(checkout, params.parse(pipeline.params_of(checkout, base)).register.push_to)
     runs = home(checkout) / FOLDER
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     unused = tuple(edits(checkout, base)) if revision == "HEAD" else ()
@@ -72,9 +85,11 @@ def workplace(checkout: Path, settings: Mapping[str, Any] | None, revision: str 
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
             remote.share(checkout, place.tree)
-            _lay_over_newest(place.tree)
             file = place.tree / params.FILE
             file.write_text(replaced(file.read_text(encoding="utf-8"), settings), encoding="utf-8")
+            if params.load(place.tree).register.push_to:
+                sync(place.tree)
+            _lay_over_newest(place.tree)
             yield place
         except BaseException:
             _drop_all_but(KEPT, runs, checkout)
