@@ -86,12 +86,16 @@ def row(item: object, feature_names: Sequence[str] | None, tree: Path, place: st
         raise BadItem(f"the item is {_described(item)}; {EXPECTED_ITEM}")
     except BadItem as problem:
         raise CorruptData(f"{place}: {problem}") from None
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # of a tensor or PIL image that cannot be read
+        raise CorruptData(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def _of_mapping(item: Mapping[Any, Any], tree: Path) -> Row:
     if "label" not in item:
         raise BadItem(f"the item has the keys {', '.join(map(str, item)) or '(none)'}; {EXPECTED_ITEM}")
     rest = {str(key): value for key, value in item.items() if key != "label"}
+    if len(rest) < len(item) - 1:
+        raise BadItem(f"the item has the keys {', '.join(map(repr, item))}, of which two have the same name")
     others = {"split": rest.pop("split")} if "split" in rest else {}
     label = _label(item["label"])
     if "image" in rest:
@@ -104,6 +108,8 @@ def _of_mapping(item: Mapping[Any, Any], tree: Path) -> Row:
 
 def _of_pair(value: object, label: object, feature_names: Sequence[str] | None, tree: Path) -> Row:
     if isinstance(value, Mapping):
+        if "label" in value:
+            raise BadItem("the item has a label of its own and one among its features; remove one of them")
         return _of_mapping({**value, "label": label}, tree)
     array = _array(value)
     if array is not None and array.ndim == 1:
@@ -148,6 +154,8 @@ def _scalar(value: object) -> Any:
 
 def _array(value: object) -> np.ndarray | None:
     """The array of an array, a tensor or a list of numbers; None for anything else."""
+    if isinstance(value, np.ma.MaskedArray):
+        return value.astype(np.float64).filled(np.nan)
     if isinstance(value, (np.ndarray, np.generic)):
         return np.asarray(value)
     if hasattr(value, "detach") and hasattr(value, "numpy"):  # a tensor, without importing torch
@@ -210,6 +218,11 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
     if not array.size:
         raise BadItem(f"image is an array of shape {array.shape}, which has no pixels")
     if array.ndim == 2:
+        if 1 in array.shape:
+            raise BadItem(
+                f"image has the shape {array.shape}, which can be features or an image with a side of one pixel; yield "
+                "features as a one-dimensional array, or a PIL image"
+            )
         return array
     if array.ndim == 3:
         first, last = array.shape[0] in (1, 3), array.shape[2] in (1, 3)

@@ -112,6 +112,11 @@ def test_features(item: Any, names: list[str] | None, expected: dict[str, Any]) 
     assert not row.is_image and row.features == expected
 
 
+def test_a_masked_value_is_missing() -> None:
+    row = one((np.ma.array([1.0, 2.0], mask=[0, 1]), 0))
+    assert row.features["x0"] == 1.0 and np.isnan(row.features["x1"])
+
+
 def test_a_dict_with_an_image_keeps_its_other_columns() -> None:
     row = one({"image": Image.fromarray(RGB), "label": "cat", "camera": "left", "split": "test"})
     assert row.is_image and row.others == {"camera": "left", "split": "test"}
@@ -145,6 +150,15 @@ def test_a_path_is_read_if_it_is_in_the_checkout(tmp_path: Path) -> None:
         ),
         ((torch.zeros(3, 3, 3, dtype=torch.uint8), 0), r"shape \(3, 3, 3\), which can be"),
         ((torch.zeros(1, 9, 1), 0), r"which can be"),
+        ((torch.ones(1, 10), 0), r"shape \(1, 10\), which can be features or an image with a side of one pixel"),
+        ((np.ones((10, 1)), 0), r"shape \(10, 1\), which can be features or"),
+        (({"label": 1.0, "a": 2.0}, 1), r"the item has a label of its own and one among its features"),
+        (({"0": 1.0, 0: 2.0}, 1), r"the item has the keys '0', 0, 'label', of which two have the same name"),
+        ((torch.ones(3).to_sparse(), 1), r"TypeError: can't convert Sparse layout tensor"),
+        (
+            (Image.open(io.BytesIO(encoded(RANDOM.integers(0, 256, (99, 99, 3), np.uint8))[:3000])), 1),
+            r"OSError: image file is trun",
+        ),
         ((np.zeros((5, 5, 4), np.uint8), 0), r"image has the shape \(5, 5, 4\); expected"),
         ((np.zeros((2, 3, 5, 5), np.uint8), 0), r"image has the shape \(2, 3, 5, 5\)"),
         ((np.zeros((0, 5), np.uint8), 0), r"which has no pixels"),

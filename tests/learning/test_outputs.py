@@ -240,7 +240,12 @@ class Last(nn.Module):
         (2, lambda x: x.log_softmax(1), "CrossEntropyLoss", None),
         (2, lambda x: x.detach(), "CrossEntropyLoss", r"outputs \(torch.float32\) have no gradient"),
         (2, lambda x: (x > 0).long(), "CrossEntropyLoss", r"outputs \(torch.int64\) have no gradient"),
-        (2, lambda x: {}["a"], "CrossEntropyLoss", r"does not take rows of shape \(4,\): KeyError: 'a'"),
+        (
+            2,
+            lambda x: dict[str, Tensor]()["a"],
+            "CrossEntropyLoss",
+            r"does not take rows of shape \(4,\): KeyError: 'a'",
+        ),
         (2, lambda x: x.nothing, "CrossEntropyLoss", r"AttributeError: 'Tensor' object has no attribute 'nothing'"),
         (2, lambda x: (x, x), "CrossEntropyLoss", r"output for 2 rows is a tuple; 2 classes need \(2, 2\)"),
         (1, lambda x: x.sigmoid().squeeze(1), "BCELoss", r"output for 2 rows is \(2,\); 2 classes need"),
