@@ -19,7 +19,8 @@ from tasks import yaml_file
 from tasks.errors import ParamsError
 from tasks.params import CustomSource, Params
 
-BY_PATH = {"spec_from_file_location", "run_path", "run_module", "SourceFileLoader", "addsitedir"}
+BY_NAME = {"import_module", "__import__"}
+BY_PATH = {"spec_from_file_location", "run_path", "run_module", "SourceFileLoader", "addsitedir", "resolve_name"}
 
 
 @dataclass(frozen=True)
@@ -142,19 +143,20 @@ def _imports(module: str, file: Path, tree: Path) -> Iterator[tuple[str, int]]:
     except (SyntaxError, ValueError):
         return  # its import says more
     package = module if file.stem == "__init__" else module.rpartition(".")[0]
+    called = {id(node.func) for node in ast.walk(parsed) if isinstance(node, ast.Call)}
     for node in ast.walk(parsed):
         line = getattr(node, "lineno", 0)
+        if name := _by_path(node) or ("" if id(node) in called else _renamed(node)):
+            raise ParamsError(
+                f"{_shown(file, tree)}, line {line}: {name} loads code in a way that Ratchet cannot follow, so a change in "
+                "that code would go unnoticed; write an import statement"
+            )
         if isinstance(node, ast.Import):
             yield from ((alias.name, line) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = _absolute("." * node.level + (node.module or ""), package)
             yield from ((f"{base}.{alias.name}", line) for alias in node.names)
-        elif name := _by_path(node):
-            raise ParamsError(
-                f"{_shown(file, tree)}, line {line}: {name} loads code in a way that Ratchet cannot follow, so a change in "
-                "that code would go unnoticed; write an import statement"
-            )
-        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and _name(node.func) in BY_NAME:
             yield _literal(node, package, file, tree), line
 
 
@@ -174,9 +176,21 @@ def _literal(node: ast.Call, package: str, file: Path, tree: Path) -> str:
 def _by_path(node: ast.AST) -> str:
     if isinstance(node, ast.Attribute) and node.attr == "path" and _name(node.value) == "sys":
         return "sys.path"
-    if isinstance(node, ast.Call) and _name(node.func) in {*BY_PATH, "exec"}:
-        return _name(node.func)
+    if isinstance(node, ast.ImportFrom):
+        names = {"path"} if node.module == "sys" else BY_PATH
+        return next((f"{node.module}.{alias.name}" for alias in node.names if alias.name in names), "")
+    if isinstance(node, ast.Call):
+        name = _name(node.func)
+        in_place = isinstance(node.func, ast.Name) and name in ("eval", "compile")  # not model.eval(), torch.compile()
+        return name if in_place or name in {*BY_PATH, "exec"} else ""
     return ""
+
+
+def _renamed(node: ast.AST) -> str:
+    """`import_module` under another name, whose calls cannot be told from others."""
+    if isinstance(node, ast.ImportFrom):
+        return next((alias.name for alias in node.names if alias.name in BY_NAME and alias.asname), "")
+    return _name(node) if _name(node) in BY_NAME else ""
 
 
 def _name(node: ast.AST) -> str:

@@ -155,7 +155,7 @@ def _scalar(value: object) -> Any:
 def _array(value: object) -> np.ndarray | None:
     """The array of an array, a tensor or a list of numbers; None for anything else."""
     if isinstance(value, np.ma.MaskedArray):
-        return value.astype(np.float64).filled(np.nan)
+        return np.asarray(np.ma.filled(value.astype(np.float64), np.nan))
     if isinstance(value, (np.ndarray, np.generic)):
         return np.asarray(value)
     if hasattr(value, "detach") and hasattr(value, "numpy"):  # a tensor, without importing torch

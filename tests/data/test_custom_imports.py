@@ -58,6 +58,7 @@ INSIDE = [
     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import helpers",
     "try:\n    import not_installed\nexcept ImportError:\n    pass",
     "from tasks.learning import models",
+    "import torch, re\nnet = torch.nn.Linear(1, 1).eval()\ntorch.compile(net)\nre.compile('x')",
     "syntax error here",
 ]
 
@@ -82,7 +83,14 @@ OUTSIDE = [
     ("import tasks.promote", r"imports tasks\.promote \(tasks/promote\.py\)"),
     ("from tasks.data.sources import csv_files", r"imports tasks\.data\.sources\.csv_files"),
     ("import importlib\nimportlib.import_module('helpers')", r"line 2: imports helpers"),
-    ("from importlib import import_module as f, import_module\nimport_module('lib.tools')", r"imports lib\.tools"),
+    ("from importlib import import_module\nimport_module('lib.tools')", r"imports lib\.tools"),
+    ("from importlib import import_module as f\nf('helpers')", r"line 1: import_module loads code in a way"),
+    ("import importlib\nf = importlib.import_module\nf('helpers')", r"line 2: import_module loads code in a way"),
+    ("from importlib.util import spec_from_file_location as f", r"importlib\.util\.spec_from_file_location loads code"),
+    ("import pkgutil\npkgutil.resolve_name('helpers')", r"line 2: resolve_name loads code"),
+    ("from sys import path\npath.append('lib')", r"line 1: sys\.path loads code"),
+    ("x = eval('1')", r"line 1: eval loads code"),
+    ("compile('import helpers', '', 'exec')", r"line 1: compile loads code"),
     ("__import__('helpers')", r"imports helpers"),
     (
         "import importlib\nimportlib.import_module('custom.models.parts')",
