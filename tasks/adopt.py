@@ -1,4 +1,4 @@
-"""Make a version's state the state of the checked-out branch, by one commit: `ratchet adopt v1.1.0`.
+"""Make a version's state that of the checked-out branch, by one commit: `ratchet adopt v1.1.0`.
 
 The commit takes params, locks and reports from the version's own commit, and its code on request.
 Then the files, data and model in the checkout follow, until `dvc status` is clean. Everything that
@@ -8,18 +8,16 @@ what was cut off: each file here is the old commit's or the new one's, so nothin
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tasks import params, stage
 from tasks.errors import ObjectsMissing, ParamsError, VersionError
 from tasks.process import RUN_LOCK, STAGE_LOCK, locked
-from tasks.versions import branch, layout, pipeline, remote, snapshot, tags
+from tasks.versions import branch, edits, layout, pipeline, remote, snapshot, tags
 from tasks.versions.branch import Blob, Changes
-from tasks.versions.cache import Cache, digest
-from tasks.versions.git import git, git_bytes, head, read, resolve
+from tasks.versions.git import git, head, read, resolve
 from tasks.versions.registry import Registry, Version
 
 _COMMANDS = "flows"  # no stage reads it, but it calls the code that stages are made of
@@ -28,20 +26,20 @@ _LISTED = 5  # paths that a message names
 
 @dataclass(frozen=True)
 class Adopted:
-    """The branch after it; `changed` is False if there was nothing to do, `rebuilt` are outputs made again."""
+    """The branch afterwards."""
 
     version: str
     branch: str
     commit: str
-    changed: bool
-    rebuilt: list[str]
+    changed: bool  # False: there was nothing to do
+    rebuilt: list[str]  # outputs that their stages made again
 
 
 @dataclass(frozen=True)
 class _Change:
-    """What git has to change. Code comes last: until then the command that does this stays usable."""
+    """What git has to change. Code comes last: until then this program stays usable."""
 
-    state: Changes  # params, locks, reports; with code also dvc.yaml and the files that ignore outputs
+    state: Changes  # params, locks, reports; with code also dvc.yaml and the ignore files
     code: Changes
 
     @property
@@ -50,14 +48,15 @@ class _Change:
 
 
 def adopt(tree: Path, name: str, code: bool = False) -> Adopted:
-    """Commit the state of a version to the branch checked out in `tree`, and check out its data and model.
+    """Commit a version's state to the branch checked out in `tree`; check out its data and model.
 
     Args:
         code: take the code too: the packages that the stages use, and dvc.yaml.
 
     Raises:
-        VersionError: no such version, or a withdrawn one; no branch is checked out; an edit would be
-            lost; without `code`, the code here is not the version's.
+        VersionError: no such version, or a withdrawn one; no branch is checked out; an edit would
+            be lost; without `code`, the code here is not the version's.
+        ParamsError: without `code`, the code here does not take the version's params.
         ObjectsMissing, CorruptData, Unreachable: its data or model is unavailable or damaged.
         Busy: a run, a stage or another git command works in this checkout.
     """
@@ -67,27 +66,11 @@ def adopt(tree: Path, name: str, code: bool = False) -> Adopted:
         with locked(tree / STAGE_LOCK, what):
             remote.share_cache(tree)
             ref, old = branch.current(tree), head(tree)
-            commits = [old, *_cut_off(tree, version, old, code)]
-            change = _change(tree, version, commits, code)
-            _refuse(version, _edited_files(tree, version, commits, change))
-            if not code:
-                _check_code(tree, version, old)
-            _refuse(version, _edited_outputs(tree, version))
-            layout.fetch(tree, version.commit)
+            change = _checked(tree, version, old, code)
             message = _message(version, code)
-            new = branch.commit(tree, old, change.everything, message)
-            is_done = new == old and not stage.changes(tree)
-            with branch.prepared(tree, change.everything) as area:
-                is_done = is_done and not any(area.iterdir())
-                with branch.index(tree):
-                    branch.move(tree, ref, new, old, message.partition("\n")[0])
-                    branch.write_index(tree, change.everything)
-                    branch.place(tree, area, change.state)
-                lacking = remote.checkout(tree)
-                branch.place(tree, area, change.code)
-            _remove_temporary_files(tree)
+            new, is_done, lacking = _switch(tree, version, ref, old, change, message)
         _rebuild(tree, version, lacking)
-    _check_result(tree, version)
+        _check_result(tree, version)
     return Adopted(version.name, ref.removeprefix("refs/heads/"), new, not is_done, lacking)
 
 
@@ -103,12 +86,34 @@ def _usable(version: Version) -> Version:
 
 def _message(version: Version, code: bool) -> str:
     what = "Params, locks, reports and code" if code else "Params, locks and reports"
-    return f"Adopt {tags.ARTIFACT} {version.name}\n\n{what} are those of commit {version.commit}.\n"
+    subject = f"Adopt {tags.ARTIFACT} {version.name}"
+    return f"{subject}\n\n{what} are those of commit {version.commit}.\n"
+
+
+# ── what can be refused ─────────────────────────────────────────────────────────────────────────
+
+
+def _checked(tree: Path, version: Version, old: str, code: bool) -> _Change:
+    """What has to change, once nothing is known that speaks against it; raises as `adopt`."""
+    commits = [old, *_cut_off(tree, version, old, code)]
+    change = _change(tree, version, commits, code)
+    others = [other.commit for other in Registry(tree).versions() if other != version]
+    likely = [*commits, version.commit, *others]
+    lost = edits.files(tree, change.everything, likely, exempt=snapshot.GATE)
+    packages = {path.partition("/")[0] for path in change.code}
+    _refuse(version, lost | edits.untracked(tree, packages, change.code))
+    if not code:
+        _check_code(tree, version, old)
+    wanted = pipeline.of_commit(tree, version.commit).outputs
+    _refuse(version, edits.outputs(tree, wanted, stage.changes(tree)))
+    layout.fetch(tree, version.commit)
+    return change
 
 
 def _cut_off(tree: Path, version: Version, old: str, code: bool) -> list[str]:
-    """The parent of `old` if that is the commit of an earlier call: it may have been cut off, and files of
-    the parent are still here then.
+    """The parent of `old` if `old` is the commit of an earlier call.
+
+    That call may have been cut off; then files of the parent are still here.
     """
     parent = resolve(tree, f"{old}^")
     message = git("log", "-1", "--format=%B", old, cwd=tree)
@@ -117,42 +122,47 @@ def _cut_off(tree: Path, version: Version, old: str, code: bool) -> list[str]:
 
 def _change(tree: Path, version: Version, commits: Sequence[str], code: bool) -> _Change:
     """What to do to files that are as in one of `commits`."""
-    graphs = [pipeline.listed_paths(tree, commit) for commit in (*commits, version.commit)]
-    state = {*snapshot.ALWAYS, *snapshot.GATE}
+    roots = {*snapshot.ALWAYS, *snapshot.GATE}
     packages: set[str] = set()
-    for in_git, in_cache, deps in graphs:
-        state |= in_git
+    for commit in (*commits, version.commit):
+        in_git, in_cache, deps = pipeline.listed_paths(tree, commit)
+        roots |= in_git
         if code:
             folders = {str(PurePosixPath(path).parent) for path in in_cache} - {"."}
-            state |= {pipeline.PIPELINE, ".dvcignore", *(f"{folder}/.gitignore" for folder in folders)}
+            roots |= {pipeline.PIPELINE, ".dvcignore"}
+            roots |= {f"{folder}/.gitignore" for folder in folders}
             packages |= {_COMMANDS, *(dep.partition("/")[0] for dep in deps)}
-    present = {path for path in _files(tree, state) if path not in snapshot.GATE}
-    state_change: dict[str, Blob | None] = {**dict.fromkeys(present), **_difference(tree, version, commits, state)}
-    code_change = _difference(tree, version, commits, packages)
-    return _Change(state_change, {path: code_change[path] for path in code_change.keys() - state_change.keys()})
+    # a report of an earlier run that the version lacks would make its folder differ
+    state = dict.fromkeys(set(edits.present(tree, roots)) - set(snapshot.GATE))
+    state |= _difference(tree, version, commits, roots)
+    program = _difference(tree, version, commits, packages)
+    return _Change(state, {path: blob for path, blob in program.items() if path not in state})
 
 
 def _difference(tree: Path, version: Version, commits: Sequence[str], roots: Iterable[str]) -> dict[str, Blob | None]:
-    """All files at or below `roots` in the commits or the version, with what they are in the version."""
+    """All files at or below `roots` in the commits or the version: what they are in the version."""
     roots = list(roots)
     before = {path for commit in commits for path in branch.files(tree, commit, roots)}
     return {**dict.fromkeys(sorted(before)), **branch.files(tree, version.commit, roots)}
 
 
-def _files(tree: Path, roots: Iterable[str]) -> list[str]:
-    """The files in the checkout at or below `roots`."""
-    found = [path for root in roots for path in ((tree / root).rglob("*") if (tree / root).is_dir() else [tree / root])]
-    names = [path.relative_to(tree) for path in found if path.is_symlink() or path.is_file()]
-    return sorted(name.as_posix() for name in names if "__pycache__" not in name.parts)
+def _refuse(version: Version, lost: Iterable[str]) -> None:
+    names = sorted(lost)
+    if names:
+        raise VersionError(
+            f"{_listed(names)}: not committed and in no version, so adopting {version.name} would "
+            "lose it; commit it, or set it aside (`git stash --include-untracked`; move outputs of "
+            "DVC elsewhere)"
+        )
 
 
 def _check_code(tree: Path, version: Version, old: str) -> None:
-    """Refuse unless the code here is the version's: otherwise DVC would find its outputs out of date."""
-    run = pipeline.of_commit(tree, version.commit)
-    names = pipeline.differing(tree, old, run.code)
-    if read(tree, old, pipeline.PIPELINE) != read(tree, version.commit, pipeline.PIPELINE):
-        names = [pipeline.PIPELINE, *names]
+    """Refuse unless the code here is the version's: DVC would find its outputs out of date."""
     with_code = f"`ratchet adopt {version.name} --code` takes the version's code too"
+    names = pipeline.differing(tree, old, pipeline.of_commit(tree, version.commit).code)
+    graphs = {read(tree, commit, pipeline.PIPELINE) for commit in (old, version.commit)}
+    if len(graphs) > 1:
+        names = [pipeline.PIPELINE, *names]
     if names:
         raise VersionError(
             f"{_listed(names)}: not as in {version.name}, so its data and model would be out of date here; {with_code}"
@@ -163,114 +173,53 @@ def _check_code(tree: Path, version: Version, old: str) -> None:
     try:
         params.parse(pipeline.params_of(tree, version.commit))
     except ParamsError as error:
-        raise ParamsError(f"the code here does not take the params of {version.name}; {with_code}\n{error}") from None
+        message = f"the code here does not take the params of {version.name}; {with_code}"
+        raise ParamsError(f"{message}\n{error}") from None
 
 
-def _refuse(version: Version, edits: Iterable[str]) -> None:
-    names = sorted(edits)
-    if names:
-        raise VersionError(
-            f"{_listed(names)}: not committed and in no version, so adopting {version.name} would lose it; "
-            "commit it, or set it aside (`git stash --include-untracked`; move outputs of DVC elsewhere)"
-        )
+# ── the change ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _edited_files(tree: Path, version: Version, commits: Sequence[str], change: _Change) -> set[str]:
-    """Files of git that would be replaced, or read as the version's code, and whose content is in no commit."""
-    versions = [other.commit for other in Registry(tree).versions() if other.commit != version.commit]
-    contents = {pair for pair in _contents(tree, change) if pair[0] not in snapshot.GATE}
-    edits = {path for path, _oid in _unknown(tree, contents, [*commits, version.commit, *versions])}
-    return edits | {*_in_the_way(tree, change), *_untracked(tree, change)}
+def _switch(
+    tree: Path, version: Version, ref: str, old: str, change: _Change, message: str
+) -> tuple[str, bool, list[str]]:
+    """Commit, then bring the checkout in line, code last.
+
+    Returns:
+        the branch's commit, whether everything was there already, and the outputs that DVC's
+        cache lacks.
+    """
+    new = branch.commit(tree, old, change.everything, message)
+    is_done = new == old and not stage.changes(tree)
+    with branch.prepared(tree, change.everything) as area:
+        is_done = is_done and not any(area.iterdir())
+        with branch.index(tree):
+            branch.move(tree, ref, new, old, message.partition("\n")[0])
+            branch.write_index(tree, change.everything)
+            branch.place(tree, area, change.state)
+        lacking = remote.checkout(tree)
+        _remove_temporary_files(tree, version)
+        branch.place(tree, area, change.code)
+    return new, is_done, lacking
 
 
-def _contents(tree: Path, change: _Change) -> set[tuple[str, str]]:
-    """Path and object id of every file that would be replaced: as it is on disk, and as it is staged."""
-    changes = change.everything
-    present = [path for path in changes if (tree / path).is_symlink() or (tree / path).is_file()]
-    links = [path for path in present if (tree / path).is_symlink()]
-    regular = [path for path in present if path not in links]
-    listing = "".join(f"{path}\n" for path in regular)
-    oids = git("hash-object", "--no-filters", "--stdin-paths", cwd=tree, input=listing).split()
-    contents = set(zip(regular, oids, strict=True))
-    for path in links:
-        target = str((tree / path).readlink())
-        contents.add((path, git("hash-object", "--no-filters", "--stdin", cwd=tree, input=target)))
-    for entry in _entries(git_bytes("ls-files", "--stage", "-z", cwd=tree)):
-        about, path = entry.split("\t", 1)
-        if path in changes:
-            contents.add((path, about.split()[1]))
-    return contents
-
-
-def _unknown(tree: Path, contents: set[tuple[str, str]], commits: Sequence[str]) -> set[tuple[str, str]]:
-    """Those of `contents` that none of the commits has at the same path; asks one commit after another."""
-    for commit in commits:
-        if not contents:
-            break
-        paths = sorted({path for path, _oid in contents})
-        names = "".join(f"{commit}:{path}\n" for path in paths)
-        answers = git("cat-file", "--batch-check=%(objectname)", cwd=tree, input=names).split("\n")
-        contents = contents - set(zip(paths, answers, strict=True))
-    return contents
-
-
-def _in_the_way(tree: Path, change: _Change) -> Iterator[str]:
-    """Files where a folder has to be, and folders where a file has to be."""
-    changes = change.everything
-    for path, blob in changes.items():
-        if blob is None:
-            continue
-        if (tree / path).is_dir() and not (tree / path).is_symlink():
-            yield from (file for file in _files(tree, [path]) if file not in changes)
-        for parent in map(str, PurePosixPath(path).parents):
-            if (tree / parent).is_file() and parent not in changes:
-                yield parent
-
-
-def _untracked(tree: Path, change: _Change) -> Iterator[str]:
-    """Files in the packages of the code that git does not know: DVC would see them as code of the version."""
-    packages = sorted({path.partition("/")[0] for path in change.code})
-    if packages:
-        options = ("--others", "--exclude-standard", "-z")
-        listing = _entries(git_bytes("ls-files", *options, "--", *packages, cwd=tree))
-        yield from (path for path in listing if path not in change.code)
-
-
-def _edited_outputs(tree: Path, version: Version) -> Iterator[str]:
-    """Files of outputs that would be replaced and that DVC's cache lacks; what is never pushed can be rebuilt."""
-    cache = Cache(tree)
-    as_locked = _outputs_as_locked(tree)
-    for output in pipeline.of_commit(tree, version.commit).outputs:
-        if output.pushed and output.path not in as_locked:
-            files = [path for path in _files(tree, [output.path]) if not remote.TEMPORARY.fullmatch(Path(path).name)]
-            yield from (path for path in files if not cache.has(digest(tree / path, "md5")))
-
-
-def _outputs_as_locked(tree: Path) -> set[str]:
-    """The outputs in the checkout that are as its dvc.lock has them, and in the cache."""
-    if not (tree / pipeline.LOCK).is_file():
-        return set()
-    entries = [entry for entries in stage.changes(tree).values() for entry in entries if isinstance(entry, dict)]
-    changed = {path for entry in entries for path in entry.get("changed outs", {})}
-    return {output.path for output in pipeline.of_tree(tree, whole=False).outputs} - changed
-
-
-def _remove_temporary_files(tree: Path) -> None:
-    """Remove what DVC left beside an output when it was killed; inside a folder, its checkout does that."""
-    parents = {(tree / output.path).parent for output in pipeline.of_tree(tree).outputs}
-    for file in [file for parent in parents for file in parent.glob(".*.tmp")]:
-        if remote.TEMPORARY.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+def _remove_temporary_files(tree: Path, version: Version) -> None:
+    """Remove what DVC, killed, left beside an output; inside a folder, its checkout does that."""
+    outputs = pipeline.of_commit(tree, version.commit).outputs
+    for folder in {(tree / output.path).parent for output in outputs}:
+        for file in list(folder.glob(".*.tmp")):
+            if remote.TEMPORARY.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
 
 def _rebuild(tree: Path, version: Version, lacking: Sequence[str]) -> None:
     """Run the stages whose outputs the cache lacks: those outputs are never pushed."""
     stages: dict[str, None] = {}
     for output in pipeline.of_commit(tree, version.commit).outputs:
-        if output.path in lacking and output.pushed:
-            raise ObjectsMissing(f"{output.path} of {version.name} left DVC's cache meanwhile; run the command again")
         if output.path in lacking:
             stages[output.stage] = None
+            if output.pushed:
+                raise ObjectsMissing(f"{output.path} of {version.name} left DVC's cache meanwhile; run this again")
     if stages:
         layout.repro(tree, "--single-item", *stages)
 
@@ -280,13 +229,9 @@ def _check_result(tree: Path, version: Version) -> None:
     left = sorted(stages & stage.changes(tree).keys())
     if left:
         raise VersionError(
-            f"the branch has the state of {version.name}, but DVC still finds {_listed(left)} out of date here; "
-            "`dvc status` says what differs"
+            f"the branch has the state of {version.name}, but DVC finds {_listed(left)} out of "
+            "date here; for details, run `dvc status`"
         )
-
-
-def _entries(listing: bytes) -> list[str]:
-    return [entry for entry in os.fsdecode(listing).split("\0") if entry]
 
 
 def _listed(paths: Sequence[str]) -> str:

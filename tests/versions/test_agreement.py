@@ -251,6 +251,7 @@ def test_fifty_pairs_of_publications_at_once(toy: Toy, tmp_path: Path) -> None:
 WORK = """
 import sys
 from pathlib import Path
+from tasks.adopt import adopt
 from tasks.collect import collect
 from tasks.promote import promote, rollback
 from tests.versions.toy import Toy
@@ -262,6 +263,8 @@ elif what == "promote":
     promote.fn(toy.tree, "v1.0.0", "staging")
 elif what == "rollback":
     rollback.fn(toy.tree, "prod")
+elif what == "adopt":
+    adopt(toy.tree, "v1.0.0", code=True)
 else:
     collect(toy.tree, apply=True, grace_s=0)
 """
@@ -270,7 +273,7 @@ else:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
-@pytest.mark.parametrize("what", ["publish", "promote", "rollback", "gc"])
+@pytest.mark.parametrize("what", ["publish", "promote", "rollback", "adopt", "gc"])
 def test_killed_at_random_moments(what: str, tmp_path: Path) -> None:
     generator = random.Random(0)
     template = Toy.make(tmp_path / "template")
@@ -279,6 +282,8 @@ def test_killed_at_random_moments(what: str, tmp_path: Path) -> None:
         sha256 = lay(template, threshold)
         version = register.fn(template.params, template.tree, template.decide(sha256), head(template.tree))
         promote.fn(template.tree, version.name, "prod")
+    template.write({"code/train.py": "# other\n", "code/helper.py": "# new\n"})
+    base = template.commit("Go on")
     duration = 1.5
     for kill in range(40):
         tree = tmp_path / f"run-{kill}"
@@ -305,6 +310,10 @@ def test_killed_at_random_moments(what: str, tmp_path: Path) -> None:
                 [sys.executable, "-c", WORK, str(tree), what, f"w{kill}"], cwd=ROOT, capture_output=True
             )
             assert done.returncode == 0, done.stderr.decode()
+        if what == "adopt":
+            assert git("rev-parse", "HEAD^", cwd=tree) == base
+            assert git("status", "--porcelain", cwd=tree) == ""
+            assert json.loads(tool("dvc", "status", "--json", cwd=tree)) == {}
         if what == "publish":
             assert [version.name for version in toy.registry.versions()] == ["v2.0.0", "v1.0.1", "v1.0.0"]
             assert toy.serves() == "v2.0.0"
