@@ -140,6 +140,22 @@ def test_a_dirty_tree(three: Toy, ratchet: Ratchet) -> None:
     refused(ratchet("train"), "code/train.py: differs from commit", "`git add code/train.py && git commit`")
 
 
+def test_adopt(three: Toy, ratchet: Ratchet) -> None:
+    three.write({"params.yaml": (three.tree / "params.yaml").read_text() + "# edited\n"})
+    refused(ratchet("adopt", "v1.0.0"), "params.yaml: not committed and in no version", "`git stash")
+    git("checkout", "--", "params.yaml", cwd=three.tree)
+    said = ratchet("adopt", "v1.0.0")
+    commit = git("rev-parse", "--short=12", "HEAD", cwd=three.tree)
+    assert (said.code, said.out) == (0, f"main has the state of v1.0.0 (commit {commit})\n")
+    assert ratchet("adopt", "v1.0.0").out == "nothing to do: main has the state of v1.0.0 already\n"
+    three.write({"code/train.py": "# other\n"})
+    three.commit("Go on")
+    refused(ratchet("adopt", "v1.1.0"), "code/train.py: not as in v1.1.0", "`ratchet adopt v1.1.0 --code`")
+    found = json.loads(ratchet("adopt", "v1.1.0", "--code", "--json").out)
+    assert (found["version"], found["branch"], found["changed"], found["rebuilt"]) == ("v1.1.0", "main", True, [])
+    assert three.serves() == "v1.1.1"
+
+
 def test_no_objects_and_a_remote_that_is_gone(three: Toy, ratchet: Ratchet, tmp_path: Path) -> None:
     weights = pipeline.of_commit(three.tree, three.registry.find("v1.1.0").commit).output("models/classifier.pt")
     three.object(weights.md5).unlink()

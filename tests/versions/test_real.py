@@ -40,6 +40,15 @@ def test_two_real_versions_there_and_back(copy: Checkout, tmp_path: Path) -> Non
     copy.ratchet("rollback", "--reason", "worse")
     assert copy.json("versions")[0]["version"] == "v1.0.1"
     assert copy.json("train")["name"] == "Unchanged"
+
+    # and its state is that of the branch
+    for name in ("v1.0.1", "v1.0.0"):
+        assert copy.json("adopt", name)["changed"]
+        assert json.loads(copy.run("dvc", "status", "--json").stdout) == {}
+        assert copy.git("status", "--porcelain", "--", "params.yaml", "dvc.lock", "reports") == ""
+        assert not copy.json("adopt", name)["changed"]
+        assert copy.json("train")["name"] == "Unchanged"
+        copy.git("checkout", "--", "reports")  # what the gate says of the last run
     assert [span["version"] for span in copy.json("history", "prod")] == ["v1.0.0", "v1.0.1", "v1.0.0"]
 
 
