@@ -156,7 +156,8 @@ def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
         raise DirtyCode(
             f"{names}: same as in commit {base[:12]} except for the line endings, which git or an "
             "editor changed; commit or `git stash` other edits, then run `git config core.autocrlf "
-            "false && git rm -r --cached --quiet . && git reset --hard` and this again"
+            "false && git rm -r --cached --quiet . && git reset --hard` and this again; if that does not "
+            "help, remove eol and text from .gitattributes and .git/info/attributes"
         )
     add = " ".join(paths) if len(paths) <= _LISTED else "--all"
     raise DirtyCode(

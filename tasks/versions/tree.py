@@ -61,7 +61,7 @@ def workplace(
 
     Raises:
         Busy: another run works in this checkout.
-        DirtyCode: code in this checkout was edited and not committed.
+        DirtyCode: code in this checkout was edited and not committed, or git's attributes change it.
         ParamsError: a key that params.yaml does not have, or a value that it may not have.
         NotARepository: no git repository, or no commit in it.
         VersionError: there is no such revision.
@@ -85,6 +85,7 @@ def workplace(
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
             remote.share(checkout, place.tree)
+            _check_out_as_committed(place)
             file = place.tree / params.FILE
             file.write_text(replaced(file.read_text(encoding="utf-8"), settings), encoding="utf-8")
             if params.load(place.tree).register.push_to:
@@ -151,6 +152,17 @@ def _commit(checkout: Path, settings: Mapping[str, Any], revision: str) -> str:
     replaced(text, settings)
     replaced(text, lasting(settings, pipeline.listed_sections(checkout, commit)))  # what its version will hold
     return commit
+
+
+def _check_out_as_committed(place: Place) -> None:
+    """Raise `DirtyCode` if git wrote code with other bytes than the commit holds: no version could name it."""
+    changed = pipeline.edited(place.tree, place.base, remote.code_hashes(place.tree))
+    if changed:
+        raise DirtyCode(
+            f"git checks out {', '.join(changed)} with other bytes than commit {place.base[:12]} holds; remove the "
+            "attributes that cause it (eol, text, ident, filter, working-tree-encoding) from .gitattributes or "
+            ".git/info/attributes"
+        )
 
 
 def drop(checkout: Path, tree: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tasks.checkout import checkout
+from tasks.errors import DirtyCode
 from tasks.promote import promote, rollback
 from tasks.register import register
 from tasks.verify import verify
@@ -205,11 +206,36 @@ def symlink(place: Place) -> None:
     place.move(place.folder / "link")
 
 
+def environment_settings(place: Place) -> None:
+    settings = {"fetch.prune": "true", "core.autocrlf": "true", "core.hooksPath": "/nowhere", "core.fileMode": "false"}
+    place.patch.setenv("GIT_CONFIG_COUNT", str(len(settings)))
+    for number, (name, value) in enumerate(settings.items()):
+        place.patch.setenv(f"GIT_CONFIG_KEY_{number}", name)
+        place.patch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+
+
+def replaced_commit(place: Place) -> None:
+    commits = (git("rev-parse", revision, cwd=place.tree) for revision in ("HEAD", "HEAD~1"))
+    subprocess.run(["git", "replace", *commits], cwd=place.tree, check=True)
+
+
+def confusing_names(place: Place) -> None:
+    for kind, name in (("branch", "classifier@v1.0.0"), ("tag", "HEAD"), ("tag", "main"), ("branch", "v1.0.0")):
+        git(kind, name, "HEAD~1", cwd=place.tree)
+
+
+def everything_ignored(place: Place) -> None:
+    (place.tree / ".git/info/exclude").write_text("*\n")
+
+
 ROWS = (
     *(prune, prune_remote, failing_hooks, meddling_hooks, line_endings, signing, output, hook_environment),
     *(worktree, separate_git_dir, bare, shallow, reftable, no_tags_folder, latin_tag, odd_path),
 )
-LONG = (mirror, shared_failing_hooks, line_ending_attributes, sparse, symlink)
+LONG = (
+    *(mirror, shared_failing_hooks, line_ending_attributes, sparse, symlink, environment_settings),
+    *(replaced_commit, confusing_names, everything_ignored),
+)
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +312,21 @@ def test_plain_clone(expected: dict[str, Any]) -> None:
 def test_same_results_as_in_a_plain_clone(row: Callable[[Place], None], place: Place, expected: dict[str, Any]) -> None:
     row(place)
     assert results(place) == expected
+
+
+@pytest.mark.parametrize("attributes", ["* text eol=crlf", "*.py text eol=crlf", "*.py ident"])
+@pytest.mark.parametrize("where", [".git/info/attributes", ".gitattributes"])
+def test_attributes_that_change_the_code_are_refused_before_anything_runs(
+    place: Place, attributes: str, where: str
+) -> None:
+    (place.tree / where).parent.mkdir(exist_ok=True)
+    (place.tree / "code/train.py").write_text("# $Id$\n")
+    place.toy.commit("Name the file")
+    (place.tree / where).write_text(f"{attributes}\n")
+    if where == ".gitattributes":
+        place.toy.commit("Add attributes")
+    with (
+        pytest.raises(DirtyCode, match=r"^git checks out code/.* with other bytes than commit \w+ holds; remove the"),
+        workplace(place.tree, {"train.epochs": "9"}),
+    ):
+        pytest.fail("the run started")
