@@ -42,10 +42,13 @@ def url() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5h://127.0.0.1:9"])
 @pytest.mark.parametrize("listed", ["", "example.org", "localhost, .corp", "*"])
-def test_loopback_never_goes_through_a_proxy(url: str, listed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_never_goes_through_a_proxy(
+    url: str, listed: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in PROXIES:
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
     assert server.answers(url)
