@@ -61,7 +61,11 @@ def _check(tree: Path, key: str, name: str, room: Room) -> None:
             f"{key}: {name} is not in {room.folder}/; move the module there, with what it imports from custom/, and "
             f'write "{home}.{last}:{attribute}"'
         )
-    _Closure(tree, room).follow(module)
+    closure = _Closure(tree, room)
+    if not closure.has(module):
+        path = module.replace(".", "/")
+        raise ParamsError(f"{key}: {name} does not exist: there is no {path}.py; create it, or correct the name")
+    closure.follow(module)
 
 
 class _Closure:
@@ -70,6 +74,9 @@ class _Closure:
     def __init__(self, tree: Path, room: Room) -> None:
         self._tree, self._room = tree, room
         self._deps = _deps(tree, room)
+
+    def has(self, module: str) -> bool:
+        return any(name == module for name, _ in self._files(module))
 
     def follow(self, module: str) -> None:
         waiting, seen = [*self._files(module)], set()

@@ -156,6 +156,13 @@ def test_a_model_elsewhere_is_refused(tree: Path, name: str, message: str) -> No
         check_model(tree, named(name))
 
 
+@pytest.mark.parametrize("name", ["custom.models.gone:Net", "custom.models.deep.gone:Net", "custom.models.partss:Net"])
+def test_a_module_that_does_not_exist_is_refused_before_anything_runs(tree: Path, name: str) -> None:
+    path = name.partition(":")[0].replace(".", "/")
+    with pytest.raises(ParamsError, match=rf"^model\.name: {name} does not exist: there is no {path}\.py; create it"):
+        check_model(tree, named(name))
+
+
 def test_a_source_elsewhere_is_refused(tree: Path) -> None:
     with pytest.raises(
         ParamsError, match=r"^ingest\.sources\.0\.source: custom\.blobs:Blobs is not in custom/sources/"
