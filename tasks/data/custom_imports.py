@@ -76,7 +76,8 @@ class _Closure:
         self._deps = _deps(tree, room)
 
     def has(self, module: str) -> bool:
-        return any(name == module for name, _ in self._files(module))
+        """A tree without a `custom/` uses the one that Python finds."""
+        return not (self._tree / "custom").is_dir() or any(name == module for name, _ in self._files(module))
 
     def follow(self, module: str) -> None:
         waiting, seen = [*self._files(module)], set()
