@@ -58,7 +58,9 @@ def warnings(prepare: PrepareParams, report: Mapping[str, Any]) -> list[str]:
     losses, params = [], []
     if sum(larger.values()) > NOTABLE * total:
         count, usual = sum(larger.values()), _usual(larger)
-        losses.append(f"{count:,} of {total:,} images are larger than prepare.size {width}x{height} ({usual})")
+        losses.append(
+            f"{count:,} of {total:,} images are larger than prepare.size {width}x{height} ({usual}, width x height)"
+        )
         params.append("prepare.size")
     if prepare.channels == 1 and report["colour"] > NOTABLE * total:
         losses.append(f"{report['colour']:,} of {total:,} images are in colour while prepare.channels is 1")
