@@ -267,6 +267,8 @@ def _image(file: Path, folder: Path | None) -> tuple[bytes | None, str | None]:
     try:
         if folder is not None and not file.resolve().is_relative_to(folder.resolve()):
             return None, "unread: a link that leads out of the folder"
+        if file.exists() and not file.is_file():  # reading a pipe would wait for its writer
+            return None, "unread: not a regular file"
         if file.stat().st_size > rows.FILE_BYTES:
             return None, f"unread: {file.stat().st_size:,} bytes; at most {rows.FILE_BYTES:,} are read"
         return file.read_bytes(), None

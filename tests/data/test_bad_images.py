@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.data import arrival_rows
+from tasks.data import arrival_rows, arrivals
 from tasks.data.arrival_rows import Checks
+from tasks.data.arrivals import Format
 from tasks.data.dataset import PreparedDataset
 from tasks.data.spec import Spec
 from tasks.ingest import ingest
@@ -106,3 +108,17 @@ def test_a_file_of_images_with_broken_names_and_formats(configured, tree):
     reasons = Counter(pq.read_table(tree / "data/quarantine.parquet")["reason"].to_pylist())
     assert reasons == {"image_corrupt": 2, "image_format": 1, "image_empty": 1}
     assert Image.open(io.BytesIO(files["dog/png_in.jpg"])).format == "PNG"
+
+
+def test_a_pipe_among_images_to_score_is_a_row_with_a_reason(tmp_path):
+    """Opening it would wait for its writer."""
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in/pipe.png")
+    (tmp_path / "in/ok.png").write_bytes(WHOLE)
+    spec = Spec(
+        kind="image", input_shape=(1, 8, 8), classes=("a", "b"), mean=(0.5,), std=(0.2,), counts={}, features=None,
+        size=(8, 8), channels=1,
+    )  # fmt: skip
+    (rows,) = arrivals.find(tmp_path, "in", spec, [Format()]).batches()
+    assert rows.paths == ["in/ok.png", "in/pipe.png"]
+    assert arrival_rows.checked(rows, spec, Checks(10**6, {}))[1] == [None, "unread: not a regular file"]
