@@ -95,7 +95,9 @@ def _check_has(content: object, place: object, key: str, path: list[int | str]) 
     """Raise `ParamsError` unless `place` has the last part of `path`."""
     part = path[-1]
     if isinstance(place, list) and not (isinstance(part, int) and part < len(place)):
-        raise ParamsError(f"{key}: {dotted(tuple(path[:-1]))} has no entry {part}; the first one is 0")
+        owner = dotted(tuple(path[:-1]))
+        advice = "the first one is 0" if place else f"it is empty: set it as a whole, {owner}=[...]"
+        raise ParamsError(f"{key}: {owner} has no entry {part}; {advice}")
     if not isinstance(place, list) and not (isinstance(place, dict) and part in place):
         advice = param_faults.advice(params.Params, content, tuple(path))
         raise ParamsError(f"{key}: unknown key {dotted(tuple(path))}; {advice}")

@@ -30,13 +30,14 @@ _KINDS = {  # pydantic's name of an error: what was expected instead
     "greater_than_equal": ["at least {ge:g}"],
     "less_than": ["less than {lt:g}"],
     "less_than_equal": ["at most {le:g}"],
-    "string_too_short": ["at least {min_length} characters"],
+    "string_too_short": ["text that is not empty"],
     "string_too_long": ["at most {max_length} characters"],
     "model_attributes_type": ["a mapping with a type, such as {{type: csv, ...}}"],
 }
 _PATTERNS = {  # the last part of a key whose value has to match a pattern: an example, or what the pattern means
-    "path": "a path without control characters",
-    "root": "a path without control characters",
+    "path": "a path, without control characters",
+    "root": "a path, without control characters",
+    "separator": 'one character, such as ";", or "\\t" in double quotes for a tab',
     "name": "the name of a class, such as FashionMNIST",
     "repository": "OWNER/NAME",
     "revision": "a branch, a tag or a commit",

@@ -88,6 +88,8 @@ class _Table:
         for key, names in (("features", features or ()), ("image", (image,)), ("split", (self.split,))):
             if self.label in names:
                 raise ValueError(f"{key} names the label column {self.label}; name another column")
+        if self.split is not None and self.split in (image, *(features or ())):
+            raise ValueError(f"split names {self.split}, which is an input of the model; name another column")
         return self
 
 
@@ -176,13 +178,15 @@ class Rules:
     dtype: Literal["int", "float", "string"] | None
     min: StrictFloat | None
     max: StrictFloat | None
-    allowed: tuple[StrictStr | StrictInt | StrictFloat, ...] | None
+    allowed: tuple[StrictStr | StrictBool | StrictInt | StrictFloat, ...] | None
     nullable: StrictBool
 
     @model_validator(mode="after")
     def _check_range(self) -> Rules:
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min is {self.min:g} and max is {self.max:g}, so no value can pass; swap them")
+        if self.dtype == "string" and (self.min is not None or self.max is not None):
+            raise ValueError("min and max are for numbers, and dtype is string; set them to null, or use dtype float")
         return self
 
 

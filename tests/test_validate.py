@@ -172,7 +172,9 @@ def test_15_a_column_of_another_type_or_name_is_shown(features):
 
 
 def test_16_no_good_row_and_a_class_without_examples(ingested, features, tree):
-    with pytest.raises(ValidationFailed, match=r"no good row among 2; see reports/validation.json"):
+    with pytest.raises(
+        ValidationFailed, match=r"no good row among 2, most of them not_finite; see reports/validation.json"
+    ):
         features({"x": [float("nan")] * 2, "label": [0, 1]})
 
 

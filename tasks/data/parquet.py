@@ -48,9 +48,7 @@ def corrupt_if(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         cause = " ".join(str(error).split())
-        raise CorruptData(
-            f"{path.name} is cut or damaged: {cause}; restore the file, then run the stage again"
-        ) from None
+        raise CorruptData(f"{path.name} is cut or damaged: {cause}; restore the file, then try again") from None
 
 
 def _bytes_of(field: pa.Field) -> str | None:

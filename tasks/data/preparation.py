@@ -6,7 +6,7 @@ import hashlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from tasks.errors import ValidationFailed
 from tasks.params import PrepareParams
 
 INPUTS, TARGETS, META = "inputs.npy", "targets.npy", "meta.parquet"
+PRECISION_ROWS = 100_000  # of the training split, in which distinct values are counted
 ENCODED, OFFSETS = "inputs.bin", "offsets.npy"  # instead of INPUTS
 
 
@@ -78,7 +79,7 @@ def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) ->
     }
     seen = ordered(counts["train"], shards.info["classes"])
     if not seen:
-        raise ValidationFailed("no row is left for the training split; lower prepare.val_fraction and test_fraction")
+        raise ValidationFailed(_untrained(counts, {split for splits in shards.given().values() for split in splits}))
     if len(seen) == 1:
         raise ValidationFailed(
             f"all {counts['train'].total():,} training rows have the class {seen[0]}; "
@@ -100,18 +101,68 @@ def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) ->
     )
 
 
+def _untrained(counts: Mapping[str, Counter[str]], given: Collection[str]) -> str:
+    """Why no row is left for training."""
+    if {*given} & {"val", "test"}:
+        rows = " and ".join(f"{counts[split].total():,} rows for {split}" for split in SPLITS[1:] if counts[split])
+        return f"no row is left for training; the source gives {rows}: mark some of them as train in the source"
+    return "no row is left for training; lower prepare.val_fraction and prepare.test_fraction"
+
+
 def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
     """The inputs of one split from those of the shards; features are standardised here, where the statistics are known."""
     image = spec.kind == "image"
+    precision = _Precision(spec)
 
     def parts() -> Iterator[np.ndarray]:
         for folder in folders:
             path = folder / f"{split}.bin"
             if path.stat().st_size:
                 rows = np.memmap(path, np.uint8 if image else np.float64, "r").reshape(-1, *spec.input_shape)
-                yield rows if image else numeric(rows, spec)
+                inputs = rows if image else numeric(rows, spec)
+                if not image:
+                    precision.check(rows, inputs, split)
+                yield inputs
 
     _save(out / INPUTS, np.dtype(np.uint8 if image else np.float32), (spec.counts[split], *spec.input_shape), parts())
+    if split == "train":
+        for message in precision.warnings():
+            print(f"prepare: warning: {message}")
+
+
+class _Precision:
+    """What is left of the features' values when they are standardised and stored as float32."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._names = spec.features or ()
+        self._distinct, self._left = np.zeros((2, len(self._names)), np.int64)
+        self._rows = 0
+
+    def check(self, raw: np.ndarray, inputs: np.ndarray, split: str) -> None:
+        """Count the distinct values of the first rows; `raw` is float64 (N, F), `inputs` float32 (N, F).
+
+        Raises:
+            ValidationFailed: a value of the split overflows float32.
+        """
+        if not (finite := np.isfinite(inputs).all(0)).all():
+            name = self._names[int(np.argmin(finite))]
+            raise ValidationFailed(
+                f"a value of the feature {name} in the {split} split is too far from those of the training split; "
+                "correct it in the source, or limit the feature in validate.columns"
+            )
+        if self._rows < PRECISION_ROWS:
+            self._rows += len(raw)
+            self._distinct += [len(np.unique(column[~np.isnan(column)])) for column in raw.T]
+            self._left += [len(np.unique(column)) for column in inputs.T]
+
+    def warnings(self) -> list[str]:
+        return [
+            f"standardised as float32, {left:,} of {distinct:,} distinct values of the feature {name} are left, "
+            "because a few values are far from the others or the values hardly differ; "
+            "correct or scale them in the source, or limit the feature in validate.columns"
+            for name, distinct, left in zip(self._names, self._distinct, self._left, strict=True)
+            if left * 2 <= distinct
+        ]
 
 
 def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:

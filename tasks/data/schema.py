@@ -127,9 +127,14 @@ def _text_checks(rules: Rules) -> list[pa.Check]:
     if rules.dtype == "float":
         checks.append(_check("not_a_number", lambda words: words.cast(pl.Float64, strict=False).is_not_null()))
     if rules.allowed is not None:
-        allowed = labels.text(pyarrow.array([str(value) for value in rules.allowed])).to_pylist()
+        allowed = labels.text(pyarrow.array([_word(value) for value in rules.allowed])).to_pylist()
         checks.append(_check("not_allowed", lambda words: words.is_in(allowed)))
     return checks
+
+
+def _word(value: object) -> str:
+    """A value of the rules as labels spell it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _range(rules: Rules, numbers: Callable[[pl.Expr], pl.Expr]) -> list[pa.Check]:

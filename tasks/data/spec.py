@@ -97,8 +97,9 @@ def numeric(array: np.ndarray, spec: Spec) -> np.ndarray:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
         return np.where(np.isfinite(array), array, mean.astype(np.float32))
-    standardised: np.ndarray = (np.where(np.isnan(array), mean, array) - mean) / std
-    return standardised.astype(np.float32)
+    with np.errstate(over="ignore"):  # a value that overflows is infinite, and its row is refused
+        standardised: np.ndarray = (np.where(np.isnan(array), mean, array) - mean) / std
+        return standardised.astype(np.float32)
 
 
 def decoded(column: pa.ChunkedArray, spec: Spec) -> np.ndarray:

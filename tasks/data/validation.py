@@ -6,6 +6,7 @@ import bisect
 import itertools
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -30,7 +31,9 @@ NAMES = np.array(["", *REASONS])
 ABSENT = ("na", "n/a", "nan", "null", "none", "nil", "?", "-", "#n/a", "<na>")  # class names that may mean "missing"
 EXACT = 2**53  # up to here a float64 holds every whole number
 MANY = 20  # more distinct numbers may be a quantity
+MOSTLY = 0.9  # share of the class names that are numbers in a quantity with a few words for what is missing
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+UNITS = re.compile(r"[\s,'%$€£¥]")  # what a number may be written with
 SHOWN = 5  # names in a warning
 Counts = Counter[tuple[str, str, str]]  # rows by (split, label, reason); a good row's reason is ""
 
@@ -144,7 +147,7 @@ def warnings(params: ValidateParams, prepare: PrepareParams, report: dict[str, A
         *_class_warnings(params.warn, total),
         *_rare_warnings(prepare, report),
         *pictures.warnings(prepare, report),
-        *power.warnings(report, prepare.test_fraction),
+        *(power.warnings(report, prepare.test_fraction) if total else []),
         *([] if report["sizes"] else _feature_warnings(report["numbers"])),
     ]
 
@@ -171,11 +174,14 @@ def _class_warnings(warn: Warn, total: Mapping[str, int]) -> list[str]:
         )
     alike: dict[str, list[str]] = {}
     for name in sorted(total):
-        alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+        alike.setdefault(_seen(name), []).append(name)
     for group in alike.values():
         if len(group) > 1:
-            names = ", ".join(map(repr, group))
-            messages.append(f"the classes {names} differ only in case or spaces; if they are one class, rename them")
+            names = ", ".join(map(ascii, group))
+            messages.append(
+                f"the classes {names} differ only in case, spaces or characters that look alike; "
+                "if they are one class, rename them"
+            )
     absent = [name for name in sorted(total) if name.strip().casefold() in ABSENT]
     if absent:
         names = ", ".join(map(repr, absent))
@@ -183,6 +189,12 @@ def _class_warnings(warn: Warn, total: Mapping[str, int]) -> list[str]:
             f"the class {names} is named like a missing value; if it means one, leave those labels empty in the source"
         )
     return messages
+
+
+def _seen(name: str) -> str:
+    """A class name as a reader sees it: without case, invisible characters, or other codes of the same letters."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(visible.split()).casefold()
 
 
 def _rare_warnings(prepare: PrepareParams, report: dict[str, Any]) -> list[str]:
@@ -232,11 +244,10 @@ def fail_if_bad(params: ValidateParams, report: dict[str, Any], info: dict[str, 
     rows = report["rows"]
     where = "see reports/validation.json and data/quarantine.parquet"
     if not rows["out"]:
-        raise ValidationFailed(f"no good row among {rows['in']:,}; {where}")
+        raise ValidationFailed(f"no good row among {rows['in']:,}{_most(report['reasons'])}; {where}")
     if rows["quarantined"] > params.max_bad_fraction * rows["in"]:
-        worst = max(report["reasons"], key=report["reasons"].__getitem__)
         raise ValidationFailed(
-            f"{rows['quarantined']:,} of {rows['in']:,} rows are bad, most of them {worst}; "
+            f"{rows['quarantined']:,} of {rows['in']:,} rows are bad{_most(report['reasons'])}; "
             f"validate.max_bad_fraction is {params.max_bad_fraction}; {where}"
         )
     total = added(list(report["classes"].values()))
@@ -254,13 +265,19 @@ def fail_if_bad(params: ValidateParams, report: dict[str, Any], info: dict[str, 
     declared = info["classes"] is not None or (label is not None and label.allowed is not None)
     if not declared and _is_quantity(total):
         raise ValidationFailed(
-            f"the label {columns} has {len(total):,} distinct numbers, and more than a third of them occur once, as in a "
-            "quantity; Ratchet does single-label classification: name a column of classes in ingest.sources, or list the "
-            "classes in validate.columns.label.allowed"
+            f"the label column {columns} has {len(total):,} distinct values, nearly all of them numbers, and more than a "
+            "third of them occur once, as in a quantity; Ratchet does single-label classification: name a column of "
+            "classes in ingest.sources, or list the classes in validate.columns.label.allowed"
         )
 
 
 def _is_quantity(total: Mapping[str, int]) -> bool:
     """Do the classes look like the values of a regression's target?"""
-    once = sum(count == 1 for count in total.values())
-    return len(total) > MANY and once * 3 > len(total) and all(NUMBER.fullmatch(name) for name in total)
+    numbers = [name for name in total if NUMBER.fullmatch(UNITS.sub("", name))]
+    once = sum(total[name] == 1 for name in numbers)
+    return len(numbers) > MANY and once * 3 > len(numbers) and len(numbers) >= MOSTLY * len(total)
+
+
+def _most(reasons: Mapping[str, int]) -> str:
+    """`, most of them label_null`; nothing where no row is bad."""
+    return f", most of them {max(reasons, key=reasons.__getitem__)}" if reasons else ""

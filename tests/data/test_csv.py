@@ -106,6 +106,8 @@ def test_what_is_refused_in_one_line(rows, content, keys, message) -> None:
         ({"features": ["x", "x"]}, "x is listed twice; list each column once"),
         ({"features": ["label"]}, "features names the label column label"),
         ({"split": "label"}, "split names the label column label"),
+        ({"split": "x"}, "split names x, which is an input of the model; name another column"),
+        ({"separator": "\\t"}, r'separator: expected one character, such as ";", or "\\t" in double quotes for a tab'),
     ],
 )
 def test_keys_that_cannot_be(rows, keys, message) -> None:

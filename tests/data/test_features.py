@@ -92,10 +92,10 @@ def test_moments_are_those_of_two_passes(values: np.ndarray, size: int) -> None:
 def prepared(configured, tree):
     """Run the data stages on a table; returns the spec and the warnings of validate."""
 
-    def run(table: dict[str, object], features: list[str]) -> tuple[Spec, list[str]]:
+    def run(table: dict[str, object], features: list[str], **keys: str) -> tuple[Spec, list[str]]:
         (tree / "data/incoming").mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), tree / "data/incoming/a.parquet")
-        source = {"type": "parquet", "path": "data/incoming", "label": "label", "features": features}
+        source = {"type": "parquet", "path": "data/incoming", "label": "label", "features": features, **keys}
         params = configured(source)
         for stage in (refresh, ingest, validate, prepare):
             stage.fn(params, tree)
@@ -130,6 +130,31 @@ def test_a_constant_and_an_empty_feature_are_warned_about(prepared, tree) -> Non
 def test_integers_that_float64_rounds_are_warned_about(prepared) -> None:
     _, (warning,) = prepared({"id": 2**53 + np.arange(40), "label": ["x", "y"] * 20}, ["id"])
     assert warning.startswith("the feature id has values beyond 2**53")
+
+
+NORMAL = np.random.default_rng(0).normal(size=400)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.where(np.arange(400) == 7, 1e30, NORMAL),  # one value far off
+        np.where(np.arange(400) % 10, 1.7e9 + 60 * NORMAL, 0),  # Unix time, with 0 for what is missing
+        np.where(np.arange(400) % 50, NORMAL, -1.7e38),  # a fill value
+        NORMAL * 1e-300,
+    ],
+)
+def test_values_that_float32_merges_are_warned_about(prepared, values, capsys) -> None:
+    prepared({"v": values, "w": NORMAL, "label": ["x", "y"] * 200}, ["v", "w"])
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prepare: warning")]
+    assert "distinct values of the feature v are left" in warning
+
+
+def test_a_value_that_overflows_outside_training_is_an_error(prepared) -> None:
+    values = np.append(np.arange(39.0), 1e300)
+    table = {"v": values, "part": ["train"] * 39 + ["test"], "label": ["x", "y"] * 20}
+    with pytest.raises(ValidationFailed, match="a value of the feature v in the test split is too far from those"):
+        prepared(table, ["v"], split="part")
 
 
 def test_values_that_overflow_are_an_error(prepared) -> None:

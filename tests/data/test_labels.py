@@ -166,10 +166,41 @@ def test_integers_before_text_in_a_long_file(configured, tree) -> None:
     assert report["classes"]["all"] == {"0": 26667, "1": 26667, "2": 26666, "A12": 2}
 
 
-def test_a_quantity_is_no_class(staged) -> None:
-    column = pa.array(np.round(np.linspace(1, 346, 420), 1))
-    with pytest.raises(ValidationFailed, match=r"the label target has 4\d\d distinct numbers.*single-label classif"):
-        staged(column, ["parquet"])
+AMOUNTS = np.random.default_rng(0).uniform(1000, 90000, 300)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.round(np.linspace(1, 346, 420), 1),
+        range(419),
+        [f"${amount:,.2f}" for amount in AMOUNTS],
+        [f"{amount / 1000:.2f} %" for amount in AMOUNTS],
+        [f"{amount:_.0f}".replace("_", "'") for amount in AMOUNTS],
+        [f"{amount:.2f}" if row % 10 else "NA" for row, amount in enumerate(AMOUNTS)],
+        [amount if row % 10 else None for row, amount in enumerate(AMOUNTS)],
+        [f"{amount:.3e}" for amount in AMOUNTS],
+    ],
+)
+def test_a_quantity_is_no_class(staged, values) -> None:
+    message = (
+        r"the label column target has \d+ distinct values, nearly all of them numbers.*single-label classification"
+    )
+    with pytest.raises(ValidationFailed, match=message):
+        staged(pa.array(values), ["parquet"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [str(row % 60) for row in range(240)],  # numbers, but every class has rows
+        [f"id{row}" for row in range(60)],
+        [f"{row % 20}" for row in range(20)],  # few
+    ],
+)
+def test_many_classes_are_no_quantity(staged, values) -> None:
+    ((classes, _),) = staged(pa.array(values), ["parquet"])
+    assert set(classes) == set(values)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +208,12 @@ def test_a_quantity_is_no_class(staged) -> None:
     [
         (["NA", "b"], "the class 'NA' is named like a missing value"),
         (["?", "b"], "the class '?' is named like a missing value"),
-        (["Cat", "cat"], "the classes 'Cat', 'cat' differ only in case or spaces"),
-        ([" cat", "cat"], "the classes ' cat', 'cat' differ only in case or spaces"),
+        (["Cat", "cat"], "the classes 'Cat', 'cat' differ only in case, spaces or characters that look alike"),
+        ([" cat", "cat"], "the classes ' cat', 'cat' differ only in case, spaces"),
+        (["caf\u00e9", "cafe\u0301"], r"the classes 'cafe\u0301', 'caf\xe9' differ only in"),
+        (["cat", "cat\u200b"], r"the classes 'cat', 'cat\u200b' differ only in"),
+        (["cat", "cat\u00a0"], r"the classes 'cat', 'cat\xa0' differ only in"),
+        (["1", "\uff11"], r"the classes '1', '\uff11' differ only in"),
     ],
 )
 def test_suspicious_names_are_warned_about(staged, tree, values, message) -> None:
@@ -193,3 +228,9 @@ def test_allowed_values_mean_their_text(staged, tree, allowed) -> None:
     staged(pa.array([0, 1, 1, 0, 2] * 8), ["parquet"], columns={"label": rules})
     reasons = pq.read_table(tree / "data/quarantine.parquet")["reason"].to_pylist()
     assert reasons == ["not_allowed"] * 8
+
+
+def test_allowed_booleans_mean_their_text(staged) -> None:
+    rules = {"dtype": None, "min": None, "max": None, "allowed": [True, False], "nullable": False}
+    ((classes, _),) = staged(pa.array([True, False] * 20), ["parquet"], columns={"label": rules})
+    assert classes == ("false", "true")

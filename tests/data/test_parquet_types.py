@@ -93,12 +93,23 @@ def test_labels_and_kept_columns_are_unified(ingested, tree, first, second, expe
         ("label=a=b", "a=b"),
         ("year=2024/label=größe", "größe"),
         ("%6Cabel=cat", "cat"),
+        ("label=%FF", "%FF"),  # not UTF-8
+        ("label=50%", "50%"),
         ("_year=2024/label=cat", "cat"),  # apache/arrow#42160
     ],
 )
 def test_partitions(ingested, tree, folder, expected) -> None:
     write(tree, f"{folder}/part-0.snappy.parquet", x=[1.0, 2.0])
     assert ingested(features=["x"])["label"].to_pylist() == [expected] * 2
+
+
+@pytest.mark.parametrize("pattern", ["label=*", "*", "*/*.parquet", "**/*.parquet", "label=[cd]*"])
+def test_a_pattern_of_partitions(ingested, tree, pattern) -> None:
+    write(tree, "label=cat/a.parquet", x=[1.0])
+    write(tree, "label=dog/a.parquet", x=[2.0])
+    (tree / "data/incoming/empty").mkdir()
+    rows = ingested(features=["x"], path=f"data/incoming/{pattern}")
+    assert rows["label"].to_pylist() == ["cat", "dog"]
 
 
 def test_a_partition_is_the_split_a_feature_and_kept(ingested, tree) -> None:

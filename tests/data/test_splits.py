@@ -124,6 +124,41 @@ def test_a_column_gives_the_split_in_the_usual_words(tree, configured) -> None:
     assert (spec.counts["val"], spec.counts["test"]) == (20, 20) and spec.counts["train"] == 40
 
 
+def test_a_source_without_training_rows_is_an_error(tree, configured) -> None:
+    message = "the source gives 4 rows for val and 6 rows for test: mark some of them as train"
+    with pytest.raises(ValidationFailed, match=message):
+        held_by(tree, ["cat", "dog"] * 5, configured, ["val"] * 4 + ["test"] * 6)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("name", "words", "noticed"),
+    [
+        ("split", ["train", "test"], True),
+        ("Split", ["train"], True),
+        ("data_split", ["Train", "VALIDATION"], True),
+        ("dataset", ["test"], True),
+        ("anything", ["training", "dev"], True),
+        ("anything", ["train", "", "test"], True),
+        ("anything", ["test"], False),  # no split's name, and the same word in every row
+        ("split", ["train", "other"], False),
+        ("anything", ["1", "0"], False),
+    ],
+)
+def test_a_column_that_looks_like_a_split_is_noticed(tree, configured, capsys, kind, name, words, noticed) -> None:
+    table = pa.table({"x": np.arange(60.0), "label": ["a", "b"] * 30, name: (words * 60)[:60]})
+    (tree / "data/incoming").mkdir(parents=True)
+    if kind == "csv":
+        table.to_pandas().to_csv(tree / "data/incoming/a.csv", index=False)
+    else:
+        pq.write_table(table, tree / "data/incoming/a.parquet")
+    params = configured({"type": kind, "path": "data/incoming", "label": "label", "features": ["x"]})
+    refresh.fn(params, tree)
+    ingest.fn(params, tree)
+    message = f"a.{kind} has a column {name} with names of splits, which is not used as the split"
+    assert (message in capsys.readouterr().out) is noticed
+
+
 def test_an_unknown_word_is_a_bad_row(tree, configured) -> None:
     words = ["train"] * 49 + ["fold1"]
     held_by(tree, ["cat", "dog"] * 25, configured, words)

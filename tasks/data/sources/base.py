@@ -14,6 +14,7 @@ import glob
 import hashlib
 import io
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -30,7 +31,8 @@ from tasks.data.splits import split_of
 from tasks.errors import CorruptData, SourceChanged, SourceMissing
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SPLIT_NAMES = ("split", "subset", "partition", "set", "fold", "phase", "usage")  # of columns that may be a split
+SPLIT_NAMES = {"split", "subset", "partition", "set", "dataset", "fold", "phase", "usage"}  # words in a column's name
+WORD = re.compile("[a-z]+")
 Entry = dict[str, Any]
 
 
@@ -113,7 +115,7 @@ def verify(path: Path, pinned: dict[str, Any]) -> None:
 
 
 def matching(places: Places, path: str, within: str) -> tuple[Path, list[str]]:
-    """The folder, and the names in it, that a path means: a file, a folder (then all `within` it) or a pattern."""
+    """The folder, and the names in it, that a path means: a file, a folder (then all `within` it), or a pattern of both."""
     found = places.find(path)
     if found.is_dir():
         return found, sorted(file.relative_to(found).as_posix() for file in found.glob(within) if file.is_file())
@@ -121,7 +123,10 @@ def matching(places: Places, path: str, within: str) -> tuple[Path, list[str]]:
         return found.parent, [found.name]
     plain = list(itertools.takewhile(lambda part: not glob.has_magic(part), found.parts))
     root, pattern = Path(*plain), "/".join(found.parts[len(plain) :])
-    return root, sorted(file.relative_to(root).as_posix() for file in root.glob(pattern)) if pattern else []
+    files: set[Path] = set()
+    for match in root.glob(pattern) if pattern else ():
+        files.update([match] if match.is_file() else (file for file in match.glob(within) if file.is_file()))
+    return root, sorted(file.relative_to(root).as_posix() for file in files)
 
 
 def encoded(array: np.ndarray) -> bytes:
@@ -174,13 +179,17 @@ def named(table: pa.Table, source: Any, keep: Sequence[str]) -> pa.Table:
 
 
 def unused_split(table: pa.Table, source: Any) -> str | None:
-    """A column of a table that the source does not use as its split, though it looks like one."""
+    """A column of a table that the source does not use as its split, though it looks like one.
+
+    It holds nothing but words for splits: two different splits, or one if its name says so, too.
+    """
     if source.split is not None:
         return None
     for name in table.column_names:
-        if name.lower() in SPLIT_NAMES and name != source.label and columns.is_text(columns.plain(table[name]).type):
+        if name != source.label and columns.is_text(columns.plain(table[name]).type):
             words = columns.plain(table[name]).unique().drop_null().to_pylist()
-            if words and all(split_of(word) for word in words):
+            meanings = {split_of(word) for word in words if word.strip()}
+            if meanings and None not in meanings and (len(meanings) > 1 or SPLIT_NAMES & {*WORD.findall(name.lower())}):
                 return str(name)
     return None
 
@@ -226,11 +235,12 @@ def _numbers(column: pa.ChunkedArray, name: str, part: Part, start: int) -> pa.A
         return columns.numbers(column)
     except columns.NotNumbers as error:
         place = part.name or "a source"
+        advice = "convert the column to numbers"
         if error.row is not None:
-            place = f"{place}, row {start + error.row}"
+            place, advice = f"{place}, row {start + error.row}", "correct the value"
         raise CorruptData(
             f"{place}: the feature {name} is {error.problem}, not a number; "
-            "correct the value, or leave the column out of the source's features"
+            f"{advice}, or leave it out of the source's features"
         ) from None
 
 

@@ -14,7 +14,6 @@ import pyarrow.csv
 from tasks.data import columns
 from tasks.data.columns import FEATURE
 from tasks.data.sources.base import (
-    SPLIT_NAMES,
     Entry,
     Part,
     Places,
@@ -53,7 +52,7 @@ def read(part: Part) -> Rows:
     names = header(path, source)
     _check_separator(names, source, path)
     require(wanted(source, part.keep), names, path.name)
-    candidates = [name for name in names if name.lower() in SPLIT_NAMES]
+    candidates = [name for name in names if name.strip() and name not in (source.label, *source.features)]
     first = next(tables(path, source, candidates), None) if candidates else None
     return Rows(_batches(part, path), unused_split=None if first is None else unused_split(first, source))
 

@@ -15,7 +15,6 @@ from tasks.data.columns import is_number, is_text
 from tasks.data.sources import linked, remote
 from tasks.data.sources.base import (
     IMAGE,
-    SPLIT_NAMES,
     Entry,
     Part,
     Places,
@@ -99,14 +98,27 @@ def is_skipped(name: str) -> bool:
 def partition_of(name: str) -> dict[str, str | None]:
     """Hive's `key=value` folders, percent-decoded; the values are text."""
     folders = [folder.partition("=") for folder in PurePosixPath(name).parts[:-1] if "=" in folder]
-    return {unquote(key): None if value == NULL else unquote(value) for key, _, value in folders}
+    return {_decoded(key): None if value == NULL else _decoded(value) for key, _, value in folders}
+
+
+def _decoded(text: str) -> str:
+    """Percent-decoded if that gives UTF-8; otherwise as it is, so that no two names become one."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return text
+
+
+def _is_word(kind: pa.DataType) -> bool:
+    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def _unused_split(path: Path, schema: pa.Schema, part: Part) -> str | None:
     """A column of the file, or a folder's key, that looks like a split; a Hub data set has splits of its own."""
     if "split" in part.detail:
         return None
-    names = [name for name in schema.names if name.lower() in SPLIT_NAMES]
+    used = (part.source.label, part.source.image, *(part.source.features or ()))
+    names = [field.name for field in schema if _is_word(field.type) and field.name not in used]
     first = next(parquet.batches(path, names), None) if names else None
     if first is not None and (column := unused_split(first, part.source)):
         return column
