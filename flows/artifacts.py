@@ -15,6 +15,8 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 
+from flows import events
+
 if TYPE_CHECKING:
     from flows.outcome import Summary
     from tasks.compare_data import DataCheck
@@ -87,10 +89,9 @@ def registered(summary: Summary) -> None:
 
 def assigned(assignment: Assignment) -> None:
     """Say that a version went into service, or back into it, for automations."""
-    event = "rolled-back" if assignment.action == "rollback" else "promoted"
-    _emit(event, assignment.version, environment=assignment.environment, reason=assignment.reason)
+    word, version, payload = events.of_assignment(assignment)
+    _emit(word, version, **payload)
 
 
-def _emit(event: str, version: str, **payload: object) -> None:
-    resource = {"prefect.resource.id": f"ratchet.version.{version}", "prefect.resource.name": f"classifier@{version}"}
-    emit_event(event=f"ratchet.version.{event}", resource=resource, payload=payload)
+def _emit(word: str, version: str, **payload: object) -> None:
+    emit_event(event=f"ratchet.version.{word}", resource=events.resource(version), payload=payload)

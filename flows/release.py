@@ -39,4 +39,5 @@ def rolling_back(environment: str = "prod", to: str | None = None, reason: str =
     """
     assignment = rollback(Path(), environment, to, reason)
     artifacts.assigned(assignment)
-    return Completed(name="Rolled back", message=f"{assignment.version} serves in {environment} again", data=assignment)
+    message = f"{assignment.version} serves in {environment} again{assignment.not_pushed}"
+    return Completed(name="Rolled back", message=message, data=assignment)

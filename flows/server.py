@@ -137,7 +137,7 @@ def ask(url: str, path: str, password: str | None) -> Any:
     """
     given = {"Authorization": f"Basic {b64encode(password.encode()).decode()}"} if password else {}
     try:
-        with _open(urllib.request.Request(url + path, headers=given)) as answer:
+        with open_url(urllib.request.Request(url + path, headers=given)) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
@@ -158,13 +158,13 @@ def ask(url: str, path: str, password: str | None) -> Any:
 def answers(url: str) -> bool:
     """Does a Prefect server answer at this API address?"""
     try:
-        with _open(urllib.request.Request(f"{url}/health"), timeout_s=2) as answer:
+        with open_url(urllib.request.Request(f"{url}/health"), timeout_s=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
 
 
-def _open(request: urllib.request.Request, timeout_s: float = ANSWER_LIMIT_S) -> Any:
+def open_url(request: urllib.request.Request, timeout_s: float = ANSWER_LIMIT_S) -> Any:
     """Open a URL; a server on this machine is never asked through a proxy."""
     handlers = []
     if urllib.parse.urlsplit(request.full_url).hostname in LOOPBACK:

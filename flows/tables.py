@@ -71,9 +71,15 @@ def versions_table(versions: Sequence[Version], served: Mapping[str, Sequence[As
     for version in versions:
         now, before = places(version, served)
         gone = "expired" if version.expired else "withdrawn"
+        reinstated = ["reinstated"] if version.cancels and not version.withdrawn else []
         data, metrics = version.data, version.metrics
         table.add_row(
-            *(version.name, gone if version.withdrawn else ", ".join(now), ", ".join(before), _time(version.date)),
+            *(
+                version.name,
+                gone if version.withdrawn else ", ".join([*now, *reinstated]),
+                ", ".join(before),
+                _time(version.date),
+            ),
             *(_with_interval("accuracy", metrics), f"{metrics.get('rows', 0):,}"),
             *(str(data.get("base", ""))[:10], str(data.get("reason", ""))),
         )
@@ -92,11 +98,19 @@ def version_table(shown: Shown) -> Table:
     """One version, a row a fact."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_row("version", shown.version + (f" (withdrawn: {shown.withdrawn})" if shown.withdrawn else ""))
-    table.add_row("made", f"{_time(shown.date)} from commit {(shown.base or '')[:12]}; {shown.reason}")
+    made = f"{_time(shown.date)}{_from(shown.origin)} from commit {(shown.base or '')[:12]}; {shown.reason}"
+    table.add_row("made", made)
     for span in reversed(shown.served):
         until = _time(span.until) if span.until else "now"
         why = f": {span.reason}" if span.reason else ""
-        table.add_row("served", f"{span.environment}, {_time(span.since)} to {until}, {span.action} by {span.by}{why}")
+        table.add_row(
+            "served",
+            f"{span.environment}, {_time(span.since)} to {until}, {span.action} by {span.by}{_from(span.origin)}{why}",
+        )
+    for change in shown.changes:
+        reason = f": {change['reason']}" if change["reason"] else ""
+        about = f"{_time(change['date'])} by {change['by']}{_from(change['from'])}{reason}"
+        table.add_row(f"{change['action']}", about)
     figures = [name for name, value in shown.metrics.items() if isinstance(value, int | float) and name != "rows"]
     for name in sorted(figures):
         table.add_row(name, _with_interval(name, shown.metrics))
@@ -116,6 +130,10 @@ def version_table(shown: Shown) -> Table:
     table.add_row("libraries", ", ".join(f"{name} {version}" for name, version in sorted(shown.libraries.items())))
     table.add_row("weights", f"SHA-256 {shown.weights_sha256}")
     return table
+
+
+def _from(origin: str) -> str:
+    return f" ({origin})" if origin else ""
 
 
 def _in_short(entry: Mapping[str, object]) -> str:
@@ -151,10 +169,11 @@ def difference_table(found: Difference) -> Table:
 
 def history_table(spans: Sequence[Span]) -> Table:
     """What served from when to when, newest first."""
-    table = Table("version", "from", "to", "by", "what", "reason", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ("version", "from", "to", "by", "where", "what", "reason")
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for span in reversed(spans):
         until = _time(span.until) if span.until else "now"
-        table.add_row(span.version, _time(span.since), until, span.by, span.action, span.reason)
+        table.add_row(span.version, _time(span.since), until, span.by, span.origin, span.action, span.reason)
     return table
 
 

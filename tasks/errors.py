@@ -32,6 +32,10 @@ class RatchetError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str = "", hint: str = "") -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.cause = message  # without the next command
+
 
 class ParamsError(RatchetError): ...
 

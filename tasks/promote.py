@@ -112,8 +112,8 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
                     if taken_back:
                         continue
                 except RatchetError as error:
-                    problem = str(error)
-        return replace(Registry.assigned(tag), unpushed=problem)
+                    problem = error.cause
+        return replace(Registry.assigned(tag), unpushed=problem, remote=push_to)
     raise VersionError(f"{_TRIES} others were faster; `ratchet history {environment}`, then the same command again")
 
 
@@ -133,7 +133,7 @@ def _exchanged(tree: Path, push_to: str) -> str:
     try:
         return publication.sync(tree, push_to, Deadline(FETCH_LIMIT_S))
     except RatchetError as error:
-        return str(error)
+        return error.cause
 
 
 def _write(tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool) -> Tag | None:

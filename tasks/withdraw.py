@@ -7,6 +7,7 @@ deletes nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -64,17 +65,17 @@ def _change(tree: Path, name: str, reason: str, action: Literal["withdraw", "exp
             _check_kept(version)
         else:
             _check_unused(registry, version)
-        counter = registry.next_counter() if version.changes else None
+        counter = registry.next_counter() if version.cancels else None
         data = {"action": action, "withdraws": version.name, "reason": reason, **origin()}
         if action == "reinstate":
             data["reinstates"] = data.pop("withdraws")
         text = tags.message(f"{tags.ARTIFACT} {version.name} {_DONE[action]}", [reason] if reason else [], data)
-        after = [version.tag, *version.changes, registry.last_assignment()]
+        after = [version.tag, *version.cancels, registry.last_assignment()]
         tag = tags.version_tag(version.number, cancels=True, counter=counter)
         return Draft(tag, version.commit, text, after)
 
-    publication.publish(tree, push_to, draft)
-    return registry.find(str(number))
+    tag = publication.publish(tree, push_to, draft)
+    return replace(registry.find(str(number)), changed=tag is not None)
 
 
 def _is_done(version: Version, action: str) -> bool:

@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+from tasks.compare import compare
 from tasks.errors import VersionError
 from tasks.promote import promote, rollback
-from tasks.withdraw import expire, withdraw
+from tasks.verify import verify
+from tasks.versions import lineage
+from tasks.withdraw import expire, reinstate, withdraw
+from tests.versions.real import lay
 from tests.versions.toy import Toy, gto_stages, tool
 
 
@@ -35,3 +39,47 @@ def test_expiring_what_was_withdrawn(toy: Toy) -> None:
     assert version.withdrawn.data["reason"] == "leaks"
     assert gto_stages(toy.tree) == {"prod": "v1.0.0"}
     assert toy.release("c").name == "v1.0.2"
+
+
+def test_a_withdrawn_version_is_reinstated_with_a_reason(toy: Toy) -> None:
+    first = toy.release("a")
+    toy.release("b")
+    withdraw(toy.tree, first.name, "leaks")
+    with pytest.raises(VersionError, match="a reason is needed"):
+        reinstate(toy.tree, first.name, " ")
+    done = reinstate(toy.tree, first.name, "it did not leak")
+    assert (done.withdrawn, done.changed) == (None, True)
+    assert not reinstate(toy.tree, first.name, "again").changed
+    assert [tag.data["reason"] for tag in done.cancels] == ["leaks", "it did not leak"]
+    assert rollback.fn(toy.tree, "prod").version == first.name
+    promote.fn(toy.tree, "v1.0.1", "prod")
+
+    assert withdraw(toy.tree, first.name, "it did leak").withdrawn
+    with pytest.raises(VersionError, match=r"is withdrawn \(it did leak\).*`ratchet reinstate v1\.0\.0 --reason"):
+        promote.fn(toy.tree, first.name, "prod")
+    shown = lineage.show(toy.tree, first.name)
+    assert [change["action"] for change in shown.changes] == ["withdraw", "reinstate", "withdraw"]
+    assert [finding for finding in verify(toy.tree) if "no card of a model" not in finding.message] == []
+    assert gto_stages(toy.tree) == {"prod": "v1.0.1"}
+
+
+def test_an_expired_version_is_not_reinstated_but_its_weights_may_be_registered_again(toy: Toy) -> None:
+    toy.register("a")
+    toy.release("b")
+    expire(toy.tree, "v1.0.0", "old")
+    with pytest.raises(VersionError, match=r"v1\.0\.0 is expired, so its objects may be gone"):
+        reinstate(toy.tree, "v1.0.0", "needed")
+    assert toy.release("a").name == "v1.0.2"
+    assert toy.serves() == "v1.0.2"
+
+
+def test_a_run_with_the_weights_of_a_withdrawn_version_says_what_to_do(toy: Toy) -> None:
+    lay(toy, 0.2)
+    version = toy.register("a")
+    toy.release("b")
+    withdraw(toy.tree, version.name, "leaks")
+    toy.run("a")
+    decision = compare.fn(toy.params, toy.tree, "prod")
+    assert decision.verdict == "known"
+    for words in ("v1.0.0, which is withdrawn (leaks)", "`ratchet reinstate v1.0.0 --reason", "another seed"):
+        assert words in decision.reason

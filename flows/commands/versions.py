@@ -68,9 +68,11 @@ def promote(
     version: VersionName, environment: Environment = "prod", reason: Reason = "", as_json: Json = False
 ) -> None:
     """Put a version into service. The previous one stays in the history, for `ratchet rollback`."""
+    from flows import events
     from tasks.promote import promote as step
 
     assignment = step.fn(Path(), version, environment, reason)
+    events.assigned(assignment)
     already = "" if assignment.changed else " already; nothing changed"
     show(assignment.as_dict(), f"{assignment.version} serves in {environment}{already}", as_json)
 
@@ -84,11 +86,13 @@ def rollback(
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Put the previous version back into service. No scheduled run undoes it."""
+    """Put the previous version back into service, with or without the git remote. No scheduled run undoes it."""
+    from flows import events
     from tasks.promote import rollback as step
 
     assignment = step.fn(Path(), environment, to, reason)
-    show(assignment.as_dict(), f"{assignment.version} serves in {environment} again", as_json)
+    show(assignment.as_dict(), f"{assignment.version} serves in {environment} again{assignment.not_pushed}", as_json)
+    events.assigned(assignment)
 
 
 @app.command(rich_help_panel=VERSIONS)
@@ -185,21 +189,44 @@ def push(
 
 @app.command(rich_help_panel=UPKEEP)
 def withdraw(version: VersionName, reason: Reason, as_json: Json = False) -> None:
-    """Withdraw a version permanently, so that it cannot be promoted; refused while it serves anywhere."""
+    """Withdraw a version, so that it cannot be promoted; refused while it serves anywhere."""
+    from flows import events
     from tasks.withdraw import withdraw as step
 
     done = step(Path(), version, reason)
-    show(done.as_dict(), f"{done.name} is withdrawn", as_json)
+    show(done.as_dict(), f"{done.name} is withdrawn{_already(done.changed)}", as_json)
+    if done.changed:
+        events.changed("withdrawn", done, reason)
+
+
+@app.command(rich_help_panel=UPKEEP)
+def reinstate(version: VersionName, reason: Reason, as_json: Json = False) -> None:
+    """Make a withdrawn version usable again, unless it has expired. The reason is kept in the history."""
+    from flows import events
+    from tasks.withdraw import reinstate as step
+
+    done = step(Path(), version, reason)
+    text = f"{done.name} can be promoted again" if done.changed else f"{done.name} is not withdrawn; nothing changed"
+    show(done.as_dict(), text, as_json)
+    if done.changed:
+        events.changed("reinstated", done, reason)
 
 
 @app.command(rich_help_panel=UPKEEP)
 def expire(version: VersionName, reason: Reason = "", as_json: Json = False) -> None:
-    """Withdraw a version and release its objects, so that `ratchet gc --apply` can delete them."""
+    """Withdraw a version permanently and release its objects, so that `ratchet gc --apply` can delete them."""
+    from flows import events
     from tasks.withdraw import expire as step
 
     done = step(Path(), version, reason)
     text = f"{done.name} is expired; `ratchet gc --apply` deletes those of its objects that are older than {_grace()}"
     show(done.as_dict(), text, as_json)
+    if done.changed:
+        events.changed("expired", done, reason)
+
+
+def _already(is_new: bool) -> str:
+    return "" if is_new else " already; nothing changed"
 
 
 @app.command(rich_help_panel=UPKEEP)

@@ -200,7 +200,7 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
     if verdicts:
         return _push_failure(verdicts, stderr)
     if any(phrase in stderr for phrase in _DENIED):
-        return RemoteRefused(f"the git remote refuses access ({reason}); `git remote -v` lists the remotes")
+        return RemoteRefused(f"the git remote refuses access ({reason})", "`git remote -v` lists the remotes")
     remote = args[args.index("--") + 1] if "--" in args else ""
     if "does not appear to be a git repository" in stderr and remote not in remotes(cwd):
         return VersionError(
@@ -209,8 +209,8 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
         )
     if any(phrase in stderr for phrase in _UNREACHABLE):
         return Unreachable(
-            f"git {command} got no answer from the remote ({reason}); "
-            "`git remote -v` lists the remotes; try again later"
+            f"git {command} got no answer from the remote ({reason})",
+            "`git remote -v` lists the remotes; try again later",
         )
     if _is_race(stderr):
         return Rejected(f"git {command} was refused: {reason}")
@@ -228,7 +228,7 @@ def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
     if final:
         reason = " ".join(filter(None, (message, final[0].removeprefix("[remote rejected] "))))
         return RemoteRefused(
-            f"the git remote does not accept the tag: {reason}; have that rule changed, then repeat the command"
+            f"the git remote does not accept the tag: {reason}", "have that rule changed, then repeat the command"
         )
     return Rejected(f"git push was refused: {'; '.join(filter(None, (causes[0], message)))}")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tasks.versions import number, pipeline
 from tasks.versions.git import read
-from tasks.versions.registry import Assignment, Registry, Version
+from tasks.versions.registry import Assignment, Registry, Version, change_of, origin_of
 
 METRICS, CARD = "reports/metrics.json", "models/classifier.json"
 
@@ -25,7 +25,8 @@ class Span:
     until: int | None
     action: str
     reason: str
-    by: str
+    by: str  # a person's name, from git
+    origin: str  # terminal or flow run, and the machine; empty in tags that do not say
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Shown:
 
     version: str
     withdrawn: str | None  # why, if it is
+    changes: list[dict[str, Any]]  # withdrawals and reinstatements, the oldest first
+    origin: str  # where it was registered from
     date: int
     commit: str
     base: str | None  # the commit that it was trained from
@@ -82,6 +85,8 @@ def show(tree: Path, name: str) -> Shown:
     return Shown(
         version=version.name,
         withdrawn=None if gone is None else str(gone.data.get("reason") or "no reason given"),
+        changes=[change_of(tag) for tag in version.cancels],
+        origin=origin_of(version.tag),
         date=version.date,
         commit=version.commit,
         base=version.data.get("base"),
@@ -154,7 +159,8 @@ def spans(registry: Registry, environment: str) -> list[Span]:
 
 
 def _span(each: Assignment, until: int | None) -> Span:
-    return Span(each.environment, each.version, each.date, until, each.action, each.reason, each.tag.tagger)
+    about = (each.action, each.reason, each.tag.tagger, origin_of(each.tag))
+    return Span(each.environment, each.version, each.date, until, *about)
 
 
 def metrics(tree: Path, version: Version) -> dict[str, Any]:

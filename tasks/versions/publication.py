@@ -170,7 +170,7 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None) -> str:
         except Rejected as error:
             reason = str(error)
         except RemoteRefused as error:
-            return str(error)
+            return error.cause
     return reason
 
 

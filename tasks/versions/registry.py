@@ -26,13 +26,14 @@ class Version:
     """One version: its tag, and those that withdrew and reinstated it, the oldest first."""
 
     tag: Tag
-    changes: tuple[Tag, ...] = ()
+    cancels: tuple[Tag, ...] = ()
+    changed: bool = True  # False: a withdrawal or reinstatement found it in that state, and nothing was written
 
     @cached_property
     def withdrawn(self) -> Tag | None:
         """The tag by which it is withdrawn; None if it is not, or was reinstated since."""
         withdrawn: Tag | None = None
-        for tag in self.changes:
+        for tag in self.cancels:
             if _action(tag) == "reinstate" and not self.expired:
                 withdrawn = None
             elif _action(tag) != "reinstate":
@@ -42,7 +43,7 @@ class Version:
     @cached_property
     def expired(self) -> bool:
         """Were its objects released?"""
-        return any(_action(tag) == "expire" for tag in self.changes)
+        return any(_action(tag) == "expire" for tag in self.cancels)
 
     @cached_property
     def number(self) -> Number:
@@ -88,7 +89,7 @@ class Version:
             "date": self.date,
             "withdrawn": self.withdrawn is not None,
             "expired": self.expired,
-            "changes": [change_of(tag) for tag in self.changes],
+            "changes": [change_of(tag) for tag in self.cancels],
             **self.data,
         }
 
@@ -107,10 +108,21 @@ class Assignment:
     automatic: bool = False
     changed: bool = True  # False: the version served there before, and nothing was written
     unpushed: str = ""  # why the git remote lacks its tag so far; empty: it has it, or there is none
+    remote: str = ""  # the git remote
 
     @property
     def date(self) -> int:
         return self.tag.date
+
+    @property
+    def not_pushed(self) -> str:
+        """The end of a sentence that says what the git remote lacks; empty if it lacks nothing."""
+        if not self.unpushed:
+            return ""
+        return (
+            f"; not pushed to {self.remote} yet ({self.unpushed}): "
+            "the next command that reaches it pushes it, such as `ratchet push --all`"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""

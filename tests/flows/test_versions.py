@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 
@@ -83,7 +88,8 @@ def test_what_served_and_why_it_changed(three: Toy, ratchet: Ratchet) -> None:
     ratchet("rollback", "--to", "v1.0.0", "--reason", "worse on [Mondays]")
     lines = [line.split() for line in ratchet("history", "prod").out.splitlines() if line.strip().startswith("v1")]
     assert [line[0] for line in lines] == ["v1.0.0", "v1.1.1", "v1.1.0", "v1.0.0"]
-    assert " ".join(lines[0][3:]) == "now Ada rollback worse on [Mondays]"
+    host = socket.gethostname()
+    assert " ".join(lines[0][3:]) == f"now Ada terminal on {host} rollback worse on [Mondays]"
     assert ratchet("history", "staging").out.startswith("no version has served in staging yet; run `ratchet promote")
 
 
@@ -92,6 +98,9 @@ def test_upkeep(three: Toy, ratchet: Ratchet, tmp_path: Path) -> None:
     assert ratchet("push", "--all").out.startswith("v1.1.1, v1.1.0, v1.0.0: ")
     assert ratchet("withdraw", "v1.0.0", "--reason", "leaks").out == "v1.0.0 is withdrawn\n"
     assert "withdrawn: leaks" in ratchet("show", "v1.0.0").out
+    assert ratchet("reinstate", "v1.0.0", "--reason", "a false alarm").out == "v1.0.0 can be promoted again\n"
+    assert "a false alarm" in ratchet("show", "v1.0.0").out
+    assert "reinstated" in ratchet("versions").out
     assert "`ratchet gc --apply` deletes" in ratchet("expire", "v1.0.0").out
     assert "younger than 1 hour; run this again later" in ratchet("gc").out
     assert "deleted 0 objects" in ratchet("gc", "--apply", "--remote").out
@@ -170,10 +179,76 @@ def test_no_objects_and_a_remote_that_is_gone(three: Toy, ratchet: Ratchet, tmp_
 def test_a_git_remote_that_is_gone(three: Toy, ratchet: Ratchet) -> None:
     git("remote", "add", "origin", "/no/such/place.git", cwd=three.tree)
     three.set("register.push_to", "origin")
-    for command in (["rollback"], ["promote", "v1.0.0"], ["withdraw", "v1.0.0", "--reason", "x"], ["push", "--all"],
+    for command in (["promote", "v1.0.0"], ["withdraw", "v1.0.0", "--reason", "x"], ["push", "--all"],
                     ["verify"], ["gc", "--apply"]):  # fmt: skip
         refused(ratchet(*command), "got no answer from the remote", code=75)
     assert three.serves() == "v1.1.1"
+
+
+def test_a_rollback_works_without_its_git_remote(three: Toy, ratchet: Ratchet) -> None:
+    git("remote", "add", "origin", "/no/such/place.git", cwd=three.tree)
+    three.set("register.push_to", "origin")
+    done = ratchet("rollback")
+    assert (done.code, done.err) == (0, "")
+    for words in (
+        "v1.1.0 serves in prod again; not pushed to origin yet (git fetch got no answer from the remote",
+        "): the next command that reaches it pushes it, such as `ratchet push --all`",
+    ):
+        assert words in " ".join(done.out.split())
+    three.set("register.push_to", "orgin")
+    assert "there is no git remote 'orgin'; `git remote` lists" in " ".join(ratchet("rollback").out.split())
+    assert three.serves() == "v1.0.0"
+
+
+def test_a_rollback_works_with_a_mistake_in_params(three: Toy, ratchet: Ratchet) -> None:
+    file = three.tree / "params.yaml"
+    file.write_text(file.read_text() + "unknown: 1\n")
+    assert ratchet("rollback").out == "v1.1.0 serves in prod again\n"
+
+
+class Events(BaseHTTPRequestHandler):
+    """A Prefect server that only takes events."""
+
+    seen: ClassVar[list[tuple[str, str, str]]] = []
+    delay_s = 0.0
+
+    def do_POST(self) -> None:
+        time.sleep(self.delay_s)
+        (event,) = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert datetime.fromisoformat(event["occurred"])
+        about = (event["event"], event["resource"]["prefect.resource.id"], str(self.headers["Authorization"]))
+        self.seen.append(about)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_commands_send_events_to_the_standing_server(three: Toy, ratchet: Ratchet, slow: bool) -> None:
+    """Nothing that changed nothing, and a server that hangs does not hold a command up."""
+    handler = type("Handler", (Events,), {"seen": [], "delay_s": 2.0 if slow else 0.0})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        service = {"PREFECT_API_URL": f"http://127.0.0.1:{server.server_port}/api", "PREFECT_API_AUTH_STRING": "a:b"}
+        (three.tree / ".prefect").mkdir()
+        (three.tree / ".prefect/service.json").write_text(json.dumps(service))
+        started = time.monotonic()
+        ratchet("promote", "v1.1.1")
+        ratchet("rollback")
+        if not slow:
+            ratchet("withdraw", "v1.1.1", "--reason", "x")
+            ratchet("withdraw", "v1.1.1", "--reason", "x")
+            ratchet("reinstate", "v1.1.1", "--reason", "y")
+        assert time.monotonic() - started < 20
+        server.shutdown()
+    if slow:
+        return
+    assert handler.seen == [
+        ("ratchet.version.rolled-back", "ratchet.version.v1.1.0", "Basic YTpi"),
+        ("ratchet.version.withdrawn", "ratchet.version.v1.1.1", "Basic YTpi"),
+        ("ratchet.version.reinstated", "ratchet.version.v1.1.1", "Basic YTpi"),
+    ]
 
 
 def test_tags_that_were_not_fetched_and_a_branch_that_is_gone(three: Toy, ratchet: Ratchet, tmp_path: Path) -> None:

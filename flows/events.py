@@ -1,0 +1,88 @@
+"""Events about versions, for automations, and how a command without Prefect sends them.
+
+    ratchet.version.registered    promoted    rolled-back    withdrawn    expired    reinstated
+
+A flow emits them through Prefect. A command in a terminal posts them to the standing server, if one
+is set up and responds at once: importing Prefect would take a second, and a rollback must not wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import urllib.request
+import uuid
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.server import open_url
+from tasks.versions.registry import Assignment, Version
+from tasks.versions.repository import home
+
+LIMIT_S = 0.3  # that sending an event may add to a command
+
+
+def resource(version: str) -> dict[str, str]:
+    """The resource that an event is about."""
+    return {"prefect.resource.id": f"ratchet.version.{version}", "prefect.resource.name": f"classifier@{version}"}
+
+
+def of_assignment(assignment: Assignment) -> tuple[str, str, dict[str, object]]:
+    """The event's last word, the version, and the payload."""
+    word = "rolled-back" if assignment.action == "rollback" else "promoted"
+    return word, assignment.version, {"environment": assignment.environment, "reason": assignment.reason}
+
+
+def assigned(assignment: Assignment) -> None:
+    """Post that a version went into service, or back into it; nothing if that changed nothing."""
+    if assignment.changed:
+        word, version, payload = of_assignment(assignment)
+        post(word, version, payload)
+
+
+def changed(word: str, version: Version, reason: str) -> None:
+    """Post that a version was withdrawn, expired or reinstated."""
+    post(word, version.name, {"reason": reason})
+
+
+def post(word: str, version: str, payload: Mapping[str, object]) -> None:
+    """Send one event to the standing server; a server that is down or slow is given up after `LIMIT_S`."""
+    sender = threading.Thread(target=_post, args=(word, version, payload), daemon=True)
+    sender.start()
+    sender.join(LIMIT_S)
+
+
+def _post(word: str, version: str, payload: Mapping[str, object]) -> None:
+    try:
+        url, password = _server()
+        if not url:
+            return
+        event = {
+            "id": str(uuid.uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": f"ratchet.version.{word}",
+            "resource": resource(version),
+            "payload": dict(payload),
+        }
+        headers = {"Content-Type": "application/json"}
+        if password:
+            headers["Authorization"] = f"Basic {b64encode(password.encode()).decode()}"
+        request = urllib.request.Request(f"{url}/events", json.dumps([event]).encode(), headers)
+        with open_url(request, timeout_s=LIMIT_S):
+            pass
+    except Exception:  # an event is a courtesy: whatever is wrong with the server, the change was made
+        return
+
+
+def _server() -> tuple[str, str]:
+    """The address and the password of the server that the shell names, or of the one of `make up`."""
+    settings: Mapping[str, Any] = os.environ
+    if "PREFECT_API_URL" not in settings:
+        file = home(Path()) / ".prefect/service.json"
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    url = str(settings.get("PREFECT_API_URL") or "").rstrip("/")
+    return url, str(settings.get("PREFECT_API_AUTH_STRING") or "")
