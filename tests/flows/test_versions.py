@@ -227,8 +227,12 @@ class Events(BaseHTTPRequestHandler):
 @pytest.mark.parametrize("slow", [False, True])
 def test_commands_send_events_to_the_standing_server(three: Toy, ratchet: Ratchet, slow: bool) -> None:
     """Nothing that changed nothing, and a server that hangs does not hold a command up."""
-    handler = type("Handler", (Events,), {"seen": [], "delay_s": 2.0 if slow else 0.0})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+
+    class Handler(Events):
+        seen: ClassVar[list[tuple[str, str, str]]] = []
+        delay_s = 2.0 if slow else 0.0
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         service = {"PREFECT_API_URL": f"http://127.0.0.1:{server.server_port}/api", "PREFECT_API_AUTH_STRING": "a:b"}
         (three.tree / ".prefect").mkdir()
@@ -244,7 +248,7 @@ def test_commands_send_events_to_the_standing_server(three: Toy, ratchet: Ratche
         server.shutdown()
     if slow:
         return
-    assert handler.seen == [
+    assert Handler.seen == [
         ("ratchet.version.rolled-back", "ratchet.version.v1.1.0", "Basic YTpi"),
         ("ratchet.version.withdrawn", "ratchet.version.v1.1.1", "Basic YTpi"),
         ("ratchet.version.reinstated", "ratchet.version.v1.1.1", "Basic YTpi"),
