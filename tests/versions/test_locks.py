@@ -1,0 +1,120 @@
+"""A rollback waits for no upload, no collection and no other publication."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tasks.collect import collect
+from tasks.errors import Busy
+from tasks.promote import promote, rollback
+from tasks.versions import publication
+from tasks.versions.git import git
+from tasks.versions.repository import OBJECTS, locked
+from tests.versions.toy import ROOT, Toy
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
+BOUND_S = 5.0  # a rollback takes 0.1 s in-process; these tests share their machine
+
+
+class SlowStore(ThreadingHTTPServer):
+    """A DVC remote on loopback that holds every upload until it is released."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Held)
+        self.reached, self.released = threading.Event(), threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/store"
+
+
+class _Held(BaseHTTPRequestHandler):
+    server: SlowStore
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def do_POST(self) -> None:
+        self.server.reached.set()
+        self.server.released.wait(60)
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def store() -> Iterator[SlowStore]:
+    with SlowStore() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.released.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("command", [["push", "--all"], ["push", "v1.0.0"]])
+def test_a_rollback_during_an_upload(toy: Toy, store: SlowStore, command: list[str]) -> None:
+    for weights in "ab":
+        toy.release(weights)
+    toy.write({".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store.url}\n"})
+    toy.commit("Set a remote")
+    arguments = [sys.executable, "-m", "flows", *command]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent) + ":/usr/bin:/bin"}
+    child = subprocess.Popen(
+        arguments, cwd=toy.tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        assert store.reached.wait(60), child.communicate(timeout=10)[1].decode()
+        started = time.monotonic()
+        assert rollback.fn(toy.tree, "prod").version == "v1.0.0"
+        assert time.monotonic() - started < BOUND_S
+        assert child.poll() is None  # it is still uploading
+        assert promote.fn(toy.tree, "v1.0.1", "prod").changed
+    finally:
+        store.released.set()
+        child.kill()
+        child.communicate()
+
+
+def test_a_rollback_during_a_collection(toy: Toy) -> None:
+    for weights in "ab":
+        toy.release(weights)
+    with locked(toy.tree, name=OBJECTS):
+        started = time.monotonic()
+        assert rollback.fn(toy.tree, "prod").version == "v1.0.0"
+        assert time.monotonic() - started < BOUND_S
+
+
+def test_no_collection_deletes_while_a_registration_is_under_way(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.release("a")
+    monkeypatch.setattr("tasks.collect.locked", partial(locked, timeout_s=0.1))
+    with locked(toy.tree, name=OBJECTS, shared=True):
+        with pytest.raises(Busy, match=r"ratchet-objects\.lock"):
+            collect(toy.tree, apply=True, grace_s=0)
+        assert collect(toy.tree, grace_s=0).objects == []
+        with locked(toy.tree, name=OBJECTS, shared=True):  # registrations don't exclude each other
+            pass
+    collect(toy.tree, apply=True, grace_s=0)
+
+
+def test_a_rollback_while_another_command_hangs_on_the_git_remote(toy: Toy, tmp_path: Path) -> None:
+    git("clone", "--quiet", "--bare", str(toy.tree), str(tmp_path / "origin.git"), cwd=tmp_path)
+    git("remote", "add", "origin", str(tmp_path / "origin.git"), cwd=toy.tree)
+    toy.set("register.push_to", "origin")
+    for weights in "ab":
+        toy.release(weights)
+    with publication.turn(toy.tree, 0):
+        started = time.monotonic()
+        done = rollback.fn(toy.tree, "prod")
+        assert (done.version, done.unpushed) == ("v1.0.0", "")
+        assert time.monotonic() - started < BOUND_S
