@@ -99,7 +99,7 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
     for _ in range(_TRIES):
         change = _rolled_back(tree, environment, to)
         _check_usable(tree, change.version)
-        with publication.turn(tree, TURN_LIMIT_S if push_to else 0):
+        with publication.turn(tree, TURN_LIMIT_S if push_to else 0) as in_turn:
             tag = _write(tree, change, environment, to, reason, pending=bool(push_to))
             if tag is None:
                 continue
@@ -108,7 +108,7 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
                     publication.push_pending(tree, push_to, Deadline(PUSH_LIMIT_S))
                 except Rejected:  # another machine was faster
                     taken_back = publication.take_back(tree, tag)
-                    problem = _exchanged(tree, push_to)
+                    problem = _exchanged(tree, push_to, in_turn)
                     if taken_back:
                         continue
                 except RatchetError as error:
@@ -128,10 +128,10 @@ def _push_to(tree: Path) -> str:
             return ""
 
 
-def _exchanged(tree: Path, push_to: str) -> str:
+def _exchanged(tree: Path, push_to: str, in_turn: bool = False) -> str:
     """Learn what other machines assigned, if that is possible at once; returns why it is not."""
     try:
-        return publication.sync(tree, push_to, Deadline(FETCH_LIMIT_S))
+        return publication.sync(tree, push_to, Deadline(FETCH_LIMIT_S), in_turn)
     except RatchetError as error:
         return error.cause
 

@@ -83,7 +83,7 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
             try:
                 tags.push(tree, push_to, [f"{last.oid}:{REFS}{last.name}"])
             except Rejected:
-                sync(tree, push_to)
+                sync(tree, push_to, in_turn=True)
                 continue
             _take_over(tree, push_to, last)
             return last
@@ -91,12 +91,14 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
 
 
 @contextlib.contextmanager
-def turn(tree: Path, patience_s: float) -> Iterator[None]:
-    """Wait until no other command of this repository publishes, but not for long."""
+def turn(tree: Path, patience_s: float) -> Iterator[bool]:
+    """Wait until no other command of this repository publishes, but not for long; gives whether that succeeded."""
     with contextlib.ExitStack() as stack:
+        acquired = False
         with contextlib.suppress(Busy):
             stack.enter_context(locked(tree, patience_s, _TURN))
-        yield
+            acquired = True
+        yield acquired
 
 
 def _write(tree: Path, tag: Tag) -> Tag:
@@ -114,7 +116,7 @@ def _take_over(tree: Path, push_to: str, tag: Tag) -> None:
             if resolve(tree, PENDING + tag.name) is None:
                 raise
             git("update-ref", _THEIRS + tag.name, tag.oid, cwd=tree)
-    sync(tree, push_to)
+    sync(tree, push_to, in_turn=True)
 
 
 # ── what is pending ─────────────────────────────────────────────────────────────────────────────
@@ -141,36 +143,50 @@ def pending(tree: Path) -> list[Tag]:
     return sorted(tags.read(tree, "*", namespace=PENDING), key=_counter)
 
 
-def sync(tree: Path, remote: str, deadline: Deadline | None = None) -> str:
+def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: bool = False) -> str:
     """Fetch the registry's tags from the git remote, and push those that are pending.
 
     Args:
         remote: empty if there is none; then nothing happens.
+        in_turn: the caller publishes at the moment (`turn`, `publish`). Otherwise a pending tag may be
+            that of a rollback that is under way, which is left to finish first.
 
     Returns:
-        Why tags are still pending; empty if none is.
+        Why tags are still pending; empty if none is, or if another command is about to push them.
 
     Raises:
         VersionError: a tag was moved by hand, here or there; or there is no such remote.
         RemoteRefused: the remote denies access.
         Unreachable: the remote does not respond.
+        Busy: another command has been publishing for a minute.
     """
     deadline = deadline or Deadline(None)
     if not remote:
         return ""
     reason = ""
-    for _ in range(_TRIES):
-        _fetch(tree, remote, deadline)
-        if not pending(tree):
-            return ""
-        _settle(tree)
-        try:
-            push_pending(tree, remote, deadline)
-            return ""
-        except Rejected as error:
-            reason = str(error)
-        except RemoteRefused as error:
-            return error.cause
+    with contextlib.ExitStack() as stack:
+        for _ in range(_TRIES):
+            _fetch(tree, remote, deadline)
+            if not pending(tree):
+                return ""
+            if not in_turn:
+                patience_s = deadline.left_s()
+                try:
+                    stack.enter_context(locked(tree, 60.0 if patience_s is None else patience_s, _TURN))
+                except Busy:
+                    if patience_s is None:
+                        raise
+                    return ""
+                in_turn = True
+                continue
+            _settle(tree)
+            try:
+                push_pending(tree, remote, deadline)
+                return ""
+            except Rejected as error:
+                reason = str(error)
+            except RemoteRefused as error:
+                return error.cause
     return reason
 
 
