@@ -62,7 +62,7 @@ def test_dvc_repro_in_another_clone_leaves_the_same_lock(released: Checkout, tmp
     [
         ("shard_rows", "999", {"ingest"}),
         ("max_bad_fraction", "0.06", {"validate"}),
-        ("val_fraction", "0.11", {"prepare"}),
+        ("val_fraction", "0.11", {"validate", "prepare"}),  # validate warns about few test rows
         ("name", "mlp", {"train"}),
         ("seed", "1", {"train"}),
         ("worst", "3", {"evaluate"}),
@@ -219,5 +219,5 @@ def test_ctrl_c_ends_it_within_seconds(copy: Checkout) -> None:
         run.wait(30)
     assert time.monotonic() - started < 10
     assert run.returncode == 130
-    assert "run it again to go on" in rest
+    assert "run the same command again to continue from the last checkpoint" in rest
     assert "Traceback" not in rest
