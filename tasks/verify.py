@@ -1,7 +1,7 @@
 """Check that versions are what they promise: tags, commits, objects in the cache and on the remote, and safe loading.
 
-Reads all and changes nothing, but for new tags that it fetches. Every fault is one finding with the next command; none stops
-the others from being found.
+It fetches new tags and changes nothing else: what the cache lacks is read on the remote. Every fault is one finding with
+the next command, and none stops the others from being found.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from tasks import params
 from tasks.errors import ObjectsMissing, RatchetError, VersionError
 from tasks.versions import layout, lineage, loading, pipeline, remote, tags
-from tasks.versions.cache import Cache
+from tasks.versions.cache import Cache, listing
 from tasks.versions.git import git, resolve
-from tasks.versions.pipeline import Pipeline
+from tasks.versions.pipeline import Output, Pipeline
 from tasks.versions.registry import Registry, Version
 from tasks.versions.repository import remove_worktree
 
@@ -57,13 +57,13 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
     findings: list[Finding] = [] if name else [*_environments(registry), *_counters(tree)]
     if push_to:
         findings += _on_git_remote(tree, push_to, {version.commit for version in versions} if name else None)
-    with remote.opened(tree) if remote.configured(tree) else nullcontext() as repo:
+    with remote.closing_repo(tree) if remote.configured(tree) else nullcontext() as repo:
         for version in versions:
             found = list(_tag(tree, version))
             if not found and not version.expired:
                 found = list(_objects(tree, version, repo, read_remote))
             if not found and not version.expired:
-                found = list(_loads(tree, version))
+                found = list(_loads(tree, version, repo))
             findings += found
     return findings
 
@@ -169,9 +169,7 @@ def _objects(tree: Path, version: Version, repo: Repo | None, read_remote: bool)
         if not output.cached:
             continue
         try:
-            if repo is not None and output.pushed:
-                remote.pull(tree, output) if not cache.has(output.md5) else None
-            objects = cache.objects(output)
+            objects = _named_by(cache, output, repo if output.pushed else None)
         except RatchetError as error:
             if output.pushed or cache.has(output.md5):
                 yield Finding(version.name, output.path, str(error))
@@ -180,6 +178,14 @@ def _objects(tree: Path, version: Version, repo: Repo | None, read_remote: bool)
             yield from _in_cache(cache, version, md5, what, needed=output.pushed and repo is None)
         if repo is not None and output.pushed:
             yield from _on_remote(repo, version, objects, read_remote)
+
+
+def _named_by(cache: Cache, output: Output, repo: Repo | None) -> dict[str, str]:
+    """All objects of an output, as `Cache.objects`; a listing that is not in the cache is read on the remote."""
+    if repo is None or not output.is_folder or cache.has(output.md5):
+        return cache.objects(output)
+    files = listing(remote.content(repo, output.md5, output.path), output.path)
+    return {output.md5: output.path} | {md5: f"{output.path}/{name}" for name, md5 in files.items()}
 
 
 def _in_cache(cache: Cache, version: Version, md5: str, what: str, needed: bool) -> Iterator[Finding]:
@@ -203,9 +209,22 @@ def _on_remote(repo: Repo, version: Version, objects: dict[str, str], read_remot
             yield Finding(version.name, objects[md5], message)
 
 
-def _loads(tree: Path, version: Version) -> Iterator[Finding]:
+def _loads(tree: Path, version: Version, repo: Repo | None) -> Iterator[Finding]:
     """Does the model load, after every hash was checked?"""
+    cache, pipeline_of_version = Cache(tree), pipeline.of_commit(tree, version.commit)
+    outputs = [pipeline_of_version.output(name) for name in (loading.WEIGHTS, loading.CARD)]
     try:
-        loading.built(tree, version)
+        with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+            weights, card = (_file(cache, output, repo, Path(folder)) for output in outputs)
+            loading.built_from(tree, version, weights, card)
     except RatchetError as error:
         yield Finding(version.name, loading.WEIGHTS, str(error))
+
+
+def _file(cache: Cache, output: Output, repo: Repo | None, folder: Path) -> Path:
+    """An output that is one file: in the cache, or a copy of the remote's in `folder`."""
+    if repo is None or cache.has(output.md5):
+        return cache.check(output.md5, output.path)
+    copy = folder / output.md5
+    copy.write_bytes(remote.content(repo, output.md5, output.path))
+    return copy

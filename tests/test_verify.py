@@ -114,3 +114,37 @@ def test_tags_that_differ_on_the_git_remote_are_found(whole: Toy, tmp_path: Path
         (finding,) = verify(whole.tree, name)
         assert (finding.version, finding.what) == ("v1.0.0", "classifier@v1.0.0")
         assert finding.message.startswith("differs on origin: moved or made again by hand; no tag is ever moved")
+
+
+def snapshot(*folders: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Mode, time of change and content of every file, without DVC's scratch folder."""
+    files: dict[str, tuple[int, int, bytes]] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if ".dvc/tmp" in path.as_posix():
+                continue
+            status = path.stat()
+            content = path.read_bytes() if path.is_file() else b""
+            files[str(path)] = (status.st_mode, status.st_mtime_ns if path.is_file() else 0, content)
+    return files
+
+
+def test_it_changes_nothing_here_or_on_the_remote(whole: Toy, tmp_path: Path) -> None:
+    (whole.tree / ".dvc/config.local").unlink()  # registering set `verify`
+    md5 = pipeline.of_tree(whole.tree).output("models/classifier.pt").md5
+    damaged = tmp_path / "store/files/md5" / md5[:2] / md5[2:]
+    damaged.chmod(0o644)  # DVC deletes a damaged object of this mode when asked whether it exists
+    damaged.write_bytes(b"not the weights")
+    clone = whole.clone(tmp_path / "clone")
+    for tree in (whole.tree, clone.tree):
+        before = snapshot(tree, tmp_path / "store")
+        findings = verify(tree)
+        assert {(each.version, each.what) for each in findings} == {("v1.0.0", "models/classifier.pt")}
+        assert any("on the DVC remote does not match its hash" in each.message for each in findings)
+        assert snapshot(tree, tmp_path / "store") == before
+
+
+def test_a_setting_of_the_user_stays(whole: Toy) -> None:
+    (whole.tree / ".dvc/config.local").write_text("['remote \"store\"']\n    verify = false\n")
+    release(whole, 0.1)
+    assert "true" not in (whole.tree / ".dvc/config.local").read_text()

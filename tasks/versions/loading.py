@@ -43,9 +43,14 @@ def built(tree: Path, version: Version) -> tuple[nn.Module, Card]:
     A class from `custom/` comes from the version's own commit, so edits in the checkout cannot break or change an old
     version. Named models come from the installed code: a named architecture never changes.
     """
+    return built_from(tree, version, *files(tree, version))
+
+
+def built_from(tree: Path, version: Version, weights: Path, card: Path) -> tuple[nn.Module, Card]:
+    """As `built`, from copies of the version's files whose SHA-256 is compared with its tag first."""
     from tasks.learning.card import load_model
 
-    weights, card = files(tree, version)
+    _check(version, weights, card)
     try:
         return load_model(card, weights, package=package(tree, version, card))
     except RatchetError:
@@ -82,20 +87,24 @@ def files(tree: Path, version: Version) -> tuple[Path, Path]:
     """Weights and card of a version in DVC's cache, pulled if they are not there, and checked.
 
     Raises:
-        ObjectsMissing, Unreachable: they can't be had.
+        ObjectsMissing, Unreachable: they are unavailable.
         CorruptData, CorruptModel: they are not what the version's tag says.
     """
-    held = pipeline.of_commit(tree, version.commit)
-    cache = Cache(tree)
-    found = []
-    for name, key in ((WEIGHTS, "weights_sha256"), (CARD, "card_sha256")):
-        output = held.output(name)
+    contents = pipeline.of_commit(tree, version.commit)
+    outputs = [contents.output(name) for name in (WEIGHTS, CARD)]
+    for output in outputs:
         pull(tree, output)
-        file, expected = cache.path(output.md5), version.data.get(key)
+    weights, card = (Cache(tree).path(output.md5) for output in outputs)
+    _check(version, weights, card)
+    return weights, card
+
+
+def _check(version: Version, weights: Path, card: Path) -> None:
+    """Compare the SHA-256 of both files with those in the version's tag; raises `CorruptModel`."""
+    for file, name, key in ((weights, WEIGHTS, "weights_sha256"), (card, CARD, "card_sha256")):
+        expected = version.data.get(key)
         if digest(file, "sha256") != expected:
             raise CorruptModel(
-                f"{name} of {version.name}: {file} has not the SHA-256 that its tag names ({str(expected)[:12]}); "
-                f"it was not loaded; `ratchet verify {version.name}` tells more"
+                f"{name} of {version.name}: the SHA-256 of {file} is not the one in its tag ({str(expected)[:12]}), so it "
+                f"was not loaded; for details, run `ratchet verify {version.name}`"
             )
-        found.append(file)
-    return found[0], found[1]

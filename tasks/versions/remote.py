@@ -4,7 +4,9 @@ objects are hashed before they are used, listings of folders are checked before 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ObjectsMissing, RatchetError, Unreachable, VersionError
+from tasks.data.files import writing
+from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from tasks.process import heal_rwlock
-from tasks.versions import pipeline
+from tasks.versions import pipeline, transport
 from tasks.versions.cache import CHUNK, Cache
-from tasks.versions.git import SECRETS
 from tasks.versions.pipeline import Output
 from tasks.versions.repository import home
 
@@ -40,12 +42,13 @@ def push(tree: Path, outputs: Sequence[Output]) -> int:
     if not configured(tree):
         return 0
     cache = Cache(tree)
+    hash_downloads(tree)
     with opened(tree) as repo:
         objects: dict[str, str] = {}
         for output in outputs:
             if output.pushed:
                 if output.is_folder and not cache.has(output.md5):
-                    _transfer(repo, [output.md5], to_remote=False)
+                    _fetch_listing(repo, cache, output.md5, output.path)
                 objects |= cache.objects(output)
         lacking = missing(repo, objects)
         for md5 in sorted(lacking):
@@ -107,6 +110,7 @@ def _fetch(tree: Path, objects: dict[str, str]) -> None:
     what = ", ".join(sorted(objects.values())[:3])
     if not configured(tree):
         raise ObjectsMissing(f"{what}: not in DVC's cache, and no DVC remote is set; `dvc remote add -d NAME URL`")
+    hash_downloads(tree)
     with opened(tree) as repo:
         lacking = missing(repo, objects)
         if lacking:
@@ -115,83 +119,156 @@ def _fetch(tree: Path, objects: dict[str, str]) -> None:
             raise ObjectsMissing(
                 f"{names}: neither in DVC's cache nor on its remote; `ratchet verify --all` tells more"
             )
-        _transfer(repo, objects, to_remote=False)
+        for md5 in filter(_is_listing, objects):
+            _fetch_listing(repo, Cache(tree), md5, objects[md5])
+        _transfer(repo, [md5 for md5 in objects if not _is_listing(md5)], to_remote=False)
+
+
+def _is_listing(md5: str) -> bool:
+    return md5.endswith(".dir")
+
+
+def _fetch_listing(repo: Repo, cache: Cache, md5: str, what: str) -> None:
+    """Copy a folder's listing into the cache; DVC would read it before hashing it."""
+    with writing(cache.path(md5)) as file:
+        file.write_bytes(content(repo, md5, what))
+        file.chmod(0o444)
 
 
 def _transfer(repo: Repo, objects: Iterable[str], to_remote: bool) -> None:
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.transfer import transfer
 
-    here, there = repo.cache.local, repo.cloud.get_remote_odb()
+    here, there = repo.cache.local, _objects(repo)
     source, target = (here, there) if to_remote else (there, here)
     # folders last: one that is there says that its files are
     for folders in (False, True):
-        ids = {HashInfo("md5", md5) for md5 in objects if md5.endswith(".dir") == folders}
+        ids = {HashInfo("md5", md5) for md5 in objects if _is_listing(md5) == folders}
         if ids:
-            transfer(source, target, ids, verify=not to_remote, shallow=True, cache_odb=here)
+            with _failures() as failures:
+                try:
+                    transfer(source, target, ids, verify=not to_remote, shallow=True, cache_odb=here)
+                except FileNotFoundError:
+                    _check_folder(there)
+                    raise
+            if failures:
+                raise failures[0]
+
+
+@contextmanager
+def _failures() -> Iterator[list[BaseException]]:
+    """What stopped a transfer, which DVC only logs: a full disk would look like missing objects."""
+    failures: list[BaseException] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            # what is missing is found by asking for it afterwards
+            if error is not None and not isinstance(error, FileNotFoundError):
+                failures.append(error)
+
+    handler = Collect(logging.ERROR)
+    logger = logging.getLogger("dvc_data.hashfile.transfer")
+    logger.addHandler(handler)
+    try:
+        yield failures
+    finally:
+        logger.removeHandler(handler)
 
 
 def missing(repo: Repo, objects: Iterable[str]) -> set[str]:
     """Those that the remote does not hold, by asking it for each."""
     wanted = set(objects)
-    return wanted - set(repo.cloud.get_remote_odb().oids_exist(sorted(wanted)))
+    with transport.explained():
+        return wanted - set(_objects(repo).oids_exist(sorted(wanted)))
 
 
 def _check_answers(repo: Repo, md5: str) -> None:
     """Tell a remote that lacks an object from one that is gone: DVC reports both as "not there"."""
-    odb = repo.cloud.get_remote_odb()
-    if odb.fs.protocol == "local" and not Path(odb.path).exists():
-        raise Unreachable(f"the DVC remote {odb.path} is not there; mount it, or see `dvc remote list`")
+    odb = _objects(repo)
+    _check_folder(odb)
     try:
         with odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
             stream.read(1)
     except FileNotFoundError as error:
         if isinstance(error.__cause__, OSError):  # fsspec's HTTP says "not found" of a host that refuses
-            raise Unreachable(
-                f"the DVC remote does not answer ({_line(error.__cause__)}); `dvc remote list` names it; try again then"
-            ) from None
-    except Exception as error:  # each transport has its own tree of exceptions
-        raise Unreachable(
-            f"the DVC remote does not answer ({_line(error)}); `dvc remote list` names it; try again then"
-        ) from None
+            raise transport.unreachable(error.__cause__) from None
+
+
+def _check_folder(odb: Any) -> None:
+    """Raise `Unreachable` if the remote is a folder that does not exist."""
+    if odb.fs.protocol == "local" and not Path(odb.path).exists():
+        raise Unreachable(f"the DVC remote {odb.path} is not there; mount it, or see `dvc remote list`")
 
 
 def delete(repo: Repo, objects: Iterable[str]) -> None:
     """Delete objects from the remote, the listings of folders first."""
-    odb = repo.cloud.get_remote_odb()
+    odb = _objects(repo)
     for md5 in sorted(objects, key=lambda md5: not md5.endswith(".dir")):
         odb.delete(md5)
 
 
 def remote_digest(repo: Repo, md5: str) -> str:
-    """MD5 of the content that the remote gives for an object."""
-    odb = repo.cloud.get_remote_odb()
+    """MD5 of the content that the remote has for an object."""
+    odb = _objects(repo)
     hasher = hashlib.md5(usedforsecurity=False)
-    with odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
+    with transport.explained(), odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
         while piece := stream.read(CHUNK):
             hasher.update(piece)
     return hasher.hexdigest()
 
 
+def content(repo: Repo, md5: str, what: str) -> bytes:
+    """The content that the remote has for an object, hashed.
+
+    Raises:
+        ObjectsMissing: the remote does not have it.
+        CorruptData: its content does not match its hash.
+    """
+    odb = _objects(repo)
+    try:
+        with transport.explained(), odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
+            data = bytes(stream.read())
+    except FileNotFoundError:
+        _check_answers(repo, md5)
+        raise ObjectsMissing(f"{what}: the DVC remote lacks {md5}; `ratchet push --all` sends it") from None
+    if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
+        raise CorruptData(f"{what}: {md5} on the DVC remote does not match its hash; delete it there, then push again")
+    return data
+
+
 @contextmanager
 def opened(tree: Path) -> Iterator[Repo]:
-    """DVC's repository, for talking to its remote; failures of the transport become `Unreachable`."""
-    from dvc.config import NoRemoteError, RemoteConfigError
+    """DVC's repository, for talking to its remote; raises what `transport.explained` does."""
+    with closing_repo(tree) as repo, transport.explained():
+        yield repo
 
-    hash_what_comes(tree)
+
+@contextmanager
+def closing_repo(tree: Path) -> Iterator[Repo]:
+    """DVC's repository; errors in the block stay as they are."""
     repo = _repo(tree)
     try:
         yield repo
-    except (NoRemoteError, RemoteConfigError) as error:
-        raise VersionError(f"the DVC remote is not set up rightly: {error}; see `dvc remote list`") from None
-    except (RatchetError, ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError):
-        raise
-    except Exception as error:  # each transport has its own tree of exceptions, most of them no OSError
-        raise Unreachable(
-            f"the DVC remote does not answer ({_line(error)}); `dvc remote list` names it; try again then"
-        ) from error
     finally:
         repo.close()
+
+
+def _objects(repo: Repo) -> Any:
+    """The objects on the remote.
+
+    Of a folder, DVC hashes what is not read-only when it is asked whether it exists, and deletes
+    it if it is damaged. A question must not change the remote, so this asks for existence alone.
+    """
+    odb = repo.cloud.get_remote_odb()
+    if odb.fs.protocol != "local":
+        return odb
+
+    def oids_exist(oids: Iterable[str], *_: Any, **__: Any) -> list[str]:
+        return [md5 for md5 in oids if odb.fs.exists(odb.oid_to_path(md5))]
+
+    odb.oids_exist = oids_exist
+    return odb
 
 
 def _repo(tree: Path) -> Repo:
@@ -215,11 +292,7 @@ def _config(tree: Path) -> dict[str, Any]:
     try:
         return dict(Config(str(tree / ".dvc")))
     except ConfigError as error:
-        raise VersionError(f"DVC's configuration can't be read: {_line(error)}") from None
-
-
-def _line(error: BaseException) -> str:
-    return SECRETS.sub("://***@", " ".join(str(error).split())) or type(error).__name__
+        raise VersionError(f"DVC's configuration can't be read: {transport.line(error)}") from None
 
 
 def checkout(tree: Path, check: bool = False) -> list[str]:
@@ -259,7 +332,7 @@ def _lay_out(tree: Path, outputs: Sequence[str]) -> None:
     try:
         repo.checkout(targets=[str(tree.resolve() / path) for path in outputs], force=True)
     except DvcException as error:
-        raise ObjectsMissing(f"DVC could not lay out {', '.join(outputs)} in {tree}: {_line(error)}") from None
+        raise ObjectsMissing(f"DVC could not lay out {', '.join(outputs)} in {tree}: {transport.line(error)}") from None
     finally:
         repo.close()
 
@@ -304,26 +377,43 @@ def code_hashes(tree: Path) -> dict[str, str]:
             if not any(pipeline.within(path, output) for output in outputs)
         }
     except DvcException as error:
-        raise VersionError(f"DVC cannot read {pipeline.PIPELINE} in {tree}: {_line(error)}") from None
+        raise VersionError(f"DVC cannot read {pipeline.PIPELINE} in {tree}: {transport.line(error)}") from None
     finally:
         repo.close()
 
 
-def hash_what_comes(tree: Path) -> None:
-    """Set `verify = true` for every remote in the checkout's own settings, so that plain `dvc pull` hashes too."""
-    lax = [name for name, held in _config(tree).get("remote", {}).items() if not held.get("verify")]
-    held = _local(tree)
-    for name in lax:
-        held.setdefault(f'remote "{name}"', {})["verify"] = "true"
-    if lax:
-        _write_local(tree, held)
+def hash_downloads(tree: Path) -> None:
+    """Have plain `dvc pull` hash what it downloads: set `verify = true` for each remote.
+
+    It is set in the checkout's own settings, and only where no setting decides it.
+    """
+    if not _undecided(tree):
+        return
+    folder = tree / ".dvc" / "tmp"
+    folder.mkdir(exist_ok=True)
+    with (folder / "ratchet-config.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        settings = _local(tree)
+        for name in _undecided(tree):
+            settings.setdefault(f'remote "{name}"', {})["verify"] = "true"
+        _write_local(tree, settings)
+
+
+def _undecided(tree: Path) -> list[str]:
+    """Remotes for which neither settings file of the checkout has `verify` (DVC fills in its default)."""
+    files = [_settings(tree / ".dvc" / name) for name in ("config", "config.local")]
+    remotes = _config(tree).get("remote", {})
+    return [name for name in remotes if not any("verify" in file.get(f'remote "{name}"', {}) for file in files)]
 
 
 def _local(tree: Path) -> Any:
+    return _settings(tree / ".dvc" / "config.local")
+
+
+def _settings(file: Path) -> Any:
     from configobj import ConfigObj  # type: ignore[import-untyped]  # DVC's own reader
 
-    file = str(tree / ".dvc" / "config.local")
-    return ConfigObj(file, interpolation=False, encoding="utf-8")
+    return ConfigObj(str(file), interpolation=False, encoding="utf-8")
 
 
 def _write_local(tree: Path, held: Any) -> None:
