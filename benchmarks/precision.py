@@ -9,6 +9,7 @@ The figures are medians.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tasks import params as parameters
 from tasks.learning import models, precision
 
 NETWORKS = (
@@ -46,8 +48,7 @@ def row(name: str) -> str:
     model = models.build(name, {}, (3, SIDE, SIDE), 10)
     work = precision.depthwise_work(model, torch.zeros(1, 3, SIDE, SIDE))
     times = measured(name)
-    picks_float32 = work is not None and work < precision.DEPTHWISE_WORK
-    auto = "float32" if picks_float32 else "bfloat16"
+    auto = picked(model)
     best = min(times, key=times.__getitem__)
     figures = [times["float32", True], times["bfloat16", True]]
     layout = "channels-last" if best[1] else "plain"
@@ -57,10 +58,19 @@ def row(name: str) -> str:
         f"{figures[0] / figures[1]:.2f}",
         f"{best[0]}, {layout}",
         "–" if work is None else f"{work:.0f}",
-        auto,
-        f"{times[auto, True] / times[best]:.2f}",
+        f"{auto[0]}, {'channels-last' if auto[1] else 'plain'}",
+        f"{times[auto] / times[best]:.2f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def picked(model: nn.Module) -> tuple[str, bool]:
+    """Precision, and whether the layout is channels-last, as `auto` picks them on a CPU with AVX-512 bf16."""
+    params = parameters.load().train
+    able = precision.plan(params, 0)
+    able = dataclasses.replace(able, device=torch.device("cpu"), bfloat16=True, channels_last=True)
+    plan = precision.suited(able, params, model, torch.zeros(1, 3, SIDE, SIDE))
+    return "bfloat16" if plan.bfloat16 else "float32", plan.channels_last
 
 
 def measured(name: str) -> dict[tuple[str, bool], float]:

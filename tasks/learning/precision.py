@@ -17,7 +17,7 @@ from tasks.params import TrainParams
 
 # Multiplications of a whole network for each output of its depthwise convolutions, below which
 # bfloat16 is slower than float32 on a CPU: its kernels for such convolutions are slow. Measured on
-# 25 networks: 96 to 426 are slower or equal, 863 to 2,481 are faster (benchmarks/results.md).
+# 27 networks: those with 130 to 426 are slower, 611 is even, 863 and 2,077 are faster (benchmarks/results.md).
 DEPTHWISE_WORK = 600
 
 
@@ -76,7 +76,7 @@ def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan
 
 
 def suited(plan: Plan, params: TrainParams, model: nn.Module, rows: Tensor) -> Plan:
-    """The plan with float32 where `auto` chose bfloat16 and this model is slower in it.
+    """The plan with float32 where `auto` chose bfloat16 on a CPU and this model is slower in it.
 
     Args:
         model: on the CPU.

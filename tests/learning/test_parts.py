@@ -156,7 +156,7 @@ def classify(width: int) -> nn.Module:
             r"needs 2 outputs, the model gives 1; take BCEWithLogitsLoss",
         ),
         (nn.Linear(7, 2), nn.CrossEntropyLoss(), 2, r"does not take rows of shape \(4,\)"),
-        (nn.LSTM(4, 2), nn.CrossEntropyLoss(), 2, r"its output for 2 rows is tuple"),
+        (nn.LSTM(4, 2), nn.CrossEntropyLoss(), 2, r"its output for 2 rows is a tuple"),
         (classify(2), nn.CrossEntropyLoss(reduction="none"), 2, r"gives a loss of shape \(2,\).*reduction: mean"),
         (classify(2), nn.TripletMarginLoss(), 2, r"TripletMarginLoss does not define how outputs become predictions"),
         (
