@@ -74,7 +74,7 @@ def _known(
         reason = f"{known.name} was registered and not yet promoted: {before.get('reason')}"
         verdict, accuracy = judgement.first(params.gate, figures["accuracy"])  # the floor may have been raised since
         return Decision(verdict=verdict, reason=reason if verdict == "promote" else f"{accuracy}; {reason}", **figures)
-    where = f"and serves in {environment}" if serving == known.name else f"which does not serve in {environment}"
+    where = f"which serves in {environment}" if serving == known.name else f"which does not serve in {environment}"
     if known.withdrawn:
         where = (
             f"which is withdrawn ({known.withdrawn.data.get('reason') or 'no reason was given'}); "

@@ -91,7 +91,7 @@ def test_the_first_version_needs_no_torch(toy: Toy) -> None:
 
 def test_the_same_weights_are_known_and_a_rollback_stands(toy: Toy) -> None:
     train(toy, 0.2)
-    assert train(toy, 0.2).reason == "the same weights as v1.0.0, and serves in prod"
+    assert train(toy, 0.2).reason == "the same weights as v1.0.0, which serves in prod"
     train(toy, 0.1)
     rollback.fn(toy.tree, "prod")
     again = train(toy, 0.1)
