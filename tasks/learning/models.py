@@ -93,7 +93,7 @@ def _maker(name: str, package: str) -> Callable[..., nn.Module]:
 def _custom(name: str, package: str) -> Callable[..., nn.Module]:
     module, _, attribute = name.partition(":")
     if not module.startswith("custom.") or not all(part.isidentifier() for part in [*module.split("."), attribute]):
-        raise TrainingError(f"model.name: {name!r} is no class in custom/; expected custom.models.<module>:<Class>")
+        raise TrainingError(f"model.name: {name!r} is not a class in custom/; expected custom.models.<module>:<Class>")
     try:
         made: Callable[..., nn.Module] = getattr(
             importlib.import_module(package + module.removeprefix("custom")), attribute

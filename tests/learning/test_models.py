@@ -82,8 +82,8 @@ def test_a_class_in_custom_is_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
         ("cnn", {"dropout": 3}, (1, 28, 28), r"cnn cannot be made with .*dropout probability"),
         ("simple_net", {}, (10,), r"tells two classes apart, the data have 3"),
         ("resnet18", {"widht": 3}, (3, 32, 32), r"resnet18 cannot be made .*widht"),
-        ("os:system", {}, (10,), r"'os:system' is no class in custom/"),
-        ("custom.../../x:y", {}, (10,), r"is no class in custom/"),
+        ("os:system", {}, (10,), r"'os:system' is not a class in custom/"),
+        ("custom.../../x:y", {}, (10,), r"is not a class in custom/"),
         ("custom.nothing:Here", {}, (10,), r"cannot be imported: No module named"),
     ],
 )

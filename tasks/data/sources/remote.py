@@ -276,7 +276,7 @@ def _opened(url: str) -> _Place:
 
 
 def _hidden(name: str) -> bool:
-    """Whether Spark and its kin skip the file: a part starts with `.` or `_`, and is no partition."""
+    """Whether Spark and its kin skip the file: a part starts with `.` or `_`, and is not a partition."""
     parts = name.split("/")
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
