@@ -80,7 +80,7 @@ class Checkout:
 
 
 def fresh(path: Path) -> Checkout:
-    """This repository as it stands (uncommitted edits too), as one commit in a clone of its own."""
+    """This repository as it stands (uncommitted edits too, but not what a run left), as one commit in its own clone."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -88,7 +88,8 @@ def fresh(path: Path) -> Checkout:
         check=True,
     )
     for name in filter(None, tracked.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
+        left_by_a_run = name == "dvc.lock" or (name.startswith("reports/") and not name.endswith(".gitignore"))
+        if (ROOT / name).is_file() and not left_by_a_run:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, path / name)
     checkout = Checkout(path)

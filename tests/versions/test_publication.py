@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -264,7 +265,8 @@ def test_a_lost_race_is_decided_again(
     toy, other = pair
     script = tmp_path / "other.py"
     script.write_text(OTHER)
-    command = f"env PATH={os.environ['PATH']} PYTHONPATH={ROOT} {sys.executable} {script} {other.tree}"
+    variables = [f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
+    command = shlex.join(["env", *variables, sys.executable, str(script), str(other.tree)])
     with monkeypatch.context() as patched:
         interfere(patched, tmp_path, "push", before=command)
         if operation == "promote":
