@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from flows.cli import app, main
-from flows.commands import service, training, versions
-
-__all__ = ["app", "main", "service", "training", "versions"]
+import flows.commands.training
+import flows.commands.versions  # noqa: F401  # both modules register their commands when imported
+from flows.cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,20 +1,19 @@
-"""The automations of a standing server: what it does about runs of which nobody hears any more."""
+"""The automations of a standing server: what it does about runs that stopped reporting."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 HEARTBEAT_S = 30  # the least that Prefect sends
-DEAD_AFTER_S = 3 * HEARTBEAT_S
+DEAD_AFTER_S = 10 * HEARTBEAT_S  # so that runs survive a server that is down for up to four minutes
 UNTAKEN_AFTER_S = 3600
-DIED, UNTAKEN = "ratchet: runs that died", "ratchet: runs that nobody takes"
+DIED, UNTAKEN = "ratchet: runs that died", "ratchet: unclaimed runs"
 
-# While a run is in a worker's hands, each of these events says so; any other event of the run, whatever its state's name
-# ("Promoted", "Unchanged"), says that it has ended or waits again.
+# A run that a worker has taken sends these events. Any other event of the run, whatever the name of its state ("Promoted",
+# "Unchanged"), means that it has ended or waits again.
 UNDER_WAY = tuple(
     f"prefect.flow-run.{event}"
     for event in ("Pending", "Submitting", "pull-step.executed", "Running", "heartbeat", "Cancelling")
@@ -22,7 +21,7 @@ UNDER_WAY = tuple(
 
 
 def make(untaken_after_s: float = UNTAKEN_AFTER_S) -> None:
-    """Make the automations on the server that Prefect's settings name, in place of those of the same names.
+    """Create the automations on the server that Prefect's settings name; replace those that differ.
 
     Source of the first one's trigger: Prefect's "Detect zombie flows".
     """
@@ -31,20 +30,20 @@ def make(untaken_after_s: float = UNTAKEN_AFTER_S) -> None:
         UNDER_WAY,
         DEAD_AFTER_S,
         "CRASHED",
-        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone; the next run goes on from its checkpoint",
+        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone; the next run resumes from its checkpoint",
     )
     _make(
         UNTAKEN,
         ["prefect.flow-run.Late"],
         untaken_after_s,
         "FAILED",
-        f"no worker took this run for {untaken_after_s:.0f} s: `make status` says if there is one and if its work pool "
-        "is there, `make up` sees to both; then run it again",
+        f"no worker took this run within {untaken_after_s:.0f} s; `make status` shows whether the worker and its work "
+        "pool exist, `make up` starts both; then run it again",
     )
 
 
 def _make(name: str, after: Iterable[str], within_s: float, state: str, message: str) -> None:
-    """Have a run put into `state` if `within_s` seconds after an event of `after` nothing more was heard of it."""
+    """Create the automation that sets `state` when a run sends nothing for `within_s` seconds after an event of `after`."""
     from prefect.automations import Automation
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -71,26 +70,3 @@ def _make(name: str, after: Iterable[str], within_s: float, state: str, message:
 
 def _plain(part: Any) -> Any:
     return part.model_dump(exclude={"id"}, exclude_none=True)  # its sets stay sets, which have no order
-
-
-def forgive_silence() -> None:
-    """Before a server starts: give runs whose heartbeats it could not hear while it was down the whole time again.
-
-    Prefect keeps since when it waits for a heartbeat; a server that was down for longer than that would mark every run
-    that goes on as *Crashed* the moment it is back, and take its concurrency slot.
-    """
-    asyncio.run(_forgive_silence())
-
-
-async def _forgive_silence() -> None:
-    import sqlalchemy
-    from prefect.server.database import provide_database_interface
-
-    db = provide_database_interface()
-    ours = sqlalchemy.select(db.Automation.id).where(db.Automation.name == DIED)
-    again = sqlalchemy.update(db.AutomationBucket).where(db.AutomationBucket.automation_id.in_(ours))
-    with contextlib.suppress(
-        sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError
-    ):  # a database without tables
-        async with db.session_context(begin_transaction=True) as session:
-            await session.execute(again.values(end=datetime.now(UTC) + timedelta(seconds=DEAD_AFTER_S)))

@@ -78,8 +78,14 @@ def server(home: Path) -> Iterator[None]:
     log = home / ".prefect/server.log"
     port = _free_port()
     with log.open("w", encoding="utf-8") as output:
-        child = subprocess.Popen(_command(port), env=_server_environment(), stdin=subprocess.DEVNULL, stdout=output,
-                                 stderr=output, start_new_session=True)  # fmt: skip
+        child = subprocess.Popen(
+            _command(port),
+            env={**os.environ, "PREFECT_UI_ENABLED": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     atexit.register(child.terminate)  # before Prefect is imported, so that it runs after Prefect's own
     url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:
@@ -94,13 +100,16 @@ def server(home: Path) -> Iterator[None]:
 def _command(port: int) -> list[str]:
     return [
         *(sys.executable, "-c", GUARDED_LAUNCH, str(os.getpid())),
-        *("-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"),
+        *("-m", "uvicorn", "--factory", "flows.server:temporary", "--lifespan", "on"),
         *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
     ]
 
 
-def _server_environment() -> dict[str, str]:
-    return {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+def temporary() -> Any:
+    """The application of a server without pages and schedules, for uvicorn in its process."""
+    from prefect.server.api.server import create_app
+
+    return create_app(ephemeral=True, final=True)
 
 
 def _free_port() -> int:
@@ -120,7 +129,7 @@ def _use_standing(home: Path) -> None:
 
 
 def follow_worker() -> None:
-    """In a deployment's run: end when the worker (or `ratchet serve`) dies, so that no run goes on that nobody can cancel."""
+    """In a deployment's run: end when the worker dies: nobody could cancel the run any more."""
     from prefect.runtime import deployment
 
     if deployment.id:

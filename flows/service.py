@@ -103,7 +103,6 @@ def server() -> None:
     port = settings(create=True)["PREFECT_SERVER_API_PORT"]
     environment = _environment()
     os.environ.update(environment)
-    automations.forgive_silence()
     os.execvpe(sys.executable, _command("server", "start", "--host", "127.0.0.1", "--port", port), environment)
 
 

@@ -30,7 +30,7 @@ def test_every_deployment_is_there(service: Service) -> None:
 def test_the_automations_are_there_and_stay_when_deployed_again(service: Service) -> None:
     """Made anew, the server would forget for which runs it waits."""
     found = {each["name"]: each["id"] for each in service.api("/automations/filter", {})}
-    assert set(found) == {"ratchet: runs that died", "ratchet: runs that nobody takes"}
+    assert set(found) == {"ratchet: runs that died", "ratchet: unclaimed runs"}
     service("deploy")
     assert {each["name"]: each["id"] for each in service.api("/automations/filter", {})} == found
 
