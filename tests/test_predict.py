@@ -72,6 +72,18 @@ def test_numbers_are_checked_as_they_were_before_training(toy: Toy) -> None:
     assert [row and round(sum(row), 5) for row in found["probabilities"]] == [1, 1, None, None, None]
 
 
+def test_the_version_alone_decides_and_not_the_checkout(toy: Toy) -> None:
+    """After it was registered, the checkout got other rules, and trained another model."""
+    toy.set("validate.columns", {})
+    toy.set("validate.max_pixels", 1)
+    toy.commit("Drop the bounds of x")
+    lay(toy, 0.6)
+    found = scored(toy, x=[0.1, 0.3, -7.0])
+    assert found["prediction"] == ["left", "right", None]
+    assert found["reason"] == [None, None, "out_of_range: x is -7.0"]
+    assert {*found["version"]} == {"v1.0.0"}
+
+
 def test_a_model_that_gives_no_numbers_loses_no_row(toy: Toy) -> None:
     toy.set("gate.min_accuracy", 0.0)
     lay(toy, float("nan"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import importlib.metadata
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,67 @@ def test_the_least_recently_used_goes_first(made, tmp_path):
             os.utime(entry, (0, 0))
     memo.prune(tmp_path / "memo", 150)
     assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["b"]
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the code that the keys depend on."""
+    folder = tmp_path / "code"
+    shutil.copytree(Path(memo.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(memo, "__file__", str(folder / "memo.py"))
+    memo._code.cache_clear()
+    yield folder
+    memo._code.cache_clear()
+
+
+def other(name: str, folder: Path) -> None: ...
+
+
+def key(inputs: object = "a") -> str:
+    memo._code.cache_clear()
+    return memo.Job(work, ("a",), inputs).key
+
+
+def test_the_key_is_that_of_the_work_its_inputs_its_code_and_the_libraries(
+    code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key()
+    assert key() == before
+    keys = {before, key("b"), memo.Job(other, ("a",), "a").key}
+    for name in ("shaping.py", "sources/base.py"):
+        with (code / name).open("a") as file:
+            file.write("# changed")
+        keys.add(key())
+    version = importlib.metadata.version
+    for library in memo.LIBRARIES:
+        changed = {library: "0.0"}
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, new=changed: new.get(name) or version(name))
+        keys.add(key())
+    assert len(keys) == 5 + len(memo.LIBRARIES)
+    assert {"numpy", "pillow", "polars", "pyarrow"} <= {*memo.LIBRARIES}
+
+
+def test_a_failure_cancels_what_waits(tmp_path: Path) -> None:
+    futures: list[Future[None]] = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *call, **options):  # type: ignore[no-untyped-def]
+            futures.append(super().submit(*call, **options))
+            return futures[-1]
+
+    MADE.clear()
+    with Pool(1) as pool, pytest.raises(ValueError, match="no such thing"):
+        jobs = [memo.Job(work, (name,), name) for name in ("bad", *map(str, range(200)))]
+        list(memo.folders(jobs, tmp_path / "memo", pool, "test"))
+    assert any(future.cancelled() for future in futures)
+
+
+def test_an_entry_that_was_used_is_kept_before_one_that_was_not(made, tmp_path):
+    import os
+
+    made("a", "b")
+    for entry in (tmp_path / "memo").iterdir():
+        os.utime(entry, (0, 0) if (entry / "file").read_text() == "a" else (9, 9))
+    assert made("a") == ["a"] and MADE == ["a", "b"]
+    memo.prune(tmp_path / "memo", 150)
+    assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["a"]

@@ -137,6 +137,7 @@ class Site:
     redirects: dict[str, str] = field(default_factory=dict)
     status: dict[str, int] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
+    short: set[str] = field(default_factory=set)  # half of the body, sent as if it were all of it
     heads: bool = True  # a signed URL for GET refuses HEAD
     raw: list[str] = field(default_factory=list)  # the GETs, undecoded
 
@@ -187,6 +188,8 @@ def handler(site: Site) -> type:
         do_HEAD = do_GET
 
         def answer(self, body: bytes, kind: str, name: str) -> None:
+            if self.command == "GET" and name in site.short:
+                body = body[: len(body) // 2]
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
@@ -280,6 +283,15 @@ def test_a_cut_download_leaves_nothing(site, tmp_path):
     site.etags["a.parquet"] = '"1"'
     site.cut.add("a.parquet")
     with pytest.raises(Unreachable, match=r"a.parquet"):
+        remote.resolve(f"{site.address}/a.parquet", tmp_path)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_short_answer_that_claims_to_be_complete_leaves_nothing(site, tmp_path):
+    site.files["a.parquet"] = BODY
+    site.etags["a.parquet"] = '"1"'
+    site.short.add("a.parquet")
+    with pytest.raises(Unreachable, match=r"^a\.parquet: the download ended after 1,502 of 3,004 bytes; try again"):
         remote.resolve(f"{site.address}/a.parquet", tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 

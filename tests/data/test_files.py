@@ -1,0 +1,104 @@
+"""Files appear whole, once they are on the disk, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks.data import files
+from tasks.errors import RatchetError
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, bool]]:
+    """What was synced, by name, and whether `new` was in place by then."""
+    names: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def record(handle: int) -> None:
+        names.append((Path(f"/proc/self/fd/{handle}").readlink().name, (tmp_path / "new").exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return names
+
+
+def test_every_file_is_on_the_disk_before_its_name_and_then_the_name(
+    synced: list[tuple[str, bool]], tmp_path: Path
+) -> None:
+    with files.writing(tmp_path / "new") as folder:
+        (folder / "deep").mkdir(parents=True)
+        for name in ("a", "deep/b"):
+            (folder / name).write_text("x")
+    assert [entry for entry in synced if entry[0] in "ab"] == [("a", False), ("b", False)]
+    assert synced[-1] == (tmp_path.name, True)
+    synced.clear()
+    with files.writing(tmp_path / "file") as file:
+        file.write_text("x")
+    assert [name for name, _ in synced] == ["file", tmp_path.name]
+    synced.clear()
+    with files.writing(tmp_path / "file", sync=False) as file:
+        file.write_text("x")
+    assert not synced
+
+
+def test_what_was_there_is_replaced_whole(tmp_path: Path) -> None:
+    for names in ({"a", "b"}, {"b", "c"}):
+        with files.writing(tmp_path / "deep/new") as folder:
+            folder.mkdir()
+            for name in names:
+                (folder / name).write_text(name)
+        assert {file.name for file in (tmp_path / "deep/new").iterdir()} == names
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["new"]
+
+
+def test_a_block_that_fails_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(ValueError, match="stop"), files.writing(tmp_path / "file") as file:
+        file.write_text("new")
+        raise ValueError("stop")
+    assert (tmp_path / "file").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_names_the_file_and_what_to_do(tmp_path: Path, code: int) -> None:
+    with (
+        pytest.raises(RatchetError, match=r"^the disk is full: .*/file could not be written; make room, then run"),
+        files.writing(tmp_path / "file"),
+    ):
+        raise OSError(code, "some text")
+    with pytest.raises(OSError, match="some text") as caught, files.writing(tmp_path / "file"):
+        raise OSError(errno.EACCES, "some text")
+    assert not isinstance(caught.value, RatchetError)
+
+
+def test_equal_content_gives_equal_bytes_and_json_alone(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a", {"b": "ä", "a": [1]})
+    files.write_json(tmp_path / "b", {"a": [1], "b": "ä"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_text(encoding="utf-8") == '{\n  "a": [\n    1\n  ],\n  "b": "ä"\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        files.to_json({"a": float("nan")})
+    assert json.loads(files.to_json({"a": 1})) == {"a": 1}
+
+
+def test_a_second_name_is_no_copy_where_the_file_system_can_do_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("old")
+    files.link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+
+    def refused(self: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    files.link(tmp_path / "a", tmp_path / "deep/c")
+    assert (tmp_path / "deep/c").read_text() == "a"
+    assert not (tmp_path / "deep/c").samefile(tmp_path / "a")
