@@ -17,6 +17,7 @@ import pytest
 
 from tasks.data import images, parquet, shards, splits
 from tasks.data.dataset import open_inputs
+from tasks.data.files import sha256
 from tasks.data.spec import Spec
 from tasks.errors import CorruptData
 from tasks.ingest import ingest
@@ -215,3 +216,84 @@ def test_the_quarantine_names_the_rows_of_every_shard(tmp_path: Path) -> None:
     for size in (1, 2, 3, 5, 7):
         pq.write_table(table, path, row_group_size=size)
         assert [(name, bad.tolist()) for name, bad in file.by_shard(path)] == list(expected.items())
+
+
+def outputs(tree: Path) -> dict[str, str]:
+    """The SHA-256 of every output of the three stages."""
+    files = [file for folder in ("data", "reports") for file in (tree / folder).rglob("*") if file.is_file()]
+    outputs = [file for file in files if "incoming" not in file.parts]
+    return {file.relative_to(tree).as_posix(): sha256(file) for file in outputs}
+
+
+IMAGES: list[dict[str, dict[str, Any]]] = [
+    {"ingest": {"shard_rows": 7}},
+    {"ingest": {"keep": ["site"]}},
+    {"prepare": {"size": [5, 8]}},
+    {"prepare": {"channels": 3}},
+    {"prepare": {"decoded_limit_bytes": 0}},
+    {"prepare": {"val_fraction": 0.4}},
+    {"prepare": {"test_fraction": 0.4}},
+    {"validate": {"max_pixels": 63}},
+    {"ingest": {"keep": ["site"]}, "validate": {"unique": ["site"]}},
+]
+BOUND = {"dtype": None, "min": None, "max": 20.0, "allowed": None, "nullable": True}
+FEATURES: list[dict[str, dict[str, Any]]] = [
+    {"ingest": {"keep": ["label"]}},
+    {"validate": {"columns": {"x": BOUND}}},
+    {"validate": {"unique": ["y"]}},
+    {"prepare": {"val_fraction": 0.4}},
+]
+
+
+@pytest.mark.parametrize("kind", ["image", "features"])
+def test_a_changed_param_takes_nothing_old_from_the_memo(
+    kind: str, tree: Path, configured: Callable[..., Params]
+) -> None:
+    """One change after the other with the same memo gives what an empty memo gives."""
+    if kind == "image":
+        source = {"label": "label", "image": "image", "features": None}
+        images = [*pictures(20, side=8), *pictures(12, seed=1, side=7)]
+        image_file(tree / "data/incoming/a.parquet", images, ["a", "b"] * 16, site=[str(n) for n in range(31)] + ["0"])
+    else:
+        (tree / "data/incoming").mkdir(parents=True)
+        table = pa.table({"x": np.arange(32.0), "y": np.arange(32.0) % 30, "label": ["a", "b"] * 16})
+        pq.write_table(table, tree / "data/incoming/a.parquet")
+        source = {"label": "label", "image": None, "features": ["x", "y"]}
+    source |= {"type": "parquet", "path": "data/incoming"}
+    start: dict[str, dict[str, Any]] = {"prepare": {"size": [8, 8]}, "validate": {"max_bad_fraction": 1.0}}
+    changes = [{}, *(IMAGES if kind == "image" else FEATURES)]
+    seen = []
+    for memo in ("kept", "empty"):
+        for number, change in enumerate(changes):
+            sections = {**change, **{key: values | change.get(key, {}) for key, values in start.items()}}
+            if memo == "empty":
+                shutil.rmtree(tree / ".memo")
+            run(configured(source, **sections), tree)
+            if memo == "kept":
+                seen.append(outputs(tree))
+            else:
+                assert outputs(tree) == seen[number], change
+    assert len({tuple(files.items()) for files in seen}) == len(changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"features": ["y"]}, {"features": ["y", "x"]}, {"label": "other"}, {"split": "part"}, {"path": "data/incoming/b"}],
+    ids=str,
+)
+def test_a_changed_source_takes_nothing_old_from_the_memo(
+    change: dict[str, Any], tree: Path, configured: Callable[..., Params]
+) -> None:
+    for folder, step in (("a", 1), ("b", 2)):
+        (tree / f"data/incoming/{folder}").mkdir(parents=True)
+        columns = {"x": np.arange(24.0) * step, "y": np.arange(24.0)[::-1], "label": ["a", "b"] * 12}
+        more = {"other": ["c", "d", "e"] * 8, "part": ["train", "train", "test", "val"] * 6}
+        pq.write_table(pa.table(columns | more), tree / f"data/incoming/{folder}/a.parquet")
+    source = {"type": "parquet", "path": "data/incoming/a", "label": "label", "image": None, "features": ["x", "y"]}
+    run(configured(source), tree)
+    before = outputs(tree)
+    run(configured(source | change), tree)
+    seen = outputs(tree)
+    shutil.rmtree(tree / ".memo")
+    run(configured(source | change), tree)
+    assert outputs(tree) == seen != before

@@ -90,6 +90,30 @@ def test_a_row_that_the_source_puts_elsewhere_never_moves() -> None:
     assert to_training([Rows(row_ids, labels, given, ("test", "train"))], *FRACTIONS) == frozenset()
 
 
+def test_a_fraction_is_the_share_below_it() -> None:
+    """A row whose hash is the fraction itself is on the other side."""
+    quarter, below = "4000000000000" + "000", "3ffffffffffff" + "000"
+    row_ids = [first + second for first in (quarter, below) for second in (quarter, below)]
+    assert splits(row_ids, None, (), 0.25, 0.25).tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("fixed", ["val", "test"])
+def test_of_a_class_without_training_rows_one_that_the_source_leaves_open_moves(fixed: str) -> None:
+    """The lowest row is the source's own; of the others one is for validation, by its hash."""
+    own, lower, higher = "00" * 16, "80" * 8 + "01" * 8, "90" * 8 + "01" * 8
+    rows = Rows([own, higher, lower], ["a"] * 3, [fixed, None, None], ("train",))
+    assert to_training([rows], *FRACTIONS) == {lower}
+    moved = splits(rows.row_ids, rows.given, rows.known, *FRACTIONS, {own, lower})
+    assert moved.tolist() == [SPLITS.index(fixed), 1, 0]
+
+
+def test_without_a_word_for_a_row_the_splits_that_the_source_names_get_none_of_it() -> None:
+    row_ids = ids(400)
+    for known in ((), ("val",), ("test",), ("val", "test")):
+        index = splits(row_ids, None, known, *FRACTIONS)
+        assert {SPLITS[split] for split in index.tolist()} == {*SPLITS} - {*known}
+
+
 def held_by(tree, labels: Sequence[str], configured, split: Sequence[str | None] | None = None) -> Spec:
     """What `prepare` makes of rows with these labels."""
     (tree / "data/incoming").mkdir(parents=True, exist_ok=True)
