@@ -180,10 +180,8 @@ class History:
         ours = lineage.diff(tree, old, new)
         names = [f"classifier@{name}" for name in (old, new)]
         params = json.loads(tool("dvc", "params", "diff", "--json", *names, cwd=tree)).get("params.yaml", {})
-        assert {key: (pair["old"], pair["new"]) for key, pair in params.items()} == {
-            key: tuple(None if value is None else _as_json(value) for value in pair)
-            for key, pair in ours.params.items()
-        }
+        theirs = {key: (pair["old"], pair["new"]) for key, pair in params.items()}
+        assert theirs == {key: (_as_dvc(old), _as_dvc(new)) for key, (old, new) in ours.params.items()}
         metrics = json.loads(tool("dvc", "metrics", "diff", "--json", *names, cwd=tree)).get("reports/metrics.json", {})
         per_class = {
             f"per_class.{label}.{key}": pair for label, pairs in ours.per_class.items() for key, pair in pairs.items()
@@ -197,8 +195,9 @@ class History:
         assert {point["rev"]: point["epoch"] for point in points} == lines
 
 
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _as_dvc(value: Any) -> Any:
+    """A value as `dvc params diff --json` prints it: a list is text there."""
+    return str(value) if isinstance(value, list) else value
 
 
 def test_the_stock_tools_agree_after_a_random_history(tmp_path: Path) -> None:
