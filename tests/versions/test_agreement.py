@@ -164,7 +164,9 @@ class History:
         assert assigned == [(environment, name) for environment, name, _ in self.assignments]
         assert [entry["version"] for entry in by_kind["registration"]] == self.versions
         assert {entry["version"] for entry in by_kind["deregistration"]} == self.withdrawn
-        listed = json.loads(tool("gto", "show", "classifier", "--json", cwd=tree))
+
+    def check_gto_listing(self) -> None:
+        listed = json.loads(tool("gto", "show", "classifier", "--json", cwd=self.toy.tree))
         assert {entry["version"] for entry in listed} == set(self.versions) - self.withdrawn
 
     def check_dvc_bytes(self) -> None:
@@ -188,6 +190,9 @@ class History:
         }
         theirs = {key: (pair["old"], pair["new"]) for key, pair in metrics.items() if "intervals" not in key}
         assert theirs == ours.metrics | per_class
+
+    def check_dvc_plots(self, old: str, new: str) -> None:
+        tree, names = self.toy.tree, [f"classifier@{name}" for name in (old, new)]
         plots = json.loads(tool("dvc", "plots", "diff", "--json", *names, cwd=tree))
         curve = "reports/training/curves.tsv"
         points = plots["data"][curve][0]["content"]["data"]["values"]
@@ -202,9 +207,9 @@ def _as_dvc(value: Any) -> Any:
 
 def test_the_stock_tools_agree_after_a_random_history(tmp_path: Path) -> None:
     history = History(tmp_path, seed=1)
-    history.run(60)
+    history.run(45)
     done = history.done
-    assert min(done[kind] for kind in ("register", "promote", "rollback", "clock")) >= 5, done
+    assert min(done[kind] for kind in ("register", "promote", "rollback", "clock")) >= 4, done
     assert done["withdraw"] >= 2 and done["refused"] >= 2, done
     history.check_gto()
     history.check_dvc_differences(history.versions[0], history.versions[-1])
@@ -220,7 +225,9 @@ def test_the_stock_tools_agree_after_two_hundred_operations(tmp_path: Path, seed
     assert min(done[kind] for kind in ("register", "promote", "rollback", "clock")) >= 20, done
     assert done["withdraw"] >= 4 and done["refused"] >= 8, done
     history.check_gto()
+    history.check_gto_listing()
     history.check_dvc_bytes()
+    history.check_dvc_plots(history.versions[0], history.versions[-1])
     for at in range(0, len(history.versions) - 1, len(history.versions) // 5 + 1):
         history.check_dvc_differences(history.versions[at], history.versions[-1])
 
