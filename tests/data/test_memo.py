@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tasks.data import memo
+from tasks.errors import CorruptData
 
 MADE: list[str] = []
 
@@ -125,3 +126,27 @@ def test_an_entry_that_was_used_is_kept_before_one_that_was_not(made, tmp_path):
     assert made("a") == ["a"] and MADE == ["a", "b"]
     memo.prune(tmp_path / "memo", 150)
     assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["a"]
+
+
+def test_a_worker_that_dies_is_one_sentence(tmp_path: Path) -> None:
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *call, **options):  # type: ignore[no-untyped-def]
+            future: Future[None] = Future()
+            future.set_exception(BrokenExecutor("a child process terminated abruptly"))
+            return future
+
+    with Pool(1) as pool, pytest.raises(CorruptData, match=r"^a worker of test died: out of memory, killed, or on a"):
+        list(memo.folders([memo.Job(work, ("a",), "a")], tmp_path / "memo", pool, "test"))
+
+
+def test_the_limit_is_the_bytes_that_stay(made, tmp_path):
+    import os
+
+    made("a", "b")
+    for entry in (tmp_path / "memo").iterdir():
+        os.utime(entry, (0, 0) if (entry / "file").read_text() == "a" else (9, 9))
+    size = sum(file.stat().st_size for file in (tmp_path / "memo").glob("*/*"))
+    memo.prune(tmp_path / "memo", size)
+    assert len(list((tmp_path / "memo").iterdir())) == 2
+    memo.prune(tmp_path / "memo", size - 1)
+    assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["b"]
