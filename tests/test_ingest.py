@@ -108,3 +108,37 @@ def test_one_new_file_leaves_the_others_unread(configured, parquet, tree):
     assert entry.stat().st_ino == before
     assert len(list((tree / ".memo" / "ingest").iterdir())) == 2
     assert json.loads((tree / "data/raw/dataset.json").read_text())["rows"] == 6
+
+
+def named_classes(file: Path, labels: list[int], *names: str) -> None:
+    image_file(file, pictures(len(labels), seed=len(file.name)), labels)
+    described = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
+    table = pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps(described)})
+    pq.write_table(table, file)
+
+
+def test_sources_that_name_different_classes_are_not_combined(configured, parquet, tree):
+    named_classes(tree / "a/a.parquet", [0, 1], "cat", "dog")
+    named_classes(tree / "b/same.parquet", [1, 0], "cat", "dog")
+    image_file(tree / "c/plain.parquet", pictures(2, seed=9), ["cat", "dog"])
+    params = configured(parquet("a"), parquet("b"), parquet("c"))
+    refresh.fn(params, tree)
+    ingest.fn(params, tree)
+    assert Shards.open(tree / "data/raw").info["classes"] == ["cat", "dog"]
+    named_classes(tree / "b/same.parquet", [1, 0], "cat", "newt")
+    refresh.fn(params, tree)
+    with pytest.raises(CorruptData, match=r"^the sources name different classes: cat, dog; cat, newt; combine sources"):
+        ingest.fn(params, tree)
+
+
+def test_a_column_that_looks_like_a_split_is_told_once_for_each_source(configured, parquet, tree, capsys):
+    for folder in "ab":
+        for name in "xyz":
+            split = ["train", "test"] if name != "x" else ["1", "2"]
+            image_file(tree / f"{folder}/{name}.parquet", pictures(2, seed=ord(name)), ["cat", "dog"], part=split)
+    params = configured(parquet("a"), parquet("b"))
+    refresh.fn(params, tree)
+    ingest.fn(params, tree)
+    lines = [line.partition(" with names")[0] for line in capsys.readouterr().out.splitlines() if "split" in line]
+    assert lines == ["ingest: y.parquet has a column part"] * 2
+    assert Shards.open(tree / "data/raw").info["rows"] == 12

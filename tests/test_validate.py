@@ -220,3 +220,5 @@ def test_only_a_new_shard_is_checked_again(configured, parquet, tree, monkeypatc
     monkeypatch.setattr(images, "decode", lambda *a: decoded.append(1) or decode(*a))
     validate.fn(params, tree)
     assert len(decoded) == 5
+    validate.fn(configured(parquet(), validate={"max_bad_fraction": 0.9}), tree)
+    assert len(decoded) == 5

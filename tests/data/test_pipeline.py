@@ -101,6 +101,7 @@ def test_features_over_shards_and_batches_are_the_good_rows_of_the_source(
     report = json.loads((tree / "reports/validation.json").read_text())
     assert report["rows"] == {"in": 4400, "out": len(good), "quarantined": len(reasons)}
     assert report["classes"] == {"all": Counter(row["label"] for row in good)}
+    assert report["numbers"].keys() == {"x", "y"}
     assert report["reasons"] == Counter(reason for _, reason, _ in reasons.values())
     values = np.array([[row["feature:x"], np.nan if row["feature:y"] is None else row["feature:y"]] for row in good])
     training = values[[split(row) == "train" for row in good]]
@@ -143,7 +144,9 @@ def test_images_over_shards_are_the_good_rows_of_the_source(
     put(10, whole[50], "leak", "like shard-00003.parquet row 5", label=labels[50])
     put(12, whole[12], "conflict", "like shard-00003.parquet row 13", label="cat")
     put(58, whole[12], "conflict", "like shard-00000.parquet row 12", label="dog")
-    image_file(tree / "data/incoming/a.parquet", whole, labels, part=given)
+    column = [None if image is None else {"bytes": image, "path": f"{n}.png"} for n, image in enumerate(whole)]
+    (tree / "data/incoming").mkdir(parents=True)
+    pq.write_table(pa.table({"image": column, "label": labels, "part": given}), tree / "data/incoming/a.parquet")
     table = {"type": "parquet", "path": "data/incoming", "label": "label", "image": "image", "features": None}
     limit = {"decoded_limit_bytes": 0} if encoded else {}
     prepared = {**FRACTIONS, **limit, "size": [6, 5]}
@@ -159,7 +162,12 @@ def test_images_over_shards_are_the_good_rows_of_the_source(
     }
     for n, (reason, detail) in bad.items():
         row = found[rows[n]["shard"], rows[n]["row"]]
-        assert detail in row["detail"] and row["source"] == f"a.parquet, row {n}", reason
+        place = f"a.parquet, row {n}" + (f" ({n}.png)" if whole[n] else "")
+        assert detail in row["detail"] and row["source"] == place, reason
+    report = json.loads((tree / "reports/validation.json").read_text())
+    assert (report["sizes"], report["modes"], report["colour"]) == ({"8x8": 58}, {"L": 58}, 0)
+    brightness = report["numbers"]["brightness"]
+    assert sum(brightness["bins"].values()) == 58 and 0 < brightness["min"] < brightness["max"] < 255
     spec = Spec.read(tree / "data/prepared/spec.json")
     assert spec.classes == ("cat", "dog") and spec.size == (6, 5)
     for name in splits.SPLITS:

@@ -70,6 +70,7 @@ def test_classes_of_very_different_sizes() -> None:
     assert warnings({"a": PLENTY, "b": 5 * PLENTY + 1}) == [
         "b has 500,001 rows, a 100,000; validate.warn.imbalance is 5.0"
     ]
+    assert warnings({"a": 5 * PLENTY + 1, "b": PLENTY})[0].startswith("a has 500,001 rows, b 100,000;")
 
 
 ALIKE = "differ only in case, spaces or characters that look alike; if they are one class, rename them"
@@ -150,6 +151,14 @@ def test_features_that_no_model_can_use(low: float | None, high: float | None, w
     assert warnings(EVEN, numbers={"brightness": numbers(low, high)}, sizes={"8x8": 1}) == []  # that of images
 
 
+def test_a_shard_without_a_good_image_has_no_brightness() -> None:
+    facts = {"null": 1, "bins": {"3": 2}, "min": 1.0, "max": 4.0}
+    empty = {"null": 2, "bins": {}, "min": None, "max": None}
+    assert validation._numbers([{"a": facts}, {}, {"a": empty}, {"a": {**facts, "min": 0.5, "max": 2.0}}]) == {
+        "a": {"null": 4, "bins": {"3": 4}, "min": 0.5, "max": 4.0}
+    }
+
+
 def fail(classes: dict[str, int], params: ValidateParams = PARAMS, named: list[str] | None = None, **facts: Any) -> str:
     """Why the run stops; empty if it does not."""
     info = {"classes": named, "label_columns": ["y"]}
@@ -203,6 +212,7 @@ def test_a_quantity_is_no_class() -> None:
     assert fail(quantity).startswith("the label column y has 21 distinct values, nearly all of them numbers, and more")
     assert fail({**quantity, "?": 9, "n/a": 9}).startswith("the label column y has 23 distinct values")
     assert fail({**quantity, "?": 9, "n/a": 9, "x": 9}) == ""  # one in eight is a word
+    assert fail({**{f"{n}.5": 1 for n in range(27)}, "x": 9, "y": 9, "z": 9}) != ""  # one in ten
     assert fail({**twice, **{f"{n}.25": 1 for n in range(10)}}) == ""  # a third occurs once
     assert fail({**twice, **{f"{n}.25": 1 for n in range(11)}}) != ""
     assert fail(quantity, named=list(quantity)) == ""
