@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install data run test test-long check format bench bench-gpu clean up down status deploy
+.PHONY: help install data run test test-long mutants check format bench bench-gpu clean up down status deploy
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test: $(STAMP)  ## run the tests
 
 test-long: $(STAMP)  ## run the long tests too: kills, soaks, races
 	@$(BIN)/python -m pytest -m 'long or not long' --timeout 3600
+
+mutants: $(STAMP)  ## change one place of the code at a time: do the tests notice? GROUP=gate SAMPLE=50
+	@$(BIN)/python tests/mutants.py $(GROUP) --sample $(or $(SAMPLE),50) --seed $(or $(SEED),0)
 
 check: $(STAMP)  ## style and types
 	@$(BIN)/ruff check

@@ -22,6 +22,13 @@ SAMPLE = ROOT / "tests/assets"
 BIN = Path(sys.executable).parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need the trained repository, so that `tests/mutants.py` can leave them out."""
+    for item in items:
+        if "released" in getattr(item, "fixturenames", ()):
+            item.add_marker("trains")
+
+
 class Checkout:
     """A clone of this repository in a folder of its own."""
 
