@@ -10,7 +10,7 @@ from dvc.utils.serialize import parse_yaml
 
 from tasks import params
 from tasks.errors import ParamsError
-from tasks.overrides import replaced
+from tasks.overrides import in_words, lasting, replaced
 
 TEXT = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
 HEADING = "--set (the settings of this run)"
@@ -98,3 +98,15 @@ def test_all_are_reported_at_once_apart_from_those_of_the_file() -> None:
 def test_a_setting_can_correct_the_file() -> None:
     text = TEXT.replace("seed: 0 ", "seed: x ")
     assert parse_yaml(replaced(text, {"train.seed": 1}), "params.yaml")["train"]["seed"] == 1
+
+
+def test_comments_and_quotes_stay() -> None:
+    assert replaced(TEXT, {"train.seed": 1}) == TEXT.replace("seed: 0 ", "seed: 1 ")
+    quoted = TEXT.replace("device: auto ", "device: 'cuda:1' ")
+    assert "device: 'cuda:1'" in replaced(quoted, {"train.seed": 1})
+
+
+def test_what_lasts_is_what_a_stage_lists() -> None:
+    settings = {"train.lr": 1, "training.x": 2, "gate.margin": 3, "prepare.size": [1, 2]}
+    assert lasting(settings, {"train", "prepare"}) == {"train.lr": 1, "prepare.size": [1, 2]}
+    assert in_words({"gate.max_shrink": 1, "run.workers": 4}) == "gate.max_shrink=1, run.workers=4"

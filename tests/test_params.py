@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,15 @@ def raw() -> dict[str, Any]:
     return content
 
 
-def test_the_file_of_the_repository_is_read() -> None:
-    assert params.load(ROOT).train.epochs == params.load(ROOT).train.epochs > 0
+def test_the_file_of_the_repository_is_read(raw: dict[str, Any]) -> None:
+    assert params.load(ROOT).train.epochs == raw["train"]["epochs"]
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    file, text = tmp_path / "params.yaml", (ROOT / "params.yaml").read_text()
+    for seed in (1, 2, 345):
+        file.write_text(text.replace("seed: 0 ", f"seed: {seed} "))
+        assert params.load(tmp_path).train.seed == seed
 
 
 def test_numbers_are_yaml_1_2(tmp_path: Path) -> None:
@@ -92,6 +100,147 @@ PROBLEMS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: raw["ingest"]["sources"][0].update(nmae=1),
      "ingest.sources.0.nmae: unknown key; did you mean ingest.sources.0.name?"),
 ]  # fmt: skip
+
+
+TINY = 1e-300
+BOUNDS: dict[str, tuple[list[float], list[float]]] = {  # values that are taken, values that are not
+    "ingest.shard_rows": ([1, 10**9], [0]),
+    "validate.max_bad_fraction": ([0, 1], [-TINY, 1.000001]),
+    "validate.max_pixels": ([1, 178956970], [0, 178956971]),
+    "validate.warn.duplicate": ([0, 1], [-TINY, 1.000001]),
+    "validate.warn.leak": ([0, 1], [-TINY, 1.000001]),
+    "validate.warn.conflict": ([0, 1], [-TINY, 1.000001]),
+    "validate.warn.other": ([0, 1], [-TINY, 1.000001]),
+    "validate.warn.imbalance": ([1, 1e9], [0.999999]),
+    "prepare.size.0": ([1, 10**4], [0]),
+    "prepare.size.1": ([1, 10**4], [0]),
+    "prepare.channels": ([1, 3], [0, 2, 4]),
+    "prepare.decoded_limit_bytes": ([0, 10**15], [-1]),
+    "prepare.val_fraction": ([0, 0.84], [-TINY, 0.85]),  # beside test_fraction 0.15
+    "prepare.test_fraction": ([0, 0.89], [-TINY, 0.9]),  # beside val_fraction 0.1
+    "train.seed": ([0, 10**9], [-1]),
+    "train.epochs": ([1, 10**9], [0]),
+    "train.batch_size": ([1, 10**9], [0]),
+    "train.accumulate": ([1, 256], [0, 257]),  # beside batch_size 256
+    "train.lr": ([TINY, 1e9], [0]),
+    "train.clip": ([TINY, 1e9], [0]),
+    "train.ema": ([TINY, 0.999999], [0, 1]),
+    "train.patience": ([1, 10**9], [0]),
+    "train.augment.crop": ([0, 10**9], [-1]),
+    "train.augment.erase": ([0, 1], [-TINY, 1.000001]),
+    "train.augment.mixup": ([0, 1e9], [-TINY]),
+    "train.augment.cutmix": ([0, 1e9], [-TINY]),
+    "train.processes": ([1, 10**9], [0]),
+    "train.threads": ([1, 10**9], [0]),
+    "evaluate.batch_size": ([1, 10**9], [0]),
+    "evaluate.worst": ([0, 10**9], [-1]),
+    "evaluate.resamples": ([0, 10**9], [-1]),
+    "gate.min_accuracy": ([0, 1], [-TINY, 1.000001]),
+    "gate.margin": ([0, 1], [-TINY, 1.000001]),
+    "gate.confidence": ([0.5, 0.999999], [0.499999, 1]),
+    "gate.min_slice": ([1, 10**9], [0]),
+    "gate.slice_margin": ([0, 1], [-TINY, 1.000001]),
+    "gate.max_shrink": ([0, 1], [-TINY, 1.000001]),
+    "run.workers": ([1, 10**9], [0]),
+    "run.loader_workers": ([0, 10**9], [-1]),
+    "run.checkpoint_seconds": ([TINY, 1e9], [0]),
+    "run.retries": ([0, 10**9], [-1]),
+    "run.timeouts.network": ([TINY, 1e9], [0]),
+    "run.timeouts.compute": ([TINY, 1e9], [0]),
+    "run.timeouts.git": ([TINY, 1e9], [0]),
+    "run.memo_bytes": ([0, 10**15], [-1]),
+}
+FREE = {"train.optimizer.arguments.weight_decay", "train.criterion.arguments.label_smoothing"}  # PyTorch's own
+
+
+def numbers(content: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all numbers, and of what may be one."""
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in pairs:
+        if (isinstance(value, int | float) and not isinstance(value, bool)) or key in ("clip", "ema", "patience"):
+            yield f"{prefix}{key}"
+        yield from numbers(value, f"{prefix}{key}.")
+
+
+def put(content: Any, key: str, value: object) -> None:
+    *sections, name = [int(part) if part.isdigit() else part for part in key.split(".")]
+    for section in sections:
+        content = content[section]
+    content[name] = value
+
+
+def test_every_number_has_the_range_that_is_documented(raw: dict[str, Any]) -> None:
+    assert {*numbers(raw)} - FREE == BOUNDS.keys()
+    for key, (taken, refused) in BOUNDS.items():
+        for value in taken:
+            content = copy.deepcopy(raw)
+            put(content, key, value)
+            params.parse(content)
+        for value in refused:
+            content = copy.deepcopy(raw)
+            put(content, key, value)
+            with pytest.raises(ParamsError, match=r"^params\.yaml: 1 problem\n"):
+                params.parse(content)
+
+
+TABLE = {"type": "parquet", "path": "x", "label": "y", "image": None, "features": ["a", "b"], "split": None}
+HUB = {**TABLE, "type": "huggingface", "repository": "a/b", "config": None, "revision": None, "splits": {"test": "t"}}
+HUB.pop("path")
+CSV = {"type": "csv", "path": "x", "label": "y", "features": ["a"]}
+RULE = {"dtype": None, "min": None, "max": None, "allowed": None, "nullable": True}
+
+ACROSS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [  # what is wrong, or "" where nothing is
+    (source(**TABLE), ""),
+    (source(**{**TABLE, "split": "s"}), ""),
+    (source(**{**TABLE, "image": "i", "features": None}), ""),
+    (source(**{**TABLE, "image": "i"}), "a source needs either image or features; both are set"),
+    (source(**{**TABLE, "features": None}), "a source needs either image or features; neither is set"),
+    (source(**{**TABLE, "features": ["a", "y"]}), "features names the label column y; name another column"),
+    (source(**{**TABLE, "image": "y", "features": None}), "image names the label column y; name another column"),
+    (source(**{**TABLE, "split": "y"}), "split names the label column y; name another column"),
+    (source(**{**TABLE, "split": "b"}), "split names b, which is an input of the model; name another column"),
+    (source(**{**TABLE, "image": "i", "features": None, "split": "i"}), "split names i, which is an input of the model"),
+    (source(**{**TABLE, "features": ["a", "b", "a"]}), "a is listed twice; list each column once"),
+    (source(**{**TABLE, "features": []}), "expected at least 1 entry, found []"),
+    (source(**HUB), ""),
+    (source(**{**HUB, "split": "s"}), ""),
+    (source(**{**HUB, "split": "s", "splits": {"test": "t", "train": "u"}}), "and 2 entries of splits both give each row"),
+    (source(**{**HUB, "splits": {"all": "t"}}), "expected train, val or test"),
+    (source(**CSV), ""),
+    (source(**{**CSV, "separator": ";", "decimal": ","}), ""),
+    (source(**{**CSV, "separator": ",", "decimal": ","}), "separator and decimal are both ','; they must differ"),
+    (source(**{**CSV, "separator": ";;"}), "expected one character, such as"),
+    (source(**{**CSV, "separator": '"'}), "expected one character, such as"),
+    (source(**{**CSV, "decimal": ";"}), "expected . or ,"),
+    (source(**{**CSV, "encoding": "utf-9"}), "this encoding is unknown; use utf-8, cp1252, latin-1 or another"),
+    (source(type="imagefolder", path="a\nb"), "expected a path, without control characters"),
+    (source(type="imagefolder", path="x" * 1001), "expected at most 1000 characters"),
+    (source(type="torchvision", name="9x", root=None, arguments={}), "expected the name of a class"),
+    (change("ingest", keep=["a", "a"]), "a is listed twice; list each column once"),
+    (change("validate", columns={"a": {**RULE, "min": 2.0, "max": 1.0}}), "min is 2 and max is 1, so no value can pass"),
+    (change("validate", columns={"a": {**RULE, "min": 1.0, "max": 1.0}}), ""),
+    (change("validate", columns={"a": {**RULE, "dtype": "string", "max": 1.0}}), "min and max are for numbers"),
+    (change("validate", columns={"a": {**RULE, "dtype": "float", "max": 1.0}}), ""),
+    (change("prepare", val_fraction=0.5, test_fraction=0.5), "val_fraction and test_fraction add up to 1; they must"),
+    (change("train", accumulate=9, batch_size=8), "accumulate is 9, more than the 8 rows of batch_size"),
+    (change("train", accumulate=8, batch_size=8), ""),
+    (change("evaluate", slices=["site"]), "site is not in ingest.keep; add it there"),
+    (lambda raw: (raw["evaluate"].update(slices=["site"]), raw["ingest"].update(keep=["site"])), ""),
+    (change("run", cluster="tls://h:1"), ""),
+    (change("run", cluster="http://h:1"), "expected tcp://HOST:PORT"),
+    (change("train", lr="1e-3"), "remove the quotes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "message"), ACROSS, ids=map(str, range(len(ACROSS))))
+def test_what_goes_together(raw: dict[str, Any], edit: Callable[[Any], Any], message: str) -> None:
+    edit(raw)
+    if not message:
+        params.parse(raw)
+        return
+    with pytest.raises(ParamsError, match=r"^params\.yaml: 1 problem\n") as caught:
+        params.parse(raw)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(("edit", "message"), PROBLEMS, ids=[message[:50] for _, message in PROBLEMS])

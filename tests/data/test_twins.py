@@ -12,7 +12,7 @@ import pytest
 from tasks.data import twins
 from tasks.data.schema import CODES
 
-A, B, C, D, E = (f"{n:016x}{n:016x}" for n in (1, 2, 3, 4, 5))
+A, B, C, D, E = (f"{n:016x}" * 2 for n in (0xFFFF_FFFF_FFFF_FFFF, 0xB, 0xC, 0xD, 0xE))
 REASONS = {0: "", **{code: reason for reason, code in CODES.items()}}
 Mark = Callable[[list[Path], np.ndarray, np.ndarray], None]
 
