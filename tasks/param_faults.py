@@ -112,8 +112,8 @@ def _text(model: type, raw: object, path: Path, fault: Mapping[str, Any]) -> str
         return f"unknown type {shown(fault['input'].get('type'))}; use {_joined(_words(types_))}"
     if kind == "union_tag_not_found":
         return "missing; name the type of the source, such as csv"
-    if kind in ("value_error", "assertion_error"):
-        return str(fault["msg"]).partition("error, ")[2] or str(fault["msg"])
+    if kind == "value_error":
+        return str(fault["ctx"]["error"])
     return ""
 
 

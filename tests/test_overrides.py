@@ -29,6 +29,8 @@ TAKEN: list[tuple[str, Any, Any]] = [  # key, value, what the file then holds
     ("ingest.sources.0.root", "file:///data", "file:///data"),
     ("ingest.sources", [{"type": "imagefolder", "path": "https://host/x"}], None),
     ("prepare.size", (32, 32), [32, 32]),
+    ("prepare.size.1", "32", 32),
+    ("train.criterion.arguments", {"weight": "x:y", "more": ["a:b"]}, None),  # between the braces of the file
 ]
 
 
@@ -67,6 +69,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("ingest.sources.1.root", "x", "ingest.sources.1.root: ingest.sources has no entry 1; the first one is 0"),
     ("ingest.sources.0.path", "x", "ingest.sources.0.path: unknown key; a torchvision source takes "
                                    "type, name, root and arguments"),
+    ("ingest.sources.1", "x", "ingest.sources.1: ingest.sources has no entry 1; the first one is 0"),
+    ("prepare.size.x", "3", "prepare.size.x: prepare.size has no entry x; the first one is 0"),
+    ("ingest.keep.0", "a", "ingest.keep.0: ingest.keep has no entry 0; it is empty: set it as a whole, ingest.keep=[...]"),
     ("train", "3", "train: expected a mapping, found 3"),
     ("train.epochs", "[3", "train.epochs=[3 is not valid YAML at line 2, column 1: did not find expected ',' or ']'; "
                            "close the bracket, and separate the entries with commas"),
@@ -93,6 +98,15 @@ def test_all_are_reported_at_once_apart_from_those_of_the_file() -> None:
         "epochs",
     ]
     assert lines[5:] == ["params.yaml: 1 problem", '  train.seed: expected a whole number, found "x"']
+
+
+def test_what_does_not_go_together_is_reported_beside_a_wrong_value() -> None:
+    with pytest.raises(ParamsError) as caught:
+        replaced(TEXT, {"train.lr": "x", "evaluate.slices": "[site]"})
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
+        "train.lr",
+        "evaluate.slices",
+    ]
 
 
 def test_a_setting_can_correct_the_file() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import datetime
+import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,14 @@ PROBLEMS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (change("gate", min_accuracy=1.5), "gate.min_accuracy: expected at most 1, found 1.5"),
     (change("train", precision="fp16"), 'train.precision: expected auto, float32 or bfloat16, found "fp16"'),
     (change("train", fused="yes"), 'train.fused: expected auto, true or false, found "yes"'),
+    (change("train", precision="3"), 'train.precision: expected auto, float32 or bfloat16, found "3"'),
+    (change("train", device=datetime.date(2026, 1, 31)),
+     "train.device: expected a string, found 2026-01-31; put it in quotes"),
+    (lambda raw: raw["train"]["augment"].update(flip="false"),
+     'train.augment.flip: expected true or false, found "false"; remove the quotes'),
+    (lambda raw: raw["train"]["augment"].update(flip="no"), 'train.augment.flip: expected true or false, found "no"'),
+    (change("gate", epochen=1), "gate.epochen: unknown key; this section takes "),
+    (change("gate", epoch=1), "gate.epoch: unknown key; did you mean train.epochs?"),
     (change("prepare", channels=2), "prepare.channels: expected 1 or 3, found 2"),
     (change("prepare", size=28), "prepare.size: expected a list, found 28"),
     (change("prepare", size=[28]), "prepare.size: expected at least 2 entries, found [28]"),
@@ -207,6 +218,7 @@ ACROSS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [  # what is wrong, 
     (source(**{**HUB, "split": "s", "splits": {"test": "t", "train": "u"}}), "and 2 entries of splits both give each row"),
     (source(**{**HUB, "splits": {"all": "t"}}), "expected train, val or test"),
     (source(**CSV), ""),
+    (source(**{**CSV, "encoding": "cp1252"}), ""),
     (source(**{**CSV, "separator": ";", "decimal": ","}), ""),
     (source(**{**CSV, "separator": ",", "decimal": ","}), "separator and decimal are both ','; they must differ"),
     (source(**{**CSV, "separator": ";;"}), "expected one character, such as"),
@@ -224,7 +236,7 @@ ACROSS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [  # what is wrong, 
     (change("prepare", val_fraction=0.5, test_fraction=0.5), "val_fraction and test_fraction add up to 1; they must"),
     (change("train", accumulate=9, batch_size=8), "accumulate is 9, more than the 8 rows of batch_size"),
     (change("train", accumulate=8, batch_size=8), ""),
-    (change("evaluate", slices=["site"]), "site is not in ingest.keep; add it there"),
+    (change("evaluate", slices=["site"]), "  evaluate.slices: site is not in ingest.keep; add it there"),
     (lambda raw: (raw["evaluate"].update(slices=["site"]), raw["ingest"].update(keep=["site"])), ""),
     (change("run", cluster="tls://h:1"), ""),
     (change("run", cluster="http://h:1"), "expected tcp://HOST:PORT"),
@@ -236,7 +248,10 @@ ACROSS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [  # what is wrong, 
 def test_what_goes_together(raw: dict[str, Any], edit: Callable[[Any], Any], message: str) -> None:
     edit(raw)
     if not message:
-        params.parse(raw)
+        parsed = json.loads(json.dumps(asdict(params.parse(raw))))
+        assert parsed["train"] == raw["train"]
+        (asked,), (read,) = raw["ingest"]["sources"], parsed["ingest"]["sources"]
+        assert {key: read[key] for key in asked} == asked
         return
     with pytest.raises(ParamsError, match=r"^params\.yaml: 1 problem\n") as caught:
         params.parse(raw)
@@ -313,9 +328,23 @@ def test_what_dvc_cannot_read_is_refused_with_its_line(tmp_path: Path, text: str
     file.write_text(text)
     with pytest.raises(ParamsError) as caught:
         params.load(tmp_path)
-    assert str(caught.value).startswith(f"params.yaml is not valid YAML {message}")
+    assert str(caught.value).startswith(
+        f"params.yaml is not valid YAML{message if message[0] == ':' else ' ' + message}"
+    )
     with pytest.raises(YAMLFileCorruptedError):
         parse_yaml(text, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [("a: " + "[" * 5000 + "]" * 5000, "it is nested too deeply"), ("a: 2026-02-30", "day is out of range for month")],
+    ids=["deep", "date"],
+)
+def test_what_no_line_can_be_given_for(tmp_path: Path, text: str, cause: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        params.load(tmp_path)
+    assert str(caught.value) == f"params.yaml is not valid YAML: {cause}; put the value in quotes if it is text"
 
 
 def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:

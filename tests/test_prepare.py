@@ -103,3 +103,13 @@ def test_a_class_that_training_never_sees_is_named(configured, parquet, tree):
     ):
         run(params, tree)
     assert not (tree / "data/prepared").exists()
+
+
+def test_the_memo_takes_no_more_than_its_limit(configured, parquet, tree):
+    image_file(tree / "data/incoming/a.parquet", pictures(20), [0, 1] * 10)
+    stages = ("ingest", "validate", "prepare")
+    run(configured(parquet(), prepare={"size": [8, 8]}), tree)
+    assert [len(list((tree / ".memo" / name).iterdir())) for name in stages] == [1, 1, 1]
+    run(configured(parquet(), prepare={"size": [8, 8]}, run={"workers": 1, "memo_bytes": 0}), tree)
+    assert [len(list((tree / ".memo" / name).iterdir())) for name in stages] == [0, 0, 0]
+    assert (tree / "data/prepared/spec.json").exists()

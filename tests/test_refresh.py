@@ -12,7 +12,8 @@ import pytest
 
 from tasks.data.files import sha256
 from tasks.data.sources import fashion_mnist
-from tasks.errors import SourceMissing
+from tasks.errors import ParamsError, SourceMissing
+from tasks.ingest import ingest
 from tasks.refresh import refresh
 from tasks.versions.git import git
 from tests.data.samples import ASSETS, image_file, pictures
@@ -119,3 +120,69 @@ def test_a_runs_tree_finds_what_arrived_in_the_main_checkout(configured, parquet
     image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
     refresh.fn(configured(parquet()), run)
     assert json.loads((run / "source.lock").read_text())["sources"][0]["files"][0]["name"] == "a.parquet"
+
+
+def test_what_changed_is_told_by_source(configured, parquet, tree, monkeypatch):
+    params = configured(parquet())
+    for name in "abc":
+        image_file(tree / f"data/incoming/{name}.parquet", pictures(2, seed=ord(name)), [0, 1])
+    (tree / "data/incoming/notes.txt").touch()
+    refresh.fn(params, tree)
+    (tree / "data/incoming/a.parquet").unlink()
+    image_file(tree / "data/incoming/b.parquet", pictures(3), [0, 1, 0])
+    image_file(tree / "data/incoming/d.parquet", pictures(2, seed=9), [0, 1])
+    logged = []
+    monkeypatch.setattr("tasks.refresh.log", logged.append)
+    result = refresh.fn(params, tree)
+    line = "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (a.parquet), 1 as before"
+    note = "data/incoming: skipped 1: 1 suffix (notes.txt)"
+    assert result["summary"] == [line, note] and result["notes"] == [note]
+    (change,) = result["changes"]
+    assert (change["new"], change["changed"], change["gone"], change["same"]) == (
+        ["d.parquet"],
+        ["b.parquet"],
+        ["a.parquet"],
+        1,
+    )
+    assert logged == [f"refresh: {line}", f"refresh: {note}"]
+
+
+@pytest.mark.parametrize(("count", "more"), [(3, ""), (5, " and 2 more")])
+def test_a_pinned_source_that_is_gone_is_named_with_its_files(configured, parquet, tree, count, more):
+    params = configured(parquet())
+    names = [f"{number}.parquet" for number in range(count)]
+    for name in names:
+        image_file(tree / "data/incoming" / name, pictures(2), [0, 1])
+    refresh.fn(params, tree)
+    before = (tree / "source.lock").read_text()
+    for name in names:
+        (tree / "data/incoming" / name).unlink()
+    with pytest.raises(SourceMissing) as caught:
+        refresh.fn(params, tree)
+    assert f"source.lock pins 0.parquet, 1.parquet, 2.parquet{more} of this source: copy them" in str(caught.value)
+    assert (tree / "source.lock").read_text() == before
+    (tree / "source.lock").unlink()
+    with pytest.raises(SourceMissing) as caught:
+        refresh.fn(params, tree)
+    assert "source.lock" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["sources", "models"])
+def test_code_that_no_stage_depends_on_is_refused_before_anything_is_pinned(configured, tree, code):
+    """A module of custom/ that imports one beside the folders that dvc.yaml lists."""
+    for name in ("", "sources/", "models/"):
+        (tree / f"custom/{name}").mkdir(parents=True, exist_ok=True)
+        (tree / f"custom/{name}__init__.py").touch()
+    (tree / "custom/other.py").write_text("VALUE = 1\n")
+    text = "import custom.other\n" if code == "sources" else ""
+    (tree / "custom/sources/mine.py").write_text(f"{text}class Mine: ...\n")
+    text = "import custom.other\n" if code == "models" else ""
+    (tree / "custom/models/mine.py").write_text(f"{text}class Mine: ...\n")
+    source = {"type": "custom", "source": "custom.sources.mine:Mine", "arguments": {}}
+    params = configured(source, model={"name": "custom.models.mine:Mine"})
+    with pytest.raises(ParamsError, match=rf"custom/{code}/mine\.py imports custom\.other|custom\.other"):
+        refresh.fn(params, tree)
+    assert not (tree / "source.lock").exists()
+    if code == "sources":
+        with pytest.raises(ParamsError, match=r"custom\.other"):
+            ingest.fn(params, tree)
