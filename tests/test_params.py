@@ -335,16 +335,11 @@ def test_what_dvc_cannot_read_is_refused_with_its_line(tmp_path: Path, text: str
         parse_yaml(text, "params.yaml")
 
 
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [("a: " + "[" * 5000 + "]" * 5000, "it is nested too deeply"), ("a: 2026-02-30", "day is out of range for month")],
-    ids=["deep", "date"],
-)
-def test_what_no_line_can_be_given_for(tmp_path: Path, text: str, cause: str) -> None:
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ParamsError) as caught:
+def test_a_date_that_does_not_exist_has_no_line(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: 2026-02-30")
+    message = r"^params\.yaml is not valid YAML: day is out of range for month; put the value in quotes if it is text$"
+    with pytest.raises(ParamsError, match=message):
         params.load(tmp_path)
-    assert str(caught.value) == f"params.yaml is not valid YAML: {cause}; put the value in quotes if it is text"
 
 
 def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:

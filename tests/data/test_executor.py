@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import types
 from dataclasses import replace
 
 import pytest
 
+from tasks.data import executor as execution
+from tasks.data.executor import executor
 from tasks.data.files import sha256
 from tasks.errors import ParamsError, Unreachable
 from tasks.ingest import ingest
@@ -52,7 +56,10 @@ def test_processes_make_the_same_bytes_as_one(small, tree):
 
 def test_a_cluster_that_is_not_there(small, tree):
     refresh.fn(small, tree)
-    with pytest.raises((Unreachable, ParamsError), match=r"run.cluster"):
+    pytest.importorskip("distributed")
+    with pytest.raises(
+        Unreachable, match=r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it"
+    ):
         ingest.fn(replace(small, run=replace(small.run, cluster="tcp://127.0.0.1:9")), tree)
 
 
@@ -98,3 +105,37 @@ def test_a_cluster_makes_the_same_bytes_though_a_worker_is_killed(small, tree, c
     assert outputs(replace(small, run=replace(small.run, cluster=address)), tree) == expected
     killer.join()
     assert processes[-1].wait(5) == -9
+
+
+def test_one_worker_is_this_process_and_more_are_others(sample) -> None:
+    with executor(replace(sample.run, workers=1)) as pool:
+        assert pool.submit(os.getpid).result() == os.getpid()
+        assert pool.submit(threading.get_ident).result() != threading.get_ident()
+    with executor(replace(sample.run, workers=2)) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("main", "platform", "start"),
+    [
+        ("tasks.prepare", "linux", "fork"),
+        ("flows.__main__", "linux", "spawn"),
+        ("tasksmith", "linux", "spawn"),
+        (None, "linux", "spawn"),
+        ("tasks.prepare", "darwin", "spawn"),
+    ],
+)
+def test_only_a_stage_forks_and_only_on_linux(main, platform, start, monkeypatch) -> None:
+    """Any other process may hold locks of threads, which a fork would copy."""
+    spec = main and importlib.machinery.ModuleSpec(main, None)
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert execution._start() == start
+
+
+def test_without_dask_the_command_that_installs_it_is_named(sample, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    cluster = replace(sample.run, cluster="tcp://127.0.0.1:9")
+    message = r"^run\.cluster needs Dask: `pip install .*`, or set it to null"
+    with pytest.raises(ParamsError, match=message), executor(cluster):
+        pass
