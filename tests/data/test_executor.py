@@ -54,13 +54,22 @@ def test_processes_make_the_same_bytes_as_one(small, tree):
     assert outputs(replace(small, run=replace(small.run, workers=2)), tree) == outputs(small, tree)
 
 
-def test_a_cluster_that_is_not_there(small, tree):
-    refresh.fn(small, tree)
-    pytest.importorskip("distributed")
-    with pytest.raises(
-        Unreachable, match=r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it"
+def test_a_cluster_that_is_not_there(sample, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    waits, client = [], distributed.Client
+
+    def impatient(address, timeout):
+        waits.append(timeout)
+        return client(address, timeout="0.2s")
+
+    monkeypatch.setattr(distributed, "Client", impatient)
+    message = r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it, or set null"
+    with (
+        pytest.raises(Unreachable, match=message),
+        executor(replace(sample.run, cluster="tcp://127.0.0.1:9")),
     ):
-        ingest.fn(replace(small, run=replace(small.run, cluster="tcp://127.0.0.1:9")), tree)
+        pass
+    assert waits == ["5s"]
 
 
 @pytest.fixture
