@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.data import power, tango
 from tasks.data.files import write_json
+from tasks.data.formats import VALIDATION, Format
 from tasks.errors import ValidationFailed
 from tasks.params import Params
 from tasks.stage import step
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.data.drift import Drift
 
 REPORT, DRIFT = "reports/validation.json", "reports/drift.json"
+FORMAT = Format("a comparison of the data", 1)
 ALPHA = 0.001  # of all tests together: chance alone reports a change once in a thousand runs
 DISTANCE = 0.02  # a smaller shift is not reported, however certain it is
 
@@ -54,6 +56,7 @@ def compare_data(params: Params, tree: Path) -> DataCheck:
     Raises:
         ValidationFailed: a class is gone, or more rows than `gate.max_shrink` allows; where that is 1, neither stops.
         ObjectsMissing: the newest version's report is unavailable.
+        CorruptData: only a newer Ratchet understands that report.
     """
     report = json.loads((tree / REPORT).read_text(encoding="utf-8"))
     newest = _newest(Registry(tree))
@@ -64,7 +67,7 @@ def compare_data(params: Params, tree: Path) -> DataCheck:
         few_rows=_few_rows(params, report),
     )
     details = {key: value for key, value in asdict(drift).items() if key != "changed"} if drift else {}
-    write_json(tree / DRIFT, {"format": 1, **asdict(check), **details})
+    write_json(tree / DRIFT, FORMAT.stamped({**asdict(check), **details}))
     if newest and drift and drift.faults:
         raise ValidationFailed(
             f"against {newest.name}: {'; '.join(drift.faults)}; see {tree / 'reports/validation.html'} and fix the "
@@ -90,6 +93,7 @@ def _drift(params: Params, tree: Path, newest: Version, report: Mapping[str, Any
     output = pipeline.of_commit(tree, newest.commit).output(REPORT)
     remote.pull(tree, output)
     before = json.loads(Cache(tree).path(output.md5).read_text(encoding="utf-8"))
+    VALIDATION.of(before, f"{REPORT} of {newest.name}")
     return drift(before, report, params.gate.max_shrink, ALPHA, DISTANCE)
 
 

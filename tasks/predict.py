@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ParamsError, SourceMissing
+from tasks.errors import ParamsError, SourceMissing, VersionError
 from tasks.process import locked
 from tasks.stage import step
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tasks.learning.card import Card
     from tasks.versions.registry import Version
 
+_RULES = ("dtype", "min", "max", "allowed", "nullable")
 BATCH = 1024  # rows that the model scores at a time
 SUFFIXES = (".parquet", ".csv")
 _Scored = Counter[tuple[str, str]]  # path and row_id: how many such rows
@@ -141,10 +142,6 @@ class _Scorer:
 
     @classmethod
     def of(cls, tree: Path, environment: str) -> _Scorer:
-        from pydantic import TypeAdapter
-
-        from tasks.data.arrival_rows import Checks
-        from tasks.params import Rules
         from tasks.versions import loading, pipeline
         from tasks.versions.registry import Registry
 
@@ -153,8 +150,7 @@ class _Scorer:
         sections: dict[str, Any] = {}
         for section in pipeline.of_commit(tree, version.commit).params.values():
             sections |= section
-        rules = TypeAdapter(dict[str, Rules]).validate_python(sections["validate"]["columns"])
-        checks = Checks(int(sections["validate"]["max_pixels"]), rules)
+        checks = _checks(version.name, sections.get("validate", {}))
         return cls(version, environment, model, card, card.parsed_spec(), checks, _formats(sections.get("ingest", {})))
 
     def find(self, tree: Path, source: str) -> Input:
@@ -235,6 +231,36 @@ class _New:
         return arrivals if len(places) == len(arrivals.ids) else arrivals.take(places)
 
 
+def _checks(version: str, validate: Mapping[str, Any]) -> Checks:
+    """The rules of a version's own params, which an older or newer Ratchet may have checked and written.
+
+    Raises:
+        VersionError: a rule that this Ratchet knows has a value that it does not understand.
+    """
+    from tasks.data.arrival_rows import Checks
+    from tasks.data.formats import warn
+    from tasks.data.images import MAX_PIXELS
+    from tasks.params import Rules
+
+    columns: dict[str, Rules] = {}
+    for name, rule in (validate.get("columns") or {}).items():
+        where = f"validate.columns.{name} of {version}"
+        values = {**dict.fromkeys(_RULES), "nullable": True, **rule}
+        if unknown := sorted(key for key in rule if key not in _RULES and rule[key] is not None):
+            warn(
+                f"{where} has {', '.join(unknown)}, unknown to this Ratchet and not checked; upgrade Ratchet to check it"
+            )
+        try:
+            columns[name] = Rules(**{key: values[key] for key in _RULES})
+        except ValueError as error:
+            reason = str(error).splitlines()[-2].strip() if "\n" in str(error) else str(error)
+            raise VersionError(
+                f"{where} cannot be understood: {reason}; "
+                "predict with the Ratchet that registered the version, or train a new one"
+            ) from None
+    return Checks(int(validate.get("max_pixels", MAX_PIXELS)), columns)
+
+
 def _formats(ingest: dict[str, Any]) -> list[Format]:
     """How the version's own sources are written, or the defaults."""
     from tasks.data.arrivals import Format
@@ -244,7 +270,7 @@ def _formats(ingest: dict[str, Any]) -> list[Format]:
         csv = {
             key: source[key]
             for key in ("separator", "decimal", "encoding")
-            if source["type"] == "csv" and key in source
+            if source.get("type") == "csv" and key in source
         }
         formats.append(Format(**csv, image=source.get("image")))
     return list(dict.fromkeys(formats)) or [Format()]

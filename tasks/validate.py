@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks.data import memo, page, quarantine, validation
 from tasks.data.executor import executor
 from tasks.data.files import write_json
+from tasks.data.formats import VALIDATION
 from tasks.data.shards import Shards
 from tasks.params import Params
 from tasks.stage import home, stage
@@ -31,7 +32,7 @@ def validate(params: Params, tree: Path) -> None:
     with executor(params.run) as pool:
         report = validation.run(params.validate, params.prepare, shards, out, store, pool)
     memo.prune(store, params.run.memo_bytes)
-    write_json(tree / "reports/validation.json", report)
+    write_json(tree / "reports/validation.json", VALIDATION.stamped(report))
     page.write(tree / "reports/validation.html", report, shards, out, params.validate.max_pixels)
     rows, reasons = report["rows"], sorted(report["reasons"].items())
     print(

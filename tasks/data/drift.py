@@ -69,7 +69,9 @@ def drift(
     ]
     was, now = before.get("numbers", {}), after.get("numbers", {})
     tests += [
-        kolmogorov_smirnov(name, was[name]["bins"], now[name]["bins"]) for name in sorted(was.keys() & now.keys())
+        kolmogorov_smirnov(name, was[name]["bins"], now[name]["bins"])
+        for name in sorted(was.keys() & now.keys())
+        if "bins" in was[name] and "bins" in now[name]
     ]
     changed = [f"{name} is gone" for name in sorted(was.keys() - now.keys())]
     changed += [f"{name} is new" for name in sorted(now.keys() - was.keys())]

@@ -48,8 +48,9 @@ def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, poo
             start += shard["rows"]
     joined = _joined([fact for fact in facts if fact["shards"]], params.ingest.keep)
     label = sorted({getattr(source, "label", "label") for source in params.ingest.sources})
-    info = {"format": shards.FORMAT, **joined, "label_columns": label, "sources": list(entries), "shards": listed}
+    info = {**joined, "label_columns": label, "sources": list(entries), "shards": listed}
     info["rows"] = sum(shard["rows"] for shard in listed)
+    info = shards.FORMAT.stamped(info)
     write_json(raw / shards.DATASET, info)
     _report_unused(facts)
     return info

@@ -13,13 +13,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.data.files import to_json, writing
+from tasks.data.formats import Format
 from tasks.data.sources.base import Entry
 from tasks.data.sources.remote import shown
 from tasks.errors import ParamsError, SourceChanged
 from tasks.params import IngestParams, Source
 
 FILE = "source.lock"
-FORMAT = 2
+FORMAT = Format("the pinned sources", 2, SourceChanged)
+OLDEST = 2  # 1 did not record the params that chose the bytes
 AGAIN = "run `ratchet refresh`"
 NAMES = ("path", "repository", "source", "name")  # the param that a source goes by
 
@@ -30,7 +32,7 @@ READING = frozenset({"root", "label", "image", "features", "split", "separator",
 
 def write(tree: Path, entries: Sequence[Entry]) -> bool:
     """Write the entries unless the file holds them already; returns whether it changed."""
-    content = to_json({"format": FORMAT, "sources": list(entries)})
+    content = to_json(FORMAT.stamped({"sources": list(entries)}))
     path = tree / FILE
     if path.is_file() and path.read_text(encoding="utf-8") == content:
         return False
@@ -148,17 +150,20 @@ def _entries(tree: Path) -> list[Entry]:
     try:
         content = json.loads((tree / FILE).read_text(encoding="utf-8"))
         entries: list[Entry] = list(content["sources"])
-        version = content.get("format", 1)
-        complete = version != FORMAT or all("source" in entry for entry in entries)
+        version = FORMAT.of(content, FILE)
+        complete = version < OLDEST or all("source" in entry for entry in entries)
     except FileNotFoundError:
         raise SourceChanged(f"{FILE} does not exist yet; {AGAIN}") from None
     except (ValueError, KeyError, TypeError):
         raise SourceChanged(f"{FILE} cannot be read; {AGAIN}") from None
+    if not complete and version > FORMAT.number:
+        raise SourceChanged(FORMAT.newer(FILE, version, f"does not name the params of a source; or {AGAIN}"))
     if not complete:
         raise SourceChanged(f"{FILE} cannot be read; {AGAIN}")
-    if version != FORMAT:
+    if version < OLDEST:
         raise SourceChanged(
-            f"{FILE} has format {version}, but this Ratchet reads format {FORMAT}; {AGAIN} to pin the sources again"
+            f"{FILE} has format {version}, but this Ratchet reads format {FORMAT.number}; {AGAIN} to pin the "
+            "sources again"
         )
     for file in (file for entry in entries for file in entry.get("files", ())):
         name = PurePosixPath(file["name"])

@@ -64,7 +64,14 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
 
 def _outline(params: PrepareParams, shards: Shards) -> Spec:
     """The spec as far as it is known without the rows."""
-    blank: dict[str, Any] = {"format": FORMAT, "kind": shards.kind, "classes": (), "mean": (), "std": (), "counts": {}}
+    blank: dict[str, Any] = {
+        "format": FORMAT.number,
+        "kind": shards.kind,
+        "classes": (),
+        "mean": (),
+        "std": (),
+        "counts": {},
+    }
     if shards.kind == "image":
         shape = (params.channels, *params.size)
         return Spec(**blank, input_shape=shape, features=None, size=params.size, channels=params.channels)

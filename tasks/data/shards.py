@@ -17,13 +17,25 @@ import pyarrow.parquet as pq
 from tasks.data import parquet
 from tasks.data.columns import FEATURE, KEEP
 from tasks.data.files import sha256
+from tasks.data.formats import Format
 from tasks.data.splits import Rows
 from tasks.errors import CorruptData
 
 DATASET = "dataset.json"
 ID_ROWS = 50_000  # whose ids and labels are read at once
 OWN = ("row_id", "label", "split", "image")  # columns of shards that are not the user's
-FORMAT = 2  # 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain names
+FORMAT = Format(
+    "the list of shards", 2
+)  # 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain names
+REQUIRED = ("kind", "shards")
+OPTIONAL: dict[str, Any] = {
+    "classes": None,
+    "features": [],
+    "kept": [],
+    "label_columns": [],
+    "licence": None,
+    "sources": [],
+}
 
 
 def write(path: Path, batches: Iterable[pa.Table]) -> int:
@@ -101,11 +113,19 @@ class Shards:
 
     @classmethod
     def open(cls, raw: Path) -> Shards:
-        """Raises `CorruptData` if `dataset.json` is missing or broken, or names a file elsewhere."""
+        """Read `dataset.json`; optional fields that it lacks get their defaults.
+
+        Raises:
+            CorruptData: it is missing, broken, or of a newer format that cannot be understood, or names a file elsewhere.
+        """
         try:
             info = json.loads((raw / DATASET).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CorruptData(f"{raw / DATASET} cannot be read: {error}; run `dvc repro ingest`") from None
+        FORMAT.require(info, REQUIRED, raw / DATASET)
+        if info["kind"] == "features":
+            FORMAT.require(info, ("features",), raw / DATASET)
+        info = {**OPTIONAL, "rows": sum(shard["rows"] for shard in info["shards"]), **info}
         if outside := [shard["file"] for shard in info["shards"] if Path(shard["file"]).name != shard["file"]]:
             raise CorruptData(
                 f"{raw / DATASET} names {outside[0]}, which is not beside it; run `dvc repro --force ingest`"
@@ -115,13 +135,13 @@ class Shards:
     def __iter__(self) -> Iterator[Shard]:
         for shard in self.info["shards"]:
             origin, start = shard.get("origin"), shard.get("start", 0)
-            yield Shard(self.raw / shard["file"], shard["rows"], shard["sha256"], shard["source"], origin, start)
+            yield Shard(self.raw / shard["file"], shard["rows"], shard["sha256"], shard.get("source", 0), origin, start)
 
     def given(self) -> dict[int, list[str]]:
         """The splits that each source gives, by its number."""
         known: dict[int, set[str]] = {}
         for entry in self.info["shards"]:
-            known.setdefault(entry["source"], set()).update(entry.get("splits", ()))
+            known.setdefault(entry.get("source", 0), set()).update(entry.get("splits", ()))
         return {source: sorted(names) for source, names in known.items()}
 
     def strata(self, dropped: Mapping[str, np.ndarray]) -> Iterator[Rows]:
@@ -140,7 +160,7 @@ class Shards:
 
     @property
     def format(self) -> int:
-        return int(self.info.get("format", 1))
+        return FORMAT.of(self.info, self.raw / DATASET)
 
     @property
     def kind(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,12 @@ import pyarrow as pa
 from tasks.data import images
 from tasks.data.columns import FEATURE, own, prefixed
 from tasks.data.files import write_json
+from tasks.data.formats import Format
 from tasks.errors import CorruptData
 
-FORMAT = 2  # 2: prepare standardises features. 1 (no number): it left them as they were, for `Normalise`
+FORMAT = Format(
+    "a spec", 2
+)  # 2: prepare standardises features. 1 (no number): it left them as they were, for `Normalise`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +31,10 @@ class Spec:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    counts: Mapping[str, int]  # rows per split
-    features: tuple[str, ...] | None
-    size: tuple[int, int] | None  # height, width
-    channels: int | None
+    counts: Mapping[str, int] = field(default_factory=dict)  # rows per split
+    features: tuple[str, ...] | None = None
+    size: tuple[int, int] | None = None  # height, width
+    channels: int | None = None
     format: int = 1  # what a file without a number has
 
     @property
@@ -43,21 +47,35 @@ class Spec:
 
     @classmethod
     def read(cls, path: Path) -> Spec:
-        """Raises `CorruptData` if the file is missing or is no spec."""
+        """Raises `CorruptData` if the file is missing or does not hold a spec."""
         try:
-            return cls.parse(json.loads(path.read_text(encoding="utf-8")))
+            return cls.parse(json.loads(path.read_text(encoding="utf-8")), path)
         except (OSError, ValueError, TypeError) as error:
-            raise CorruptData(f"{path} is no spec: {error}; run `dvc repro prepare`") from None
+            raise CorruptData(f"{path} does not hold a spec: {error}; run `dvc repro prepare`") from None
 
     @classmethod
-    def parse(cls, content: Mapping[str, object]) -> Spec:
-        """From JSON's lists and objects, as a card holds them too."""
-        known = {field.name for field in fields(cls)}  # a newer format may have more
-        values = {key: value for key, value in content.items() if key in known}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})  # type: ignore[arg-type]
+    def parse(cls, content: object, where: object = "the spec in the card") -> Spec:
+        """From JSON's lists and objects, as a card holds them too; unknown fields are ignored.
+
+        Raises:
+            CorruptData: it is not a spec, or of a newer format that this Ratchet would misread.
+        """
+        FORMAT.of(content, where)
+        assert isinstance(content, Mapping)
+        FORMAT.require(content, REQUIRED, where)
+        values: dict[str, Any] = {each.name: content[each.name] for each in fields(cls) if each.name in content}
+        if values["kind"] == "image":
+            channels, *size = values["input_shape"]
+            values = {"channels": channels, "size": size, **values}
+        else:
+            FORMAT.require(content, ("features",), where)
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
+
+
+REQUIRED = tuple(each.name for each in fields(Spec) if each.default is each.default_factory is MISSING)
 
 
 def inputs(table: pa.Table, spec: Spec) -> np.ndarray:

@@ -7,7 +7,8 @@ import hashlib
 import io
 import json
 import pickle
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,64 @@ from torch import nn
 
 from tasks.data import custom_code
 from tasks.data.files import write_json
+from tasks.data.formats import Format
 from tasks.data.spec import Spec
-from tasks.errors import CorruptModel, TrainingError
+from tasks.errors import CorruptData, CorruptModel, TrainingError
 from tasks.learning import models
+
+FORMAT = Format("the card of a model", 1, CorruptModel)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """`models/classifier.json`."""
+    """`models/classifier.json`; the fields with a default may be missing in it."""
 
     architecture: dict[str, Any]  # name, arguments
     spec: dict[str, Any]  # what spec.json held
-    spec_sha256: str
     weights_sha256: str
     params: dict[str, Any]  # the sections model and train
-    libraries: dict[str, str]  # versions
-    device_type: str
+    spec_sha256: str = ""
+    libraries: dict[str, str] = field(default_factory=dict)  # versions
+    device_type: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Card:
-        """Raises `CorruptModel` if it is missing, no JSON, or lacks a field."""
+        """Raises `CorruptModel` if the file is missing, not JSON, or lacks what building the model takes."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls.parse(json.loads(path.read_text(encoding="utf-8")), path)
         except FileNotFoundError:
             raise CorruptModel(f"{path}: there is no card; run `dvc checkout models` or train first") from None
-        except (ValueError, TypeError) as error:
-            raise CorruptModel(f"{path}: this is no card of a model: {error}") from None
+        except (OSError, ValueError) as error:
+            raise CorruptModel(
+                f"{path} cannot be read as the card of a model: {error}; run `dvc checkout models`"
+            ) from None
+
+    @classmethod
+    def parse(cls, content: object, where: object) -> Card:
+        """From the file's content; fields that this Ratchet does not know are ignored."""
+        number = FORMAT.of(content, where)
+        assert isinstance(content, Mapping)
+        FORMAT.require(content, REQUIRED, where)
+        values = {each.name: content[each.name] for each in fields(cls) if each.name in content}
+        try:
+            card = cls(**values)
+            card.check()
+        except (KeyError, TypeError, ValueError, CorruptData) as error:
+            if number > FORMAT.number:
+                raise CorruptModel(FORMAT.newer(where, number, f"cannot be understood ({error!r})")) from None
+            raise CorruptModel(f"{where} does not hold {FORMAT.name}: {error!r}; run `dvc checkout models`") from None
+        return card
+
+    def check(self) -> None:
+        """Raise unless what `load_model` and predictions take from the card has the right kind."""
+        if not isinstance(self.architecture["name"], str):
+            raise TypeError("architecture.name is not text")
+        dict(self.architecture.get("arguments", {}))
+        assert self.criterion
+        self.parsed_spec()
 
     def write(self, path: Path) -> None:
-        write_json(path, dataclasses.asdict(self))
+        write_json(path, FORMAT.stamped(dataclasses.asdict(self)))
 
     @property
     def classes(self) -> list[str]:
@@ -61,6 +91,9 @@ class Card:
 
     def parsed_spec(self) -> Spec:
         return Spec.parse(self.spec)
+
+
+REQUIRED = tuple(each.name for each in fields(Card) if each.default is each.default_factory is MISSING)
 
 
 def load_model(
@@ -90,7 +123,11 @@ def load_model(
     architecture = read.architecture
     try:
         model = models.build(
-            **architecture, input_shape=read.spec["input_shape"], classes=len(read.classes), package=package
+            architecture["name"],
+            architecture.get("arguments", {}),
+            input_shape=read.spec["input_shape"],
+            classes=len(read.classes),
+            package=package,
         )
         model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
     except TrainingError as error:
@@ -129,7 +166,7 @@ def _whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
         )
     try:
         model: nn.Module = torch.load(path, weights_only=False, map_location="cpu")
-        return model.eval(), Card(**model.card)  # type: ignore[arg-type]  # torch types attributes as tensors and modules
+        return model.eval(), Card.parse(model.card, path)
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
         raise CorruptModel(f"{path}: not what `ratchet export --format whole_model` writes: {error}") from error
 

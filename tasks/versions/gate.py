@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from tasks.data.files import write_json
+from tasks.data.formats import Format
 from tasks.errors import VersionError
 
 # worse: a loss is shown at gate.confidence, but equally good models lose as much by bad luck now and then.
 # undecided: neither a loss nor its absence is shown. Only "promote" ever changes what serves.
 Verdict = Literal["promote", "refuse", "worse", "undecided", "known"]
 FILE = "reports/gate.json"
+FORMAT = Format("a decision of the gate", 2, VersionError)  # 2: the verdict "worse"; before, it was "refuse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +67,12 @@ class Decision:
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
+REQUIRED = tuple(each.name for each in fields(Decision) if each.default is MISSING)
+
+
 def write(decision: Decision, tree: Path) -> None:
     """Write `reports/gate.json`, whole or not at all."""
-    write_json(tree / FILE, decision.to_dict())
+    write_json(tree / FILE, FORMAT.stamped(decision.to_dict()))
 
 
 def read(tree: Path) -> Decision:
@@ -79,6 +84,7 @@ def read(tree: Path) -> Decision:
     file = tree / FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        FORMAT.require(content, REQUIRED, file)
         names = [field.name for field in fields(Decision) if field.name in content]
         return Decision(**{name: _frozen(content[name]) for name in names})
     except FileNotFoundError:

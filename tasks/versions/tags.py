@@ -17,10 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.data.formats import Format
 from tasks.errors import VersionError
 from tasks.versions.git import Rejected, git, identity, resolve
 
 ARTIFACT = "classifier"
+FORMAT = Format("a tag of the registry", 2, VersionError)  # 2: `by` is "terminal"; in 1 it was "hand"
 REFS = "refs/tags/"
 # A remote's own settings (prune, fetch, mirror) must neither delete nor overwrite a tag.
 _FETCH = (
@@ -77,6 +79,9 @@ class Tag:
         """The JSON object at the end of the message; empty in tags that another tool made.
 
         The lines above it are a person's, and may look like JSON themselves.
+
+        Raises:
+            VersionError: only a newer Ratchet understands it.
         """
         text = f"\n{self.message}"
         start = text.rfind("\n{\n")
@@ -84,7 +89,11 @@ class Tag:
             data = json.loads(text[start:]) if start >= 0 else {}
         except ValueError:
             return {}
-        return data if isinstance(data, dict) else {}
+        if not isinstance(data, dict) or not data:
+            return {}
+        if isinstance(data.get("format", 1), int):  # otherwise another tool's
+            FORMAT.of(data, self.name)
+        return data
 
     @property
     def parsed(self) -> Name:
@@ -137,7 +146,7 @@ def message(subject: str, lines: Sequence[str], data: Mapping[str, Any]) -> str:
     """
     # no line for people begins as the JSON does
     body = re.sub(r"^\{", " {", "\n".join(lines), flags=re.MULTILINE)
-    block = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False)
+    block = json.dumps(FORMAT.stamped(data), indent=1, sort_keys=True, ensure_ascii=False)
     text = f"{subject}\n\n{body}\n\n{block}\n" if body else f"{subject}\n\n{block}\n"
     return checked_text(text)
 

@@ -120,7 +120,7 @@ def test_the_number_and_order_of_sources_count(configured, pinned, tree):
     ("content", "message"),
     [
         ('{"sources": []}', "source.lock has format 1, but this Ratchet reads format 2; run `ratchet refresh`"),
-        ('{"format": 3, "sources": []}', "has format 3"),
+        ('{"format": 3, "needs_format": 3, "sources": []}', "has format 3"),
         ('{"format": 2', "source.lock cannot be read"),
         ("[]", "source.lock cannot be read"),
         ('{"format": 2, "sources": [{"files": []}]}', "source.lock cannot be read"),

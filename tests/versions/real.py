@@ -41,7 +41,7 @@ def lay(
     table = pa.table({"row_id": ROW_IDS, "label": targets, **dict.fromkeys(inputs, x)})
     shards.write(raw / "shard-00000.parquet", iter([table]))
     listed = [{"file": "shard-00000.parquet", "rows": ROWS, "sha256": "", "source": 0}]
-    (raw / "dataset.json").write_text(json.dumps({"kind": "features", "shards": listed}))
+    (raw / "dataset.json").write_text(json.dumps({"kind": "features", "features": list(inputs), "shards": listed}))
 
     spec = Spec(kind="features", input_shape=(len(inputs),), classes=tuple(classes), mean=(0.0,) * len(inputs),
                 std=(1.0,) * len(inputs), counts={"test": ROWS}, features=tuple(inputs), size=None, channels=None)  # fmt: skip
