@@ -69,7 +69,10 @@ class Spec:
             values = {"channels": channels, "size": size, **values}
         else:
             FORMAT.require(content, ("features",), where)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        for key, value in values.items():
+            if isinstance(value, list):
+                values[key] = tuple(value)
+        return cls(**values)
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
