@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tasks.data.drift import Drift
 
 REPORT, DRIFT = "reports/validation.json", "reports/drift.json"
-FORMAT = Format("a comparison of the data", 1)
+FORMAT = Format("a comparison of the data", 1, "run `ratchet train`")
 ALPHA = 0.001  # of all tests together: chance alone reports a change once in a thousand runs
 DISTANCE = 0.02  # a smaller shift is not reported, however certain it is
 

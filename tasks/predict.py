@@ -237,6 +237,8 @@ def _checks(version: str, validate: Mapping[str, Any]) -> Checks:
     Raises:
         VersionError: a rule that this Ratchet knows has a value that it does not understand.
     """
+    from pydantic import ValidationError
+
     from tasks.data.arrival_rows import Checks
     from tasks.data.formats import warn
     from tasks.data.images import MAX_PIXELS
@@ -252,8 +254,9 @@ def _checks(version: str, validate: Mapping[str, Any]) -> Checks:
             )
         try:
             columns[name] = Rules(**{key: values[key] for key in _RULES})
-        except ValueError as error:
-            reason = str(error).splitlines()[-2].strip() if "\n" in str(error) else str(error)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
             raise VersionError(
                 f"{where} cannot be understood: {reason}; "
                 "predict with the Ratchet that registered the version, or train a new one"

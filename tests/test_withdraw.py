@@ -59,7 +59,7 @@ def test_a_withdrawn_version_is_reinstated_with_a_reason(toy: Toy) -> None:
         promote.fn(toy.tree, first.name, "prod")
     shown = lineage.show(toy.tree, first.name)
     assert [change["action"] for change in shown.changes] == ["withdraw", "reinstate", "withdraw"]
-    assert [finding for finding in verify(toy.tree) if "no card of a model" not in finding.message] == []
+    assert [finding for finding in verify(toy.tree) if "does not hold the card of a model" not in finding.message] == []
     assert gto_stages(toy.tree) == {"prod": "v1.0.1"}
 
 

@@ -18,10 +18,11 @@ from tasks.errors import CorruptData, RatchetError
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file or tag: `number` is what this Ratchet writes and the newest that it knows."""
+    """One kind of file or tag."""
 
     name: str
-    number: int
+    number: int  # what this Ratchet writes, and the newest that it knows
+    again: str  # the command after which it is whole again
     error: type[RatchetError] = CorruptData
 
     def stamped(self, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,10 +36,12 @@ class Format:
             `error`: it is not a JSON object, its number is not one, or it needs a newer reader.
         """
         if not isinstance(content, Mapping):
-            raise self.error(f"{where} does not hold {self.name}: it is not a JSON object")
+            raise self.error(f"{where} does not hold {self.name}: it is not a JSON object; {self.again}")
         number, needed = (_number(content.get(key, 1)) for key in ("format", "needs_format"))
         if number is None or needed is None:
-            raise self.error(f"{where} does not hold {self.name}: its format number is not a whole number")
+            raise self.error(
+                f"{where} does not hold {self.name}: its format number is not a whole number; {self.again}"
+            )
         if needed > self.number:
             raise self.error(self.newer(where, number, f"needs a Ratchet that reads format {needed}"))
         if number > self.number:
@@ -55,7 +58,7 @@ class Format:
         if missing and number > self.number:
             raise self.error(self.newer(where, number, f"lacks {', '.join(missing)}"))
         if missing:
-            raise self.error(f"{where} does not hold {self.name}: it lacks {', '.join(missing)}")
+            raise self.error(f"{where} does not hold {self.name}: it lacks {', '.join(missing)}; {self.again}")
 
     def newer(self, where: object, number: int, problem: str) -> str:
         """The message about a newer format that cannot be understood."""
@@ -65,7 +68,9 @@ class Format:
         )
 
 
-VALIDATION = Format("a validation report", 1)  # here, since the steps that read it do not import the stage
+VALIDATION = Format(
+    "a validation report", 1, "run `dvc repro validate`"
+)  # here, since the steps that read it do not import the stage
 
 
 def _number(value: object) -> int | None:

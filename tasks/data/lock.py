@@ -20,9 +20,9 @@ from tasks.errors import ParamsError, SourceChanged
 from tasks.params import IngestParams, Source
 
 FILE = "source.lock"
-FORMAT = Format("the pinned sources", 2, SourceChanged)
-OLDEST = 2  # 1 did not record the params that chose the bytes
 AGAIN = "run `ratchet refresh`"
+FORMAT = Format("the pinned sources", 2, AGAIN, SourceChanged)
+OLDEST = 2  # 1 did not record the params that chose the bytes
 NAMES = ("path", "repository", "source", "name")  # the param that a source goes by
 
 # Params that decide how the pinned bytes are read, or where they are, but not which bytes they are.

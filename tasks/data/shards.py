@@ -24,9 +24,8 @@ from tasks.errors import CorruptData
 DATASET = "dataset.json"
 ID_ROWS = 50_000  # whose ids and labels are read at once
 OWN = ("row_id", "label", "split", "image")  # columns of shards that are not the user's
-FORMAT = Format(
-    "the list of shards", 2
-)  # 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain names
+# 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain names
+FORMAT = Format("the list of shards", 2, "run `dvc repro --force ingest`")
 REQUIRED = ("kind", "shards")
 OPTIONAL: dict[str, Any] = {
     "classes": None,

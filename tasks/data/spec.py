@@ -17,9 +17,8 @@ from tasks.data.files import write_json
 from tasks.data.formats import Format
 from tasks.errors import CorruptData
 
-FORMAT = Format(
-    "a spec", 2
-)  # 2: prepare standardises features. 1 (no number): it left them as they were, for `Normalise`
+# 2: prepare standardises features. 1 (no number): it left them as they were, for `Normalise`
+FORMAT = Format("a spec", 2, "run `dvc repro prepare`")
 
 
 @dataclass(frozen=True, kw_only=True)

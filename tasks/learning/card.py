@@ -22,7 +22,7 @@ from tasks.data.spec import Spec
 from tasks.errors import CorruptData, CorruptModel, TrainingError
 from tasks.learning import models
 
-FORMAT = Format("the card of a model", 1, CorruptModel)
+FORMAT = Format("the card of a model", 1, "run `dvc checkout models` or train again", CorruptModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,7 @@ class Card:
         except FileNotFoundError:
             raise CorruptModel(f"{path}: there is no card; run `dvc checkout models` or train first") from None
         except (OSError, ValueError) as error:
-            raise CorruptModel(
-                f"{path} cannot be read as the card of a model: {error}; run `dvc checkout models`"
-            ) from None
+            raise CorruptModel(f"{path} cannot be read as the card of a model: {error}; {FORMAT.again}") from None
 
     @classmethod
     def parse(cls, content: object, where: object) -> Card:
@@ -62,7 +60,7 @@ class Card:
         except (KeyError, TypeError, ValueError, CorruptData) as error:
             if number > FORMAT.number:
                 raise CorruptModel(FORMAT.newer(where, number, f"cannot be understood ({error!r})")) from None
-            raise CorruptModel(f"{where} does not hold {FORMAT.name}: {error!r}; run `dvc checkout models`") from None
+            raise CorruptModel(f"{where} does not hold {FORMAT.name}: {error!r}; {FORMAT.again}") from None
         return card
 
     def check(self) -> None:

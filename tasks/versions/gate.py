@@ -16,7 +16,8 @@ from tasks.errors import VersionError
 # undecided: neither a loss nor its absence is shown. Only "promote" ever changes what serves.
 Verdict = Literal["promote", "refuse", "worse", "undecided", "known"]
 FILE = "reports/gate.json"
-FORMAT = Format("a decision of the gate", 2, VersionError)  # 2: the verdict "worse"; before, it was "refuse"
+# 2: the verdict "worse"; in 1 it was "refuse"
+FORMAT = Format("a decision of the gate", 2, "run `python -m tasks.compare prod`", VersionError)
 
 
 @dataclass(frozen=True, kw_only=True)

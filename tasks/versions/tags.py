@@ -22,7 +22,8 @@ from tasks.errors import VersionError
 from tasks.versions.git import Rejected, git, identity, resolve
 
 ARTIFACT = "classifier"
-FORMAT = Format("a tag of the registry", 2, VersionError)  # 2: `by` is "terminal"; in 1 it was "hand"
+# 2: `by` is "terminal"; in 1 it was "hand"
+FORMAT = Format("a tag of the registry", 2, "run `ratchet verify --all`", VersionError)
 REFS = "refs/tags/"
 # A remote's own settings (prune, fetch, mirror) must neither delete nor overwrite a tag.
 _FETCH = (

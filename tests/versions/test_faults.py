@@ -72,7 +72,7 @@ def test_2_killed_between_the_steps(
     assert toy.release("b").name == "v1.0.1"
     assert git("tag", "--list", "classifier@*", cwd=toy.tree).split() == ["classifier@v1.0.0", "classifier@v1.0.1"]
     assert toy.serves() == "v1.0.1"
-    assert [each for each in verify(toy.tree) if "no card of a model" not in each.message] == []
+    assert [each for each in verify(toy.tree) if "does not hold the card of a model" not in each.message] == []
 
 
 @pytest.mark.parametrize("place", ["cache", "remote"])

@@ -60,7 +60,7 @@ def settled(pair: tuple[Toy, Toy]) -> list[tuple[str, str]]:
         publication.sync(toy.tree, "origin")
     assert refs(pair[0].tree) == refs(pair[1].tree) == refs(pair[0].tree.parent / "origin.git")
     assert [ref for toy in pair for ref in refs(toy.tree, "refs/ratchet")] == []
-    assert [each for each in verify(pair[0].tree) if "no card of a model" not in each.message] == []
+    assert [each for each in verify(pair[0].tree) if "does not hold the card of a model" not in each.message] == []
     histories = [toy.registry.history("prod") for toy in pair]
     assert histories[0] == histories[1]
     assert gto_stages(pair[0].tree)["prod"] == pair[0].serves()

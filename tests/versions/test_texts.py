@@ -57,9 +57,9 @@ def test_a_reason_comes_back_unchanged(toy: Toy, reason: str) -> None:
 def test_the_data_of_a_tag_survives_any_reason(reason: str) -> None:
     data = {"action": "rollback", "version": "v1.0.0", "under": None, "reason": reason}
     text = tags.message("classifier v1.0.0 back into prod", [reason], data)
-    assert tags.Tag("classifier#prod#1", "", "", 0, "", text).data == data
+    assert tags.Tag("classifier#prod#1", "", "", 0, "", text).data == tags.FORMAT.stamped(data)
     first = text.find("\n{\n")  # where a reader looked who takes the first such line
-    assert json.loads(text[first:]) == data
+    assert json.loads(text[first:]) == tags.FORMAT.stamped(data)
 
 
 @pytest.mark.parametrize(
