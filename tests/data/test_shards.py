@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -129,3 +130,27 @@ def test_every_page_of_a_shard_has_a_checksum(tmp_path: Path) -> None:
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     with pytest.raises(CorruptData, match=r"^a\.parquet is cut or damaged: .*; restore the file, then try again"):
         list(parquet.batches(path, ["feature:x"]))
+
+
+def test_what_decides_on_splits_leaves_out_the_bad_rows_of_every_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ID_ROWS", 2)
+    first = table(*"abcdefg", split=["train", "test", None, "train", "test", None, "val"])
+    bad = {"shard-00000.parquet": np.array([1, 4, 6]), "shard-00001.parquet": np.array([0])}
+    parts = list(listed(tmp_path, first, table("x", "y", "z")).strata(bad))
+    assert ["".join(part.row_ids) for part in parts] == ["a", "cd", "f", "", "y", "z"]
+    assert [part.given for part in parts] == [["train"], [None, "train"], [None], [], None, None]
+    assert [label for part in parts for label in part.labels] == [f"label {name}" for name in "acdfyz"]
+    assert {tuple(part.known) for part in parts} == {()}
+
+
+def test_text_is_kept_once_and_images_are_not_compressed_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {"keep:site": ["n"] * 50, "image": [bytes(1000)] * 50, "feature:x": [1.0] * 50}
+    shards.write(path, iter([table(*["a"] * 50, **columns)]))
+    group = pq.read_metadata(path).row_group(0)
+    facts = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
+    dictionaries = {name for name, column in facts.items() if column.has_dictionary_page}
+    assert dictionaries == {"label", "keep:site"}
+    assert {name for name, column in facts.items() if column.compression != "ZSTD"} == {"image"}
