@@ -241,7 +241,7 @@ def start(bench: Bench) -> None:
         "import resource\nfrom pathlib import Path\nfrom tasks import params\nfrom tasks.process import age_s\n"
         "import tasks.train as verb\nseen = []\n"
         "def stop():\n seen.append(age_s())\n return len(seen) > 10\n"
-        "verb.stopping, verb.home = stop, lambda tree: tree\n"
+        "verb.stopping, verb.scratch = stop, lambda tree: tree\n"
         "try: verb.train.fn(params.load(), Path())\n"
         "except SystemExit: print(seen[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
@@ -291,7 +291,7 @@ def kills(bench: Bench, rounds: int = 50) -> None:
 
     def run(tree: Path) -> None:
         small = {"train__epochs": 3, "train__batch_size": 50, "train__threads": 1, "train__ema": 0.9}
-        vars(verb)["home"] = lambda tree: tree
+        vars(verb)["scratch"] = lambda tree: tree
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             verb.train.fn(bench.params(**small, run__checkpoint_seconds=0.05), tree)
 

@@ -71,8 +71,10 @@ def leave_data(check: DataCheck) -> DataCheck:
     return check
 
 
-def unused_edits(place: Place) -> None:
-    """Warn, in the log and on the run's page, of edits in the checkout that this run does not use."""
+def about_tree(place: Place) -> None:
+    """Log the trees of killed runs that were removed; warn of edits in the checkout that this run does not use."""
+    if place.removed:
+        get_run_logger().info("removed what killed runs had left: %s", ", ".join(place.removed))
     if not place.unused:
         return
     names = ", ".join(place.unused[:5])

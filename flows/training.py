@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import State, flow
 
-from flows.artifacts import leave_data, unused_edits
+from flows.artifacts import about_tree, leave_data
 from flows.outcome import Summary, ended
 from flows.server import follow_worker
 from tasks import params
@@ -41,7 +41,7 @@ def training(
     follow_worker()
     with workplace(Path(), settings, revision, sync) as place:
         tree, knobs = place.tree, params.load(place.tree)
-        unused_edits(place)
+        about_tree(place)
         refresh(knobs, tree)
         stages = [ingest(tree), validate(tree)]
         data = leave_data(compare_data(knobs, tree))

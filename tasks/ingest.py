@@ -15,7 +15,7 @@ from tasks.data.executor import executor
 from tasks.data.files import writing
 from tasks.data.sources.base import Places
 from tasks.params import Params
-from tasks.stage import home, stage
+from tasks.stage import home, scratch, stage
 
 
 @stage
@@ -33,10 +33,10 @@ def ingest(params: Params, tree: Path) -> None:
     custom_imports.check_sources(tree, params)
     places = Places(tree, home(tree))
     entries = lock.read(tree, params.ingest)
-    with executor(params.run) as pool, writing(tree / "data" / "raw") as raw:
+    memory = memo.entries(scratch(tree) / ".memo/ingest", params.run.memo_bytes)
+    with memory as store, executor(params.run) as pool, writing(tree / "data/raw") as raw:
         raw.mkdir()
-        info = ingestion.run(params, entries, places, raw, pool)
-    memo.prune(places.home / ".memo/ingest", params.run.memo_bytes)
+        info = ingestion.run(params, entries, places, store, raw, pool)
     rate = info["rows"] / (time.monotonic() - began)
     print(f"ingest: {info['rows']:,} rows in {len(info['shards'])} shards, {rate:,.0f} rows/s")
 

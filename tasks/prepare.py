@@ -14,7 +14,7 @@ from tasks.data.executor import executor
 from tasks.data.files import writing
 from tasks.data.shards import Shards
 from tasks.params import Params
-from tasks.stage import home, stage
+from tasks.stage import scratch, stage
 
 
 @stage
@@ -22,11 +22,11 @@ def prepare(params: Params, tree: Path) -> None:
     """Raises `CorruptData` on a shard that changed, `ValidationFailed` on a class that training never sees."""
     began = time.monotonic()
     tree = tree.resolve()
-    shards, store = Shards.open(tree / "data/raw"), home(tree) / ".memo/prepare"
-    with executor(params.run) as pool, writing(tree / "data/prepared") as out:
+    shards = Shards.open(tree / "data/raw")
+    memory = memo.entries(scratch(tree) / ".memo/prepare", params.run.memo_bytes)
+    with memory as store, executor(params.run) as pool, writing(tree / "data/prepared") as out:
         out.mkdir()
         spec = preparation.run(params.prepare, shards, tree / quarantine.FILE, store, pool, out)
-    memo.prune(store, params.run.memo_bytes)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in spec.counts.items())
     rate = sum(spec.counts.values()) / (time.monotonic() - began)
     print(f"prepare: {counts} rows, {rate:,.0f} rows/s, {len(spec.classes)} classes, inputs {spec.input_shape}")

@@ -21,11 +21,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from tasks.errors import Busy, RatchetError
 
@@ -91,18 +91,26 @@ def isolate() -> None:
 # ── the flow's side ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run(arguments: list[str], tree: Path, log: Callable[[str], None]) -> tuple[int, Status | None]:
+def run(
+    arguments: list[str],
+    tree: Path,
+    log: Callable[[str], None],
+    variables: Mapping[str, str] | None = None,
+) -> tuple[int, Status | None]:
     """Run `python arguments...` in `tree`, pass its lines to `log` as they come, and leave no process behind.
 
+    Args:
+        variables: environment variables to set for it.
+
     Returns:
-        the exit code, and what the stage itself wrote of its end (None if it wrote nothing).
+        The exit code, and how the stage said it ended (None if it wrote nothing).
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "status.json")
         child = subprocess.Popen(
             [sys.executable, "-c", GUARDED_LAUNCH, str(os.getpid()), *arguments],
             cwd=tree,
-            env=_environment(file),
+            env={**_environment(file), **(variables or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -312,6 +320,19 @@ def locked(file: Path, what: str) -> Iterator[None]:
         Busy: another process holds it; it is named by its id.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        handle = stack.enter_context(_opened_and_locked(file, what))
+        while not _is_at(handle, file):  # its last holder deleted it before it was locked here
+            stack.close()
+            handle = stack.enter_context(_opened_and_locked(file, what))
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _opened_and_locked(file: Path, what: str) -> Iterator[TextIO]:
     with file.open("a+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -321,10 +342,14 @@ def locked(file: Path, what: str) -> Iterator[None]:
             raise Busy(
                 f"{what} is busy: process {holder} works in it; wait for it to end, then run this again"
             ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
+        yield handle
+
+
+def _is_at(handle: TextIO, file: Path) -> bool:
+    try:
+        return file.stat().st_ino == os.fstat(handle.fileno()).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def heal_rwlock(tree: Path) -> None:

@@ -30,9 +30,22 @@ from tasks import process
 from tasks.errors import Busy, InputsChanged, PassingFault, RatchetError, StageFailed
 from tasks.params import Params
 from tasks.process import stopping
-from tasks.versions.repository import home
+from tasks.versions.repository import home, scratch
 
-__all__ = ["Outcome", "Stage", "StageTask", "Step", "home", "log", "origin", "stage", "step", "stopping", "why"]
+__all__ = [
+    "Outcome",
+    "Stage",
+    "StageTask",
+    "Step",
+    "home",
+    "log",
+    "origin",
+    "scratch",
+    "stage",
+    "step",
+    "stopping",
+    "why",
+]
 
 GRAPH = "dvc.yaml"
 LOCK = "dvc.lock"

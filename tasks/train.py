@@ -26,7 +26,7 @@ from tasks.learning.card import Card, pack
 from tasks.learning.checkpoint import Checkpoints
 from tasks.learning.loop import Trained, fit
 from tasks.params import Params
-from tasks.stage import home, stage, stopping
+from tasks.stage import scratch, stage, stopping
 
 PREPARED = Path("data/prepared")
 CURVES = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
@@ -34,15 +34,21 @@ CURVES = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
 
 @stage(patient=True)
 def train(params: Params, tree: Path) -> None:
-    """Train in `tree`; raises what `loop.fit` raises, and `ParamsError` for a custom model whose code is not a dep."""
+    """Train in `tree`.
+
+    Raises:
+        Busy: another run trains the same model on the same data.
+        ParamsError: a custom model imports code that is not a dep of this stage.
+        TrainingError, DataError: as `loop.fit`.
+    """
     Spec.read(tree / PREPARED / "spec.json")
     custom_imports.check_model(tree, params)
-    folder = home(tree) / ".checkpoints" / _key(params, tree)
-    if params.train.processes > 1 and not distributed.under_torchrun():
-        distributed.launch(params.train.processes, _together, params, tree, folder, stop=stopping)
-    else:
-        _train(params, tree, folder, stopping)
-    Checkpoints(folder).remove()
+    folder = scratch(tree) / ".checkpoints" / _key(params, tree)
+    with Checkpoints(folder).held():
+        if params.train.processes > 1 and not distributed.under_torchrun():
+            distributed.launch(params.train.processes, _together, params, tree, folder, stop=stopping)
+        else:
+            _train(params, tree, folder, stopping)
 
 
 def _train(params: Params, tree: Path, folder: Path, stop: Callable[[], bool]) -> None:

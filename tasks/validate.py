@@ -15,7 +15,7 @@ from tasks.data.files import write_json
 from tasks.data.formats import VALIDATION
 from tasks.data.shards import Shards
 from tasks.params import Params
-from tasks.stage import home, stage
+from tasks.stage import scratch, stage
 
 
 @stage
@@ -28,10 +28,10 @@ def validate(params: Params, tree: Path) -> None:
     """
     began = time.monotonic()
     tree = tree.resolve()
-    shards, out, store = Shards.open(tree / "data/raw"), tree / quarantine.FILE, home(tree) / ".memo/validate"
-    with executor(params.run) as pool:
+    shards, out = Shards.open(tree / "data/raw"), tree / quarantine.FILE
+    memory = memo.entries(scratch(tree) / ".memo/validate", params.run.memo_bytes)
+    with memory as store, executor(params.run) as pool:
         report = validation.run(params.validate, params.prepare, shards, out, store, pool)
-    memo.prune(store, params.run.memo_bytes)
     write_json(tree / "reports/validation.json", VALIDATION.stamped(report))
     page.write(tree / "reports/validation.html", report, shards, out, params.validate.max_pixels)
     rows, reasons = report["rows"], sorted(report["reasons"].items())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import params
 from tasks.errors import ObjectsMissing, RatchetError, VersionError
-from tasks.versions import layout, lineage, loading, pipeline, remote, tags
+from tasks.versions import layout, lineage, loading, pipeline, publication, remote, tags
 from tasks.versions.cache import Cache, listing
 from tasks.versions.git import git, resolve
 from tasks.versions.pipeline import Output, Pipeline
@@ -82,7 +82,7 @@ def rerun(tree: Path, name: str) -> list[Finding]:
         place = Path(folder) / "rerun"
         layout.lay_out(tree, version, place)
         try:
-            layout.repro(place, "--force", "--no-run-cache")
+            layout.rerun(place)
         except ObjectsMissing as error:
             return [Finding(version.name, pipeline.LOCK, str(error))]
         finally:
@@ -115,10 +115,14 @@ def _counters(tree: Path) -> Iterator[Finding]:
 def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterator[Finding]:
     """Are the tags on these commits (None: all) the same on the git remote?"""
     there = tags.listed(tree, remote)
+    pending = {tag.name for tag in publication.pending(tree)}
     for tag in tags.read(tree, *tags.EVERYTHING):
         if (commits is None or tag.commit in commits) and there.get(tag.name) != tag.oid:
             version = str(tag.data.get("version") or tag.parsed.number or "")
-            if tag.name in there:
+            if tag.name in there and tag.name in pending:
+                message = f"is not pushed yet, and {remote} has another of its number; `ratchet push` settles both"
+                yield Finding(version, tag.name, message)
+            elif tag.name in there:
                 yield Finding(version, tag.name, f"differs on {remote}: moved or made again by hand{_AGAIN}")
             else:
                 yield Finding(version, tag.name, f"{remote} lacks it; `ratchet push --all` sends it")

@@ -199,7 +199,7 @@ import tasks.train as verb
 from tasks.errors import RatchetError
 from tests.learning.samples import chosen
 tree = Path(sys.argv[1])
-verb.home = lambda tree: tree
+verb.scratch = lambda tree: tree
 try:
     verb.train.fn(chosen(), tree)
 except RatchetError as error:

@@ -1,8 +1,11 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files written completely or not at all, and their hashes."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -16,48 +19,108 @@ from typing import Any
 from tasks.errors import RatchetError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+_TRIES = 100
+_PREFIX = ".ratchet-"  # of temporary folders; none of these is ever a user's
 
 
 @contextmanager
 def writing(path: Path, sync: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place once the block ends well; else nothing of it stays.
+    """A temporary name beside `path` that replaces it when the block succeeds; otherwise it is deleted.
 
-    The block makes a file or a folder at that name. Everything in it is synced to disk before it is renamed
-    (not with `sync=False`, for what is checked by its hash before each use).
+    The block makes a file or a folder at that name. Everything in it is synced to disk before it is
+    renamed, except with `sync=False`, for what is checked by its hash before each use. Of two that
+    write the same path at once the later one stays.
 
     Raises:
         RatchetError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with beside(path) as holder:
-        made = holder / path.name
-        yield made
-        for file in [made] if made.is_file() else made.rglob("*"):
+        new = holder / path.name
+        yield new
+        for file in [new] if new.is_file() else new.rglob("*"):
             if sync and file.is_file():
                 _sync(file)
-        if path.is_dir():
-            path.rename(holder / "before")
-        made.replace(path)
+        replace(new, path, holder)
         if sync:
             _sync(path.parent)
 
 
+def replace(new: Path, path: Path, holder: Path) -> None:
+    """Rename `new` to `path`; a folder there, which cannot be replaced, moves into `holder` first.
+
+    Raises:
+        RatchetError: others replaced it again and again.
+    """
+    for attempt in range(_TRIES):
+        try:
+            new.replace(path)
+            return
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(holder / f"before-{attempt}")
+    raise RatchetError(f"{path} was replaced by others {_TRIES} times; run this again")
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A folder for the files that making `path` takes, on the same file system; it goes with the block.
+    """A folder beside `path` for the files that making it takes; it is deleted with the block.
+
+    Such folders that killed processes left there are deleted too.
 
     Raises:
         RatchetError: the disk is full.
     """
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{path.name[:40]}.", dir=path.parent, ignore_cleanup_errors=True
-        ) as name:
-            yield Path(name)
+        _swept(path.parent.resolve())
+        with _held_folder(path) as folder:
+            yield folder
     except OSError as error:
         if error.errno not in FULL and "No space left" not in str(error):
             raise
         raise RatchetError(f"the disk is full: {path} could not be written; make room, then run it again") from None
+
+
+@contextmanager
+def _held_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that is locked for as long as this process uses it."""
+    prefix = f"{_PREFIX}{path.name[:40]}."
+    for _ in range(_TRIES):
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as name:
+            descriptor = os.open(name, os.O_RDONLY)
+            try:
+                with contextlib.suppress(OSError):  # a file system without locks keeps leftovers
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if Path(name).exists():  # no other process took it for a leftover before the lock
+                    yield Path(name)
+                    return
+            finally:
+                os.close(descriptor)
+    raise RatchetError(f"no temporary folder could be made in {path.parent}; run this again")
+
+
+@functools.cache
+def _swept(folder: Path) -> None:
+    """Remove leftovers once per process: some folders have thousands of files."""
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete the temporary folders in `folder` whose process is gone; returns their number."""
+    count = 0
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover)
+                count += 1
+            finally:
+                os.close(descriptor)
+    return count
 
 
 def _sync(path: Path) -> None:

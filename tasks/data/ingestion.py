@@ -24,8 +24,17 @@ from tasks.params import Params
 PART = "part.json"
 
 
-def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, pool: Executor) -> dict[str, Any]:
-    """Fill the empty folder `raw` with shards and `dataset.json`; returns what stands in the latter."""
+def run(
+    params: Params, entries: Sequence[Entry], places: Places, store: Path, raw: Path, pool: Executor
+) -> dict[str, Any]:
+    """Fill the empty folder `raw` with shards and `dataset.json`.
+
+    Args:
+        store: the folder of the parts that were read before.
+
+    Returns:
+        The content of `dataset.json`.
+    """
     jobs, sources, names = [], [], []
     for number, (source, entry) in enumerate(zip(params.ingest.sources, entries, strict=True)):
         for part in parts(source, entry, places):
@@ -36,7 +45,6 @@ def run(params: Params, entries: Sequence[Entry], places: Places, raw: Path, poo
             names.append(part.name)
     facts: list[dict[str, Any]] = []
     listed: list[dict[str, Any]] = []
-    store = places.home / ".memo" / "ingest"
     for number, origin, folder in zip(sources, names, memo.folders(jobs, store, pool, "ingest"), strict=True):
         fact = json.loads((folder / PART).read_text(encoding="utf-8"))
         facts.append({**fact, "source": number, "origin": origin})

@@ -1,11 +1,13 @@
-"""What was made once from the same bytes, params and code is taken from `.memo/`, outside DVC's outputs.
+"""Results for the same bytes, params and code are taken from `.memo/`, outside DVC's outputs.
 
-An entry is a folder named by its key. It holds the files and their SHA-256, checked before each use: an entry that does
-not match is made again.
+An entry is a folder named by its key. It holds the files and their SHA-256, which is checked before each
+use: an entry that does not match is made again. Runs share the entries; none is deleted while a run uses them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -18,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.data.files import sha256, to_json, writing
+from tasks.data.files import beside, remove_leftovers, replace, sha256, to_json
 from tasks.data.progress import progress
 from tasks.errors import CorruptData
 
@@ -47,6 +49,23 @@ def _code() -> list[str]:
     return [*map(sha256, files), *(importlib.metadata.version(name) for name in LIBRARIES)]
 
 
+@contextlib.contextmanager
+def entries(area: Path, limit: int) -> Iterator[Path]:
+    """The folder of a stage's entries, for use in the block.
+
+    After it, the entries that were not used for longest are deleted until the rest take at most
+    `limit` bytes, unless other runs use them just then.
+    """
+    area.mkdir(parents=True, exist_ok=True)
+    with area.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield area
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _prune(area, limit)
+
+
 def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> Iterator[Path]:
     """Make what is not in `memo` yet on `executor`, showing progress as `name`; yield a folder per job, in order.
 
@@ -73,11 +92,15 @@ def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> I
 
 
 def _make(job: Job, entry: Path) -> None:
-    with writing(entry, sync=False) as folder:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with beside(entry) as holder:
+        folder = holder / job.key
         folder.mkdir()
         job.work(*job.arguments, folder)
         manifest = {file.name: sha256(file) for file in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(to_json(manifest))
+        if not _whole(entry):  # another run, which may read its entry now, was not faster
+            replace(folder, entry, holder)
 
 
 def _whole(entry: Path) -> bool:
@@ -91,11 +114,11 @@ def _whole(entry: Path) -> bool:
     return whole
 
 
-def prune(memo: Path, limit: int) -> None:
-    """Delete the entries that were not used for longest until the rest take at most `limit` bytes."""
-    entries = sorted((entry for entry in memo.glob("*") if entry.is_dir()), key=lambda entry: -entry.stat().st_mtime)
+def _prune(area: Path, limit: int) -> None:
+    remove_leftovers(area)
+    newest_first = sorted(area.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
     total = 0
-    for entry in entries:
+    for entry in newest_first:
         total += sum(file.stat().st_size for file in entry.iterdir())
         if total > limit:
             shutil.rmtree(entry, ignore_errors=True)

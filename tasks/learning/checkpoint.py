@@ -1,7 +1,8 @@
-"""Checkpoints of a run that may be killed: written whole or not at all, checked on reading, the last two kept.
+"""Checkpoints of a run that may be killed: complete or absent, checked on reading, the last two kept.
 
-They lie outside DVC's outputs (which DVC deletes before a stage runs) in `.checkpoints/<key>/`, where the key hashes
-everything that decides the outputs: a change of any of it starts afresh.
+They are in `.checkpoints/<key>/`, outside DVC's outputs, which DVC deletes before a stage runs. The key
+hashes everything that decides the outputs, so a change of any of it starts from the beginning. One run at
+a time uses a folder. Those of the last five runs that did not finish are kept.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import io
 import json
 import pickle
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tasks.data.files import writing
+from tasks.errors import Busy
+from tasks.process import locked
 
-KEEP = 2
+KEEP = 2  # checkpoints of a run
+KEEP_RUNS = 5  # runs that did not finish
 
 
 def key(files: Iterable[Path], values: object) -> str:
@@ -33,7 +37,7 @@ def key(files: Iterable[Path], values: object) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`: SHA-256 of what follows, then what `torch.save` makes of a state."""
+    """The checkpoints of one run, in `folder`: the SHA-256 of the rest, then a state as `torch.save` writes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,9 +65,37 @@ class Checkpoints:
             file.unlink()
         return None
 
-    def remove(self) -> None:
-        """Forget this run: it has finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Use the folder alone, and delete it when the block succeeds: the run has finished.
+
+        Raises:
+            Busy: another run trains the same model from the same data.
+        """
+        with locked(self._lock, f"a training of the same model on the same data, in {self.folder},"):
+            try:
+                yield
+                shutil.rmtree(self.folder, ignore_errors=True)
+            finally:
+                self._lock.unlink(missing_ok=True)
+        self._remove_old_runs()
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder.with_suffix(".lock")
+
+    def _remove_old_runs(self) -> None:
+        """Delete the checkpoints of all but the newest runs that did not finish and do not run now."""
+        area = self.folder.parent
+        folders = [path for path in area.iterdir() if path.is_dir()]
+        folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        unused = [lock.with_suffix("") for lock in area.glob("*.lock")]
+        unused = [folder for folder in unused if not folder.exists()]
+        for folder in [*folders[KEEP_RUNS:], *unused]:
+            lock = folder.with_suffix(".lock")
+            with contextlib.suppress(Busy), locked(lock, str(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         """Newest first."""

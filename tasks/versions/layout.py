@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks import process
@@ -44,11 +45,24 @@ def fetch(tree: Path, commit: str) -> None:
                 raise
 
 
-def repro(laid_out: Path, *arguments: str) -> None:
-    """Run `dvc repro` there; raises `ObjectsMissing` if it fails or gives other outputs than the version's."""
+def rerun(laid_out: Path) -> None:
+    """Run every stage there again, without results of other runs (`.memo`, `.checkpoints`, DVC's run cache).
+
+    Raises:
+        ObjectsMissing: as `repro`.
+    """
+    repro(laid_out, "--force", "--no-run-cache", variables={repository.ALONE: "1"})
+
+
+def repro(laid_out: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+    """Run `dvc repro` with these arguments there.
+
+    Raises:
+        ObjectsMissing: it fails, or makes other outputs than those of the version.
+    """
     os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home(laid_out) / ".dvc" / "tmp" / "site"))
     lines: list[str] = []
-    code, _ = process.run(["-m", "dvc", "repro", *arguments], laid_out, lines.append)
+    code, _ = process.run(["-m", "dvc", "repro", *arguments], laid_out, lines.append, variables)
     if code:
         reason = " ".join(" ".join(lines).split()[-30:])
         raise ObjectsMissing(f"`dvc repro` of the version failed in {laid_out.resolve()}: {reason}")

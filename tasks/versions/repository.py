@@ -29,6 +29,7 @@ from tasks.versions.git import git, git_bytes
 # where git itself does not know it, as with `git clone --separate-git-dir`.
 _POINTER = "ratchet-home"
 _LOCK = "ratchet.lock"
+ALONE = "RATCHET_ALONE"  # set for stages that must take no result of another run
 OBJECTS = "ratchet-objects.lock"  # shared by registrations, exclusive for a collection that deletes
 _MARKS = ("params.yaml", "dvc.yaml")  # every Ratchet checkout has them
 
@@ -54,6 +55,11 @@ def home(tree: Path) -> Path:
             know where the main checkout is.
     """
     return _home(tree.resolve())
+
+
+def scratch(tree: Path) -> Path:
+    """Where the results that stages share are: the main checkout; in `verify --rerun` the tree itself."""
+    return tree if os.environ.get(ALONE) else home(tree)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import params
-from tasks.errors import DirtyCode, RatchetError, VersionError
+from tasks.errors import Busy, DirtyCode, PassingFault, RatchetError, VersionError
 from tasks.overrides import lasting, replaced
 from tasks.process import RUN_LOCK, locked
 from tasks.versions import pipeline, publication, remote, repository
@@ -38,6 +38,7 @@ class Place:
     reports: Path  # where its reports are once it has ended
     settings: Mapping[str, Any]  # values that replaced those in params.yaml
     unused: tuple[str, ...] = ()  # what is edited in the checkout, so that this run does not use it
+    removed: tuple[str, ...] = ()  # trees of killed runs
 
 
 def _sync(tree: Path) -> None:
@@ -67,6 +68,8 @@ def workplace(
         VersionError: there is no such revision.
         Unreachable: the git remote that `register.push_to` names does not respond.
     """
+    runs = home(checkout) / FOLDER
+    removed = _remove_killed(runs, checkout)
     if settings is None:
         base = check(checkout, None)
         if params.load(checkout).register.push_to:
@@ -74,16 +77,15 @@ def workplace(
         remote.share_cache(checkout)
         lock = checkout / RUN_LOCK
         with locked(lock, f"the checkout {checkout.resolve()}"):
-            yield Place(checkout, base, checkout / "reports", {})
+            yield Place(checkout, base, checkout / "reports", {}, removed=removed)
         return
     base = _commit(checkout, settings, revision)
-    runs = home(checkout) / FOLDER
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     unused = tuple(edits(checkout, base)) if revision == "HEAD" else ()
-    place = Place(runs / name, base, runs / "reports" / name, settings, unused)
-    repository.add_worktree(checkout, place.tree, place.base)
+    place = Place(runs / name, base, runs / "reports" / name, settings, unused, removed)
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
+            repository.add_worktree(checkout, place.tree, place.base)
             remote.share(checkout, place.tree)
             _check_out_as_committed(place)
             file = place.tree / params.FILE
@@ -92,14 +94,15 @@ def workplace(
                 sync(place.tree)
             _lay_over_newest(place.tree)
             yield place
+        except PassingFault:  # nothing in its tree explains the fault
+            drop(checkout, place.tree)
+            raise
         except BaseException:
+            _ended(place.tree)
             _drop_all_but(KEPT, runs, checkout)
             raise
-        place.reports.parent.mkdir(exist_ok=True)
-        shutil.copytree(place.tree / "reports", place.reports)
+        _keep_reports(place)
         drop(checkout, place.tree)
-        for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "HEAD") -> str:
@@ -165,19 +168,41 @@ def _check_out_as_committed(place: Place) -> None:
         )
 
 
+def _keep_reports(place: Place) -> None:
+    place.reports.parent.mkdir(exist_ok=True)
+    shutil.copytree(place.tree / "reports", place.reports)
+    for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def drop(checkout: Path, tree: Path) -> None:
-    """Remove a run's tree."""
-    repository.remove_worktree(checkout, tree)
+    """Remove a run's tree as far as that is possible: what is left does not change how the run ended."""
+    with contextlib.suppress(OSError, RatchetError):
+        repository.remove_worktree(checkout, tree)
+    _ended(tree)
+
+
+def _ended(tree: Path) -> None:
+    """A tree without a lock file is that of a run that ended by itself."""
     tree.with_suffix(".lock").unlink(missing_ok=True)
 
 
+def _remove_killed(runs: Path, checkout: Path) -> tuple[str, ...]:
+    """Remove the trees of killed runs: their lock files are there, and no process holds them."""
+    removed = []
+    for lock in runs.glob("*.lock"):
+        with contextlib.suppress(Busy), locked(lock, lock.stem):
+            drop(checkout, lock.with_suffix(""))
+            removed.append(f"{FOLDER}/{lock.stem}")
+    return tuple(removed)
+
+
 def _drop_all_but(kept: int, runs: Path, checkout: Path) -> None:
-    """Remove the oldest trees of runs that ended; one that still runs holds its lock."""
-    trees = sorted(tree for tree in runs.iterdir() if (tree / ".git").is_file())
-    for tree in trees[:-kept]:
-        with contextlib.suppress(Exception), locked(tree.with_suffix(".lock"), str(tree)):
-            drop(checkout, tree)
-    git("worktree", "prune", cwd=checkout)
+    """Remove the oldest trees of runs that failed; those that still run have a lock file."""
+    trees = [tree for tree in runs.iterdir() if (tree / ".git").is_file()]
+    failed = sorted(tree for tree in trees if not tree.with_suffix(".lock").exists())
+    for tree in failed[:-kept]:
+        drop(checkout, tree)
 
 
 def _lay_over_newest(tree: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,3 +105,63 @@ def test_a_second_name_is_no_copy_where_the_file_system_can_do_it(
     files.link(tmp_path / "a", tmp_path / "deep/c")
     assert (tmp_path / "deep/c").read_text() == "a"
     assert not (tmp_path / "deep/c").samefile(tmp_path / "a")
+
+
+def test_two_that_replace_one_folder_both_succeed(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        for _ in range(100):
+            with files.writing(tmp_path / "folder", sync=False) as folder:
+                folder.mkdir()
+                (folder / "file").write_text(name)
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(write, name) for name in "abcd"]:
+            future.result()
+    assert (tmp_path / "folder/file").read_text() in "abcd"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_replaces_a_folder_and_a_folder_a_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        with files.writing(tmp_path / "path") as path:
+            path.mkdir()
+            (path / "file").write_text("a")
+        assert (tmp_path / "path/file").read_text() == "a"
+        with files.writing(tmp_path / "path") as path:
+            path.write_text("b")
+        assert (tmp_path / "path").read_text() == "b"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tasks.data.files import writing
+with writing(Path(sys.argv[1])) as path:
+    path.mkdir()
+    (path / "half").write_text("written")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_was_writing_is_deleted_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "folder")]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in started:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    assert len(list(tmp_path.iterdir())) == 2
+    killed, alive = started
+    killed.kill()
+    killed.communicate(timeout=30)
+    (tmp_path / ".ratchet-file").write_text("not a folder of ours")
+    assert files.remove_leftovers(tmp_path) == 1
+    alive.communicate("", timeout=30)
+    assert alive.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".ratchet-file", "folder"]
+
+
+def test_writing_deletes_what_a_killed_process_left(tmp_path: Path) -> None:
+    (tmp_path / ".ratchet-old.abcdefgh/half").mkdir(parents=True)
+    with files.writing(tmp_path / "file") as path:
+        path.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

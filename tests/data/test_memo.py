@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,11 @@ from tasks.data import memo
 from tasks.errors import CorruptData
 
 MADE: list[str] = []
+
+
+def prune(area: Path, limit: int) -> None:
+    with memo.entries(area, limit):
+        pass
 
 
 def work(name: str, folder: Path) -> None:
@@ -47,6 +54,38 @@ def test_an_entry_that_was_damaged_is_made_again(made, tmp_path):
     assert made("a") == ["a"] and MADE == ["a", "a"]
 
 
+def test_what_another_run_uses_is_not_deleted(made, tmp_path):
+    made("a", "b")
+    with memo.entries(tmp_path / "memo", 0):
+        prune(tmp_path / "memo", 0)
+        assert len(list((tmp_path / "memo").glob("*/file"))) == 2
+    assert not list((tmp_path / "memo").iterdir())
+
+
+def test_what_a_killed_run_was_making_is_deleted(made, tmp_path):
+    made("a")
+    (tmp_path / "memo/.ratchet-key.abcd").mkdir()
+    prune(tmp_path / "memo", 1000)
+    assert len(list((tmp_path / "memo").iterdir())) == 1
+
+
+def test_runs_that_make_the_same_entries_at_once_all_succeed(tmp_path: Path) -> None:
+    """Two processes, each with threads, on the same few entries, which a third deletes all the time."""
+    code = (
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
+        "from tasks.data import memo; from tests.data.test_memo import work\n"
+        "for turn in range(60):\n"
+        "    with memo.entries(Path(sys.argv[1]), 0) as area, ThreadPoolExecutor(4) as pool:\n"
+        "        jobs = [memo.Job(work, (name,), name) for name in 'abcd']\n"
+        "        text = [(folder / 'file').read_text() for folder in memo.folders(jobs, area, pool, 'test')]\n"
+        "        assert text == list('abcd'), text\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "memo")]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], errors
+
+
 def test_a_failure_leaves_nothing_half_made(made, tmp_path):
     with pytest.raises(ValueError, match="no such thing"):
         made("a", "bad")
@@ -60,7 +99,7 @@ def test_the_least_recently_used_goes_first(made, tmp_path):
     for entry in (tmp_path / "memo").iterdir():
         if (entry / "file").read_text() == "a":
             os.utime(entry, (0, 0))
-    memo.prune(tmp_path / "memo", 150)
+    prune(tmp_path / "memo", 150)
     assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["b"]
 
 
@@ -124,7 +163,7 @@ def test_an_entry_that_was_used_is_kept_before_one_that_was_not(made, tmp_path):
     for entry in (tmp_path / "memo").iterdir():
         os.utime(entry, (0, 0) if (entry / "file").read_text() == "a" else (9, 9))
     assert made("a") == ["a"] and MADE == ["a", "b"]
-    memo.prune(tmp_path / "memo", 150)
+    prune(tmp_path / "memo", 150)
     assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["a"]
 
 
@@ -146,7 +185,7 @@ def test_the_limit_is_the_bytes_that_stay(made, tmp_path):
     for entry in (tmp_path / "memo").iterdir():
         os.utime(entry, (0, 0) if (entry / "file").read_text() == "a" else (9, 9))
     size = sum(file.stat().st_size for file in (tmp_path / "memo").glob("*/*"))
-    memo.prune(tmp_path / "memo", size)
+    prune(tmp_path / "memo", size)
     assert len(list((tmp_path / "memo").iterdir())) == 2
-    memo.prune(tmp_path / "memo", size - 1)
+    prune(tmp_path / "memo", size - 1)
     assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["b"]

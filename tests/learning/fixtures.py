@@ -44,7 +44,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """Run the stage in a tree; gives what it wrote, by name."""
     import tasks.train as verb
 
-    monkeypatch.setattr(verb, "home", lambda pictured: pictured)
+    monkeypatch.setattr(verb, "scratch", lambda pictured: pictured)
 
     def run(pictured: Path, **values: Any) -> dict[str, bytes]:
         verb.train.fn(chosen(**values), pictured)

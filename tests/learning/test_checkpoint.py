@@ -1,0 +1,100 @@
+"""One run at a time uses a folder of checkpoints, and few are kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.errors import Busy
+from tasks.learning import checkpoint
+from tasks.learning.checkpoint import Checkpoints
+
+
+def test_a_second_run_with_the_same_key_is_busy_and_disturbs_nothing(tmp_path: Path) -> None:
+    first, second = Checkpoints(tmp_path / "key"), Checkpoints(tmp_path / "key")
+    with first.held():
+        first.save({"step": torch.tensor(3)}, 0, 3)
+        busy = f"same model on the same data, in {tmp_path}/key, is busy: process {os.getpid()}"
+        with pytest.raises(Busy, match=busy), second.held():
+            pass
+        assert first.load() == {"step": 3}
+    assert not list(tmp_path.iterdir())
+    with second.held():
+        assert second.load() is None
+
+
+def test_a_run_that_fails_keeps_its_checkpoints_for_the_next(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Checkpoints(tmp_path / "key").held():
+        Checkpoints(tmp_path / "key").save({"step": 1}, 0, 1)
+        raise KeyboardInterrupt
+    with Checkpoints(tmp_path / "key").held():
+        assert Checkpoints(tmp_path / "key").load() == {"step": 1}
+
+
+def test_the_last_two_checkpoints_of_a_run_are_kept(tmp_path: Path) -> None:
+    for step in (9, 10, 11):
+        Checkpoints(tmp_path / "key").save({"step": step}, 0, step)
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["000000-00000010.pt", "000000-00000011.pt"]
+    assert Checkpoints(tmp_path / "key").load() == {"step": 11}
+
+
+def test_checkpoints_of_the_newest_runs_that_did_not_finish_are_kept(tmp_path: Path) -> None:
+    for age in range(checkpoint.KEEP_RUNS + 3):
+        Checkpoints(tmp_path / f"run-{age}").save({}, 0, 0)
+        os.utime(tmp_path / f"run-{age}", (1_000_000 - age, 1_000_000 - age))
+    (tmp_path / "never-saved.lock").touch()
+    oldest = f"run-{checkpoint.KEEP_RUNS + 2}"
+    with Checkpoints(tmp_path / oldest).held(), Checkpoints(tmp_path / "new").held():
+        pass
+    kept = {f"run-{age}" for age in range(checkpoint.KEEP_RUNS)}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_checkpoints_of_a_run_that_is_alive_are_kept(tmp_path: Path) -> None:
+    for age in range(checkpoint.KEEP_RUNS + 1):
+        Checkpoints(tmp_path / f"run-{age}").save({}, 0, 0)
+        os.utime(tmp_path / f"run-{age}", (1_000_000 - age, 1_000_000 - age))
+    oldest = Checkpoints(tmp_path / f"run-{checkpoint.KEEP_RUNS}")
+    with oldest.held():
+        with Checkpoints(tmp_path / "new").held():
+            pass
+        assert oldest.load() == {}
+
+
+def test_a_checkpoint_with_code_inside_is_dropped_and_the_code_never_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hashlib
+    import io
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    good = Checkpoints(tmp_path / "key")
+    good.save({"step": 1}, 0, 1)
+    buffer = io.BytesIO()
+    torch.save({"step": Hostile()}, buffer)
+    content = buffer.getvalue()
+    (tmp_path / "key/000000-00000002.pt").write_bytes(hashlib.sha256(content).digest() + content)
+    assert good.load() == {"step": 1}
+    assert not (tmp_path / "ran").exists()
+    assert "checkpoint 000000-00000002.pt is corrupt and was dropped" in capsys.readouterr().out
+
+
+def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from tasks.learning.checkpoint import Checkpoints\n"
+        "with Checkpoints(Path(sys.argv[1])).held():\n    os.kill(os.getpid(), 9)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "key")], check=False)
+    assert run.returncode == -9
+    assert (tmp_path / "key.lock").exists()
+    with Checkpoints(tmp_path / "key").held():
+        pass
+    assert not list(tmp_path.iterdir())
