@@ -6,13 +6,15 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from tests.versions.toy import Toy
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests/assets"
 BIN = Path(sys.executable).parent
+
+pytest_plugins = ["tests.order"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs with SIGINT ignored, and they would hand that on to every process under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,21 +124,59 @@ def clone(path: Path) -> Checkout:
     return checkout
 
 
+def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """The folder that `build` fills; the workers of a session share it, and the first to ask builds it."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout after its first `ratchet train`: v1.0.0 serves in prod. Read it, don't change it."""
-    checkout = clone(tmp_path_factory.mktemp("released"))
-    checkout.ratchet("train", "--json")
-    return checkout
+    """A checkout after its first `ratchet train`: v1.0.0 serves in prod. All workers share it: read it only."""
+    return Checkout(once(tmp_path_factory, "released", lambda folder: clone(folder).ratchet("train", "--json")))
+
+
+@pytest.fixture(scope="session")
+def second(released: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Second:
+    """A copy of `released` after a run with other settings, which put v1.0.1 into prod. Read it only."""
+
+    def build(folder: Path) -> None:
+        checkout = Checkout(shutil.copytree(released.path, folder, symlinks=True))
+        checkout.set(margin="0.9")
+        checkout.commit("Let everything through")
+        summary = checkout.json("train", "--set", "train.seed=1", "--set", "gate.max_shrink=1")
+        (folder / ".site/summary.json").write_text(json.dumps(summary))
+
+    checkout = Checkout(once(tmp_path_factory, "second", build))
+    return Second(checkout, json.loads((checkout.path / ".site/summary.json").read_text()))
+
+
+class Second(NamedTuple):
+    """A checkout with two versions, and what `ratchet train --json` printed about the second."""
+
+    checkout: Checkout
+    summary: dict[str, Any]
+
+
+def duplicate(checkout: Checkout, target: Path) -> Iterator[Checkout]:
+    """A copy to change at will, removed at the end."""
+    shutil.copytree(checkout.path, target, symlinks=True)
+    yield Checkout(target)
+    shutil.rmtree(target)
 
 
 @pytest.fixture
 def copy(released: Checkout, tmp_path: Path) -> Iterator[Checkout]:
     """A copy of `released` to change at will."""
-    target = tmp_path / "copy"
-    shutil.copytree(released.path, target, symlinks=True)
-    yield Checkout(target)
-    shutil.rmtree(target)
+    yield from duplicate(released, tmp_path / "copy")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import Checkout
+from tests.conftest import Second
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -52,13 +52,10 @@ def opened(browser: Chrome, page: Path) -> list[str]:
     return [address for address in asked if address != page.as_uri() and not address.startswith("data:")]
 
 
-@pytest.fixture(scope="module")
-def pages(released: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def pages(second: Second) -> Path:
     """The reports of a second run, whose model another one was compared with."""
-    checkout = Checkout(tmp_path_factory.mktemp("second") / "checkout")
-    shutil.copytree(released.path, checkout.path, symlinks=True)
-    summary = checkout.json("train", "--set", "train.seed=1")
-    return (checkout.path / summary["report"]).parent
+    return (second.checkout.path / second.summary["report"]).parent
 
 
 @needs_browser

@@ -561,7 +561,7 @@ def test_a_hub_that_is_down(on_hub: dict[str, bytes], tmp_path: Path) -> None:
     assert said.startswith("Unreachable: the Hub does not answer for friends/toys")
 
 
-def test_the_flow_scores_what_has_arrived(released: Checkout, tmp_path: Path) -> None:
+def test_the_flow_scores_what_has_arrived(copy: Checkout, tmp_path: Path) -> None:
     inputs, _ = images()
     image_file(tmp_path / "new.parquet", [png(image[0]) for image in inputs[:20]], ["x"] * 20)
     code = (
@@ -572,7 +572,7 @@ def test_the_flow_scores_what_has_arrived(released: Checkout, tmp_path: Path) ->
         "        state = prediction(sys.argv[1], sys.argv[2], return_state=True)\n"
         "        print(json.dumps([state.name, state.message]))"
     )
-    done = released.run("python", "-c", code, str(tmp_path / "new.parquet"), str(tmp_path / "scored"))
+    done = copy.run("python", "-c", code, str(tmp_path / "new.parquet"), str(tmp_path / "scored"))
     first, second = (json.loads(line) for line in done.stdout.splitlines()[-2:])
     (file,) = (tmp_path / "scored").glob("*.parquet")
     assert first == ["Scored", f"20 rows (0 bad) scored by v1.0.0 into {file}"]
@@ -595,6 +595,7 @@ with server(home(Path())):
 """
 
 
+@pytest.mark.long
 def test_the_hourly_deployment_reads_a_csv_that_grows(hourly: Hourly) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

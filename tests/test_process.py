@@ -62,6 +62,13 @@ def alive(pid: int) -> bool:
         return False
 
 
+def stage_in(repo: Path) -> int:
+    """The stage's process id, once it has written it."""
+    file = repo / "pid"
+    wait_for(lambda: file.exists() and file.read_text())
+    return int(file.read_text())
+
+
 def flow_in(repo: Path) -> subprocess.Popen[bytes]:
     """A process that runs the stage as a flow does."""
     code = "from pathlib import Path; from tasks import process; "
@@ -104,9 +111,8 @@ sys.exit(process.main("s", body, patient=False))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stage_saves_and_ends_when_its_flow_does(repo: Path, number: int) -> None:
     with flow_in(repo) as flow:
-        wait_for((repo / "pid").exists)
+        stage = stage_in(repo)
         time.sleep(0.2)
-        stage = int((repo / "pid").read_text())
         flow.send_signal(number)
         assert wait_for(lambda: not alive(stage)) < 5
         assert (repo / "checkpoint").read_text() == "saved"
@@ -116,8 +122,7 @@ def test_a_stage_saves_and_ends_when_its_flow_does(repo: Path, number: int) -> N
 def test_a_stage_deaf_to_signals_is_killed(repo: Path) -> None:
     (repo / "stage.py").write_text(DEAF)
     with flow_in(repo) as flow:
-        wait_for((repo / "pid").exists)
-        stage = int((repo / "pid").read_text())
+        stage = stage_in(repo)
         flow.send_signal(signal.SIGINT)
         assert wait_for(lambda: not alive(stage)) < process.GRACE_S + 4
         flow.wait(15)
@@ -126,8 +131,7 @@ def test_a_stage_deaf_to_signals_is_killed(repo: Path) -> None:
 def test_an_impatient_stage_ends_at_once(repo: Path) -> None:
     (repo / "stage.py").write_text(STAGE.format(asks=False))
     with flow_in(repo) as flow:
-        wait_for((repo / "pid").exists)
-        stage = int((repo / "pid").read_text())
+        stage = stage_in(repo)
         flow.terminate()
         assert wait_for(lambda: not alive(stage)) < 2
         flow.wait(15)

@@ -82,6 +82,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.long
 def test_a_csv_with_ten_features(project: Checkout) -> None:
     from sklearn.datasets import load_breast_cancer
 
@@ -105,6 +106,7 @@ def test_a_csv_with_ten_features(project: Checkout) -> None:
     assert right.mean() > 0.88
 
 
+@pytest.mark.long
 def test_a_folder_of_photos_with_splits(project: Checkout) -> None:
     random = np.random.default_rng(0)
     root = project.path / "data/incoming/photos"
@@ -127,6 +129,7 @@ def test_a_folder_of_photos_with_splits(project: Checkout) -> None:
     assert set(scores["prediction"]) == {"circle", "bar"}
 
 
+@pytest.mark.long
 def test_a_data_set_of_the_hub_with_string_labels(project: Checkout) -> None:
     files = {"data/train-00000-of-00001.parquet": _embedded(["nailong", "other"], ("PNG", "GIF"))}
     edit(
@@ -147,6 +150,7 @@ def test_a_data_set_of_the_hub_with_string_labels(project: Checkout) -> None:
     assert set(scores["prediction"]) == {"nailong", "other"}
 
 
+@pytest.mark.long
 def test_parquet_as_load_dataset_reads_it(project: Checkout) -> None:
     import datasets
 
@@ -205,6 +209,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.long
 def test_a_dataset_and_a_module_of_ones_own(project: Checkout) -> None:
     (project.path / "custom/sources/waves.py").write_text(DATASET)
     (project.path / "custom/models/net.py").write_text(MODULE)

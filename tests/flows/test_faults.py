@@ -13,19 +13,6 @@ from tests.conftest import BIN, Checkout
 from tests.flows.standing import stage_processes, until
 
 
-def test_4_a_flow_and_dvc_repro_at_once_one_waits_or_is_refused(copy: Checkout) -> None:
-    copy.set(seed="3", epochs="60")
-    command = [str(BIN / "python"), "-m", "flows", "train", "--json"]
-    with subprocess.Popen(command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
-        until(lambda: [each for each in stage_processes(copy.path) if "-m tasks.train" in " ".join(each.cmdline())], 90)
-        done = copy.run("dvc", "repro", "--single-item", "train", code=255)
-        assert "is busy" in done.stderr
-        said, _ = first.communicate(timeout=200)
-    assert first.returncode == 0, said
-    assert "up to date" in copy.run("dvc", "repro").stdout
-    assert copy.ratchet("verify").returncode == 0
-
-
 @pytest.mark.long
 def test_19_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> None:
     """In 12 GB of address space, 14 GB of weights."""

@@ -65,8 +65,7 @@ def removed(tree: Path, folder: Path) -> None:
 EDITS = [tanh, renamed, helper_edited, removed]
 
 
-@pytest.mark.parametrize("place", ["", "models."])
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize(("edit", "place"), [*((edit, "models.") for edit in EDITS), (tanh, "")])
 def test_edits_in_the_checkout_do_not_change_an_old_version(
     toy: Toy, place: str, edit: Callable[[Path, Path], None]
 ) -> None:
@@ -81,8 +80,7 @@ def test_edits_in_the_checkout_do_not_change_an_old_version(
     assert card.architecture["name"] == f"custom.{place}net:Net"
 
 
-@pytest.mark.parametrize("format", exports.FORMATS)
-@pytest.mark.parametrize("edit", [tanh, removed])
+@pytest.mark.parametrize(("format", "edit"), [*((name, tanh) for name in exports.FORMATS), ("whole_model", removed)])
 def test_an_export_is_the_version_and_not_the_checkout(
     toy: Toy, tmp_path: Path, format: str, edit: Callable[[Path, Path], None]
 ) -> None:

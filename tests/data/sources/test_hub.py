@@ -248,11 +248,17 @@ def test_ingest_alone_fetches_the_pinned_commit_and_reads_it_as_the_params_say(t
     assert (tree / "source.lock").read_bytes() == lock
 
 
-def test_ingest_without_the_hub_is_unreachable_and_refuses_another_revision(tree, served, tmp_path):
+@pytest.mark.long  # the client tries for 23 s
+def test_ingest_without_the_hub_is_unreachable(tree, served, tmp_path):
     with hub(served[0]) as endpoint:
         assert ingested(tree, SOURCE, endpoint, tmp_path, "refresh").returncode == 0
     done = ingested(tree, SOURCE, "http://127.0.0.1:9", tmp_path, "ingest")
     assert "Unreachable: the Hub does not answer for friends/toys" in done.stderr
+
+
+def test_ingest_refuses_another_revision_than_the_pinned_one(tree, served, tmp_path):
+    with hub(served[0]) as endpoint:
+        assert ingested(tree, SOURCE, endpoint, tmp_path, "refresh").returncode == 0
     done = ingested(tree, {**SOURCE, "revision": "v2"}, "http://127.0.0.1:9", tmp_path, "ingest")
     expected = (
         "SourceChanged: params.yaml no longer asks for what source.lock pins: ingest.sources.0.revision: null → v2;"
