@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.data import columns, spec
+from tasks.data import spec as specs
 from tasks.data.moments import Moments
 from tasks.data.spec import Spec
 from tasks.errors import CorruptData, ValidationFailed
@@ -185,3 +186,12 @@ def test_a_model_of_either_format_is_fed_the_same(form: Spec) -> None:
     assert inputs[:, 0].tolist() == ([12.0, 10.0, 10.0, 7.0] if form is OLD else [1.0, 0.0, 0.0, -1.5])
     fed = Normalise(form, torch.device("cpu"))(torch.from_numpy(inputs))
     assert fed[:, 0].tolist() == [1.0, 0.0, 0.0, -1.5]
+
+
+def test_rows_without_a_feature_of_the_model_are_refused_by_name() -> None:
+    names = ("x", "y", "z")
+    spec = Spec(kind="features", input_shape=(3,), classes=("a",), mean=(0.0,) * 3, std=(1.0,) * 3, counts={},
+                features=names, size=None, channels=None, format=2)  # fmt: skip
+    table = pa.table({"row_id": ["0"], "feature:y": [1.0], "keep:x": ["1"]})
+    with pytest.raises(CorruptData, match=r"^the rows lack x, z; they have row_id, y, x$"):
+        specs.raw(table, spec)

@@ -26,7 +26,7 @@ def listed(raw: Path, *tables: pa.Table, **facts: Any) -> Shards:
         rows = shards.write(path, iter([table]))
         entries.append({"file": path.name, "rows": rows, "sha256": sha256(path), "source": number % 2, "origin": "a"})
         entries[-1]["splits"] = ["test"] if number == 2 else []
-    info = {"format": 2, "kind": "features", "shards": entries, **facts}
+    info = {"format": 2, "kind": "features", "features": ["x"], "shards": entries, **facts}
     (raw / shards.DATASET).write_text(json.dumps(info))
     return Shards.open(raw)
 
