@@ -2,11 +2,15 @@
 
 Each scenario starts with a clone, a data set and the edits to `params.yaml` that the data need, and then types at most ten
 commands. Nothing is simulated: the data set of the Hub comes from a server on loopback through the real client.
+
+The whole scenarios are long; beside them, the stages alone learn the same data in this process.
 """
 
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,19 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.params import Params
+from tasks.prepare import prepare
+from tasks.refresh import refresh
+from tasks.train import train
+from tasks.validate import validate
 from tests.conftest import Checkout, fresh
 from tests.data.hub import REPOSITORY, hub
 
-SMALL = {  # what every small data set sets
+pytest_plugins = ["tests.data.fixtures"]
+
+SMALL: dict[str, dict[str, Any]] = {  # what every small data set sets
     "gate": {"on_undecided": "estimate"},
     "run": {"workers": 1},
     "train": {"threads": 1, "batch_size": 32, "epochs": 12, "precision": "float32"},
@@ -82,34 +95,39 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.long
-def test_a_csv_with_ten_features(project: Checkout) -> None:
+Data = tuple[dict[str, Any], dict[str, Any]]  # a source, and values by section of params.yaml
+
+
+def cells(tree: Path) -> Data:
     from sklearn.datasets import load_breast_cancer
 
     cancer = load_breast_cancer(as_frame=True)
     frame = cancer.frame.iloc[:, :10]
     frame["diagnosis"] = cancer.frame["target"].map({0: "malignant", 1: "benign"})
-    file = project.path / "data/incoming/cells.csv"
-    frame.to_csv(file, index=False)
-    names = list(frame.columns[:10])
-    edit(
-        project,
-        {"type": "csv", "path": "data/incoming/cells.csv", "label": "diagnosis", "features": names},
-        model={"name": "simple_net"},
-        train={"criterion": {"name": "BCELoss", "arguments": {}}, "epochs": 40, "lr": 0.01},
-    )
+    frame.to_csv(tree / "data/incoming/cells.csv", index=False)
+    source = {"type": "csv", "path": "data/incoming/cells.csv", "label": "diagnosis"}
+    return {**source, "features": list(frame.columns[:10])}, {
+        "model": {"name": "simple_net"},
+        "train": {"criterion": {"name": "BCELoss", "arguments": {}}, "epochs": 40, "lr": 0.01},
+    }
+
+
+@pytest.mark.long
+def test_a_csv_with_ten_features(project: Checkout) -> None:
+    source, sections = cells(project.path)
+    edit(project, source, **sections)
     runs, scores = live(project, "data/incoming/cells.csv")
     assert runs[0]["accuracy"] > 0.88
     assert scores["prediction"].to_list()[0] == "malignant"
-    right = scores["prediction"] == pl.Series(frame["diagnosis"])
+    diagnoses = pl.read_csv(project.path / "data/incoming/cells.csv")["diagnosis"]
+    right = scores["prediction"] == diagnoses
     assert len(scores) == 569
     assert right.mean() > 0.88
 
 
-@pytest.mark.long
-def test_a_folder_of_photos_with_splits(project: Checkout) -> None:
+def photos(tree: Path) -> Data:
     random = np.random.default_rng(0)
-    root = project.path / "data/incoming/photos"
+    root = tree / "data/incoming/photos"
     for split, count in (("train", 60), ("valid", 20), ("test", 40)):
         for kind in ("circle", "bar"):
             for number in range(count):
@@ -117,11 +135,13 @@ def test_a_folder_of_photos_with_splits(project: Checkout) -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(encoded(shape(kind, random), "JPEG"))
     (root / "README.roboflow.txt").write_text("exported")
-    edit(
-        project,
-        {"type": "imagefolder", "path": "data/incoming/photos"},
-        prepare={"size": [32, 32], "channels": 3},
-    )
+    return {"type": "imagefolder", "path": "data/incoming/photos"}, {"prepare": {"size": [32, 32], "channels": 3}}
+
+
+@pytest.mark.long
+def test_a_folder_of_photos_with_splits(project: Checkout) -> None:
+    source, sections = photos(project.path)
+    edit(project, source, **sections)
     runs, scores = live(project, "data/incoming/photos/test")
     assert runs[0]["accuracy"] > 0.8
     kinds = [Path(path).parent.name for path in scores["path"]]
@@ -150,8 +170,8 @@ def test_a_data_set_of_the_hub_with_string_labels(project: Checkout) -> None:
     assert set(scores["prediction"]) == {"nailong", "other"}
 
 
-@pytest.mark.long
-def test_parquet_as_load_dataset_reads_it(project: Checkout) -> None:
+def shapes(tree: Path) -> Data:
+    """Two parquet files with circles at even rows and bars at odd ones."""
     import datasets
 
     random = np.random.default_rng(2)
@@ -161,16 +181,19 @@ def test_parquet_as_load_dataset_reads_it(project: Checkout) -> None:
         features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["circle", "bar"])}),
     )
     for shard in range(2):
-        file = project.path / f"data/incoming/shapes-{shard}.parquet"
+        file = tree / f"data/incoming/shapes-{shard}.parquet"
         data.shard(2, shard, contiguous=True).to_parquet(str(file))
-    edit(
-        project,
-        {"type": "parquet", "path": "data/incoming", "label": "label", "image": "image"},
-        prepare={"size": [32, 32], "channels": 3},
-    )
+    source = {"type": "parquet", "path": "data/incoming", "label": "label", "image": "image"}
+    return source, {"prepare": {"size": [32, 32], "channels": 3}}
+
+
+@pytest.mark.long
+def test_parquet_as_load_dataset_reads_it(project: Checkout) -> None:
+    source, sections = shapes(project.path)
+    edit(project, source, **sections)
     runs, scores = live(project, "data/incoming")
     assert runs[0]["accuracy"] > 0.8
-    names = pl.Series(["circle", "bar"])[kinds]
+    names = pl.Series(["circle", "bar"] * 120)
     assert (scores["prediction"] == names).mean() > 0.8
 
 
@@ -209,16 +232,17 @@ class Net(nn.Module):
 """
 
 
+def waves(tree: Path) -> Data:
+    (tree / "custom/sources/waves.py").write_text(DATASET)
+    (tree / "custom/models/net.py").write_text(MODULE)
+    source = {"type": "custom", "source": "custom.sources.waves:Waves", "arguments": {"rows": 300}}
+    return source, {"prepare": {"size": [16, 16], "channels": 1}, "model": {"name": "custom.models.net:Net"}}
+
+
 @pytest.mark.long
 def test_a_dataset_and_a_module_of_ones_own(project: Checkout) -> None:
-    (project.path / "custom/sources/waves.py").write_text(DATASET)
-    (project.path / "custom/models/net.py").write_text(MODULE)
-    edit(
-        project,
-        {"type": "custom", "source": "custom.sources.waves:Waves", "arguments": {"rows": 300}},
-        prepare={"size": [16, 16], "channels": 1},
-        model={"name": "custom.models.net:Net"},
-    )
+    source, sections = waves(project.path)
+    edit(project, source, **sections)
     folder = project.path / "data/incoming/waves"
     folder.mkdir()
     for index, step in enumerate((0.25, 0.5)):
@@ -227,6 +251,20 @@ def test_a_dataset_and_a_module_of_ones_own(project: Checkout) -> None:
     runs, scores = live(project, "data/incoming/waves")
     assert runs[0]["accuracy"] > 0.9
     assert scores.sort("path")["prediction"].to_list() == ["slow", "fast"]
+
+
+@pytest.mark.parametrize(("data", "accuracy"), [(cells, 0.88), (photos, 0.8), (shapes, 0.8)])
+def test_the_stages_alone_learn_the_same_data(
+    tree: Path, configured: Callable[..., Params], data: Callable[[Path], Data], accuracy: float
+) -> None:
+    (tree / "data/incoming").mkdir(parents=True)
+    source, sections = data(tree)
+    values = {section: {**SMALL.get(section, {}), **sections.get(section, {})} for section in {*SMALL, *sections}}
+    params = configured(source, **values)
+    refresh.fn(params, tree)
+    for stage in (ingest, validate, prepare, train, evaluate):
+        stage.fn(params, tree)
+    assert json.loads((tree / "reports/metrics.json").read_text())["accuracy"] > accuracy
 
 
 def _embedded(labels: list[str], kinds: tuple[str, ...]) -> bytes:
