@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install data run test test-long mutants check format bench bench-gpu clean up down status deploy
+.PHONY: help install data run test test-long coverage mutants check format bench bench-gpu clean up down status deploy
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -40,6 +40,12 @@ run: data  ## train on Fashion-MNIST, from the data to a version in service
 # Three workers for two cores: one of them often waits for a server.
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+FOLDERS := flows flows/commands tasks tasks/data tasks/data/sources tasks/learning tasks/versions
+coverage: $(STAMP)  ## branch coverage of each folder by `make test`
+	@COVERAGE_FILE="$(CURDIR)/.coverage" $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	@for folder in $(FOLDERS); do \
+	  printf '%-20s %s %%\n' $$folder "$$($(BIN)/coverage report --format total --include "$$folder/*")"; done
 
 # SEED draws an order, so that SECONDS=600 runs a random slice of ten minutes.
 SEED ?= 0
