@@ -44,6 +44,7 @@ test: $(STAMP)  ## run the tests
 FOLDERS := flows flows/commands tasks tasks/data tasks/data/sources tasks/learning tasks/versions
 coverage: $(STAMP)  ## branch coverage of each folder by `make test`
 	@COVERAGE_FILE="$(CURDIR)/.coverage" $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	@rm -f .coverage.* # of processes that a test killed
 	@for folder in $(FOLDERS); do \
 	  printf '%-20s %s %%\n' $$folder "$$($(BIN)/coverage report --format total --include "$$folder/*")"; done
 
