@@ -6,6 +6,7 @@ the next command, and none stops the others from being found.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Set
 from contextlib import nullcontext, suppress
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import params
 from tasks.errors import ObjectsMissing, RatchetError, VersionError
-from tasks.versions import layout, lineage, loading, pipeline, publication, remote, tags
+from tasks.versions import gate, layout, lineage, loading, pipeline, publication, remote, tags
 from tasks.versions.cache import Cache, listing
-from tasks.versions.git import git, resolve
+from tasks.versions.git import git, read, resolve
 from tasks.versions.pipeline import Output, Pipeline
 from tasks.versions.registry import Registry, Version
 from tasks.versions.repository import remove_worktree
@@ -150,7 +151,18 @@ def _tag(tree: Path, version: Version) -> Iterator[Finding]:
         yield Finding(version.name, tag.name, f"its message names other outputs than its commit holds{_AGAIN}")
     if not _same_metrics(version, lineage.metrics(tree, version)):
         yield Finding(version.name, tag.name, f"its message names other metrics than its commit holds{_AGAIN}")
+    if not _same_gate(version, read(tree, version.commit, gate.FILE)):
+        yield Finding(version.name, tag.name, f"its message names another gate decision than its commit holds{_AGAIN}")
     yield from _kept_by_git(tree, version, held)
+
+
+def _same_gate(version: Version, committed: bytes | None) -> bool:
+    """Both were written from one decision; of an older Ratchet the commit has none."""
+    if committed is None:
+        return True
+    decision = json.loads(committed)
+    decision.pop("format", None)
+    return bool(decision == version.data.get("gate"))
 
 
 def _same_metrics(version: Version, held: dict[str, Any]) -> bool:

@@ -97,7 +97,7 @@ def test_a_listing_that_leaves_its_folder_is_refused(toy: Toy, tmp_path: Path) -
     toy.run("a")
     for name in ("../../escaped", "/tmp/escaped", "a/../../x", ".git/hooks/post-checkout", "", "./a", "a//b"):
         entries = [{"md5": "0" * 32, "relpath": name}]
-        with pytest.raises(CorruptData, match="which is no path inside it; nothing was written"):
+        with pytest.raises(CorruptData, match="which is not a path inside it; nothing was written"):
             listing(json.dumps(entries).encode(), "data/raw")
     md5 = toy.cache(json.dumps([{"md5": toy.cache(b"x"), "relpath": "../../escaped"}]).encode(), ".dir")
     lock = (toy.tree / "dvc.lock").read_text()

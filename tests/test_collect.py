@@ -10,6 +10,7 @@ from tasks.checkout import checkout
 from tasks.collect import collect
 from tasks.errors import ObjectsMissing
 from tasks.versions import pipeline
+from tasks.versions.git import git
 from tasks.withdraw import expire
 from tests.versions.toy import Toy, tool
 
@@ -63,6 +64,32 @@ def test_a_branch_and_a_run_in_progress_keep_their_objects(toy: Toy, tmp_path: P
     toy.run("in progress")
     assert collect(toy.tree, grace_s=0).objects == []
     assert tool("dvc", "status", "-q", cwd=toy.tree) == ""
+
+
+def test_branches_of_remotes_and_the_stash_keep_their_objects(toy: Toy, tmp_path: Path) -> None:
+    """A run that was committed elsewhere and fetched, and one that was stashed, can be checked out again."""
+    toy.release("a")
+    toy.run("on the branch of a remote")
+    git("update-ref", "refs/remotes/origin/other", toy.commit("Theirs"), cwd=toy.tree)
+    git("reset", "--quiet", "--hard", "HEAD~1", cwd=toy.tree)
+    toy.run("in the stash")
+    git("add", "--all", cwd=toy.tree)
+    git("stash", cwd=toy.tree)
+    toy.run("a")
+    assert collect(toy.tree, grace_s=0).objects == []
+    git("stash", "drop", cwd=toy.tree)
+    first = {Path(file).read_text()[:9] for file in collect(toy.tree, grace_s=0).objects}
+    assert "in the st" in first
+    assert "on the br" not in first
+    git("update-ref", "-d", "refs/remotes/origin/other", cwd=toy.tree)
+    assert "on the br" in {Path(file).read_text()[:9] for file in collect(toy.tree, grace_s=0).objects}
+
+
+def test_a_branch_whose_lock_is_not_complete_does_not_stop_it(toy: Toy) -> None:
+    toy.release("a")
+    (toy.tree / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    toy.commit("Remove what the stages made")
+    assert collect(toy.tree, grace_s=0).objects == []
 
 
 def test_nothing_goes_while_something_needed_is_missing(toy: Toy) -> None:

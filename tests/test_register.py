@@ -9,7 +9,7 @@ from tasks.errors import CorruptModel, DirtyCode, ObjectsMissing, Unreachable, V
 from tasks.overrides import replaced
 from tasks.register import register
 from tasks.versions import pipeline, remote
-from tasks.versions.git import git, head, read
+from tasks.versions.git import files, git, head, read
 from tasks.versions.lineage import show
 from tests.versions.toy import Toy, gto_stages, tool
 
@@ -239,3 +239,26 @@ def test_the_stock_tools_agree(toy: Toy, tmp_path: Path) -> None:
     params = json.loads(tool("dvc", "params", "diff", *names, cwd=toy.tree))
     assert params["params.yaml"]["train.epochs"]["new"] == 3
     assert json.loads(tool("dvc", "status", "--json", cwd=toy.tree)) == {}
+
+
+def test_a_version_has_the_reports_of_its_run_and_none_of_an_earlier_one(toy: Toy) -> None:
+    toy.write({"reports/training/old.tsv": "of an earlier run\n", "reports/drift.json": "{}\n"})
+    git("add", "--force", "reports", cwd=toy.tree)
+    toy.commit("Keep a report")
+    (toy.tree / "reports/training/old.tsv").unlink()
+    version = toy.register("a")
+    assert sorted(files(toy.tree, version.commit, "reports")) == [
+        "reports/drift.json", "reports/gate.json", "reports/metrics.json", "reports/training/curves.tsv",
+    ]  # fmt: skip
+    assert read(toy.tree, version.commit, "reports/training/curves.tsv") == b"epoch\n1\n"
+
+
+def test_a_report_too_large_for_git_is_left_out(toy: Toy) -> None:
+    sha256 = toy.run("a")
+    decision = toy.decide(sha256)
+    (toy.tree / "reports/gate.html").write_bytes(b"x" * 1_000_001)
+    (toy.tree / "reports/drift.json").write_bytes(b"x" * 1_000_000)
+    version = register.fn(toy.params, toy.tree, decision, head(toy.tree))
+    reports = files(toy.tree, version.commit, "reports")
+    assert "reports/gate.html" not in reports
+    assert "reports/drift.json" in reports

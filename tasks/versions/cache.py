@@ -61,16 +61,23 @@ class Cache:
 
 
 def listing(content: bytes, what: str) -> dict[str, str]:
-    """Read DVC's listing of a folder; raises `CorruptData` if a path in it would leave the folder (faults 7)."""
+    """Read DVC's listing of a folder: relative path to MD5.
+
+    Raises:
+        CorruptData: a path in it would leave the folder, or it is not a listing.
+    """
     try:
-        entries = [(str(entry["relpath"]), str(entry["md5"])) for entry in json.loads(content)]
+        read = json.loads(content)
+        entries = [(str(entry["relpath"]), str(entry["md5"])) for entry in read]
+        if not isinstance(read, list):
+            raise ValueError
     except (ValueError, TypeError, KeyError):
-        raise CorruptData(f"{what}: the listing of this folder is no DVC listing") from None
+        raise CorruptData(f"{what}: its listing is not one that DVC writes; `ratchet verify`") from None
     for name, md5 in entries:
         parts = PurePosixPath(name).parts
         odd = not parts or name.startswith("/") or ".." in parts or ".git" in parts or "\0" in name or "\\" in name
         if odd or str(PurePosixPath(name)) != name or not _MD5.fullmatch(md5):
-            raise CorruptData(f"{what}: its listing names {name!r}, which is no path inside it; nothing was written")
+            raise CorruptData(f"{what}: its listing names {name!r}, which is not a path inside it; nothing was written")
     return dict(entries)
 
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,9 +17,10 @@ import pytest
 from tasks.collect import collect
 from tasks.errors import Busy
 from tasks.promote import promote, rollback
-from tasks.versions import publication
+from tasks.versions import publication, tags
 from tasks.versions.git import git
 from tasks.versions.repository import OBJECTS, locked
+from tasks.withdraw import withdraw
 from tests.versions.toy import ROOT, Toy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
@@ -118,3 +120,52 @@ def test_a_rollback_while_another_command_hangs_on_the_git_remote(toy: Toy, tmp_
         done = rollback.fn(toy.tree, "prod")
         assert (done.version, done.unpushed) == ("v1.0.0", "")
         assert time.monotonic() - started < BOUND_S
+
+
+def _withdraw(toy: Toy) -> object:
+    return withdraw(toy.tree, "v1.0.0", "leaks")
+
+
+def _promote(toy: Toy) -> object:
+    return promote.fn(toy.tree, "v1.0.0", "staging")
+
+
+def _rollback(toy: Toy) -> object:
+    return rollback.fn(toy.tree, "prod")
+
+
+def _register(toy: Toy) -> object:
+    return toy.register("c")
+
+
+@pytest.mark.parametrize("change", [_withdraw, _promote, _rollback, _register])
+@pytest.mark.parametrize("pushed", [False, True], ids=["here", "pushed"])
+def test_every_change_waits_for_the_lock_of_the_registry(
+    toy: Toy, tmp_path: Path, change: Callable[[Toy], object], pushed: bool
+) -> None:
+    """It is read, decided and written under one lock, so two changes never take one number."""
+    for weights in "ab":
+        toy.release(weights)
+    if pushed:
+        git("clone", "--quiet", "--bare", str(toy.tree), str(tmp_path / "origin.git"), cwd=tmp_path)
+        git("remote", "add", "origin", str(tmp_path / "origin.git"), cwd=toy.tree)
+        toy.set("register.push_to", "origin")
+        toy.commit("Publish")
+    before = tags.names(toy.tree, "*")
+    with ThreadPoolExecutor(1) as pool:
+        with locked(toy.tree):
+            future = pool.submit(change, toy)
+            with pytest.raises(TimeoutError):
+                future.result(timeout=1.0)
+            assert tags.names(toy.tree, "*") == before
+        future.result(timeout=60)
+    assert len(tags.names(toy.tree, "*")) == len(before) + 1
+
+
+def test_a_lock_that_is_never_free_ends_as_busy(toy: Toy) -> None:
+    with locked(toy.tree):
+        busy = pytest.raises(Busy, match=r"another ratchet command has held ratchet\.lock for 0 s; try again")
+        with busy, locked(toy.tree, 0.1):
+            pass
+    with locked(toy.tree, 0.1):
+        pass

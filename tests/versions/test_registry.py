@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tasks.errors import VersionError
+from tasks.errors import RemoteRefused, VersionError
+from tasks.promote import promote, rollback
 from tasks.versions import tags
-from tasks.versions.git import git
+from tasks.versions.git import Rejected, git
 from tasks.versions.tags import Name, Number
+from tasks.withdraw import expire, reinstate, withdraw
 from tests.versions.toy import Toy, tool
 
 
@@ -77,3 +81,46 @@ def test_a_version_tag_moved_by_hand_is_noticed(toy: Toy) -> None:
 def test_a_lightweight_tag_is_no_version(toy: Toy) -> None:
     git("tag", "classifier@v3.0.0", cwd=toy.tree)
     assert toy.registry.versions() == []
+
+
+def test_a_tag_is_never_moved(toy: Toy) -> None:
+    first, second = (toy.release(weights).tag for weights in "ab")
+    tags.write(toy.tree, first.name, first.oid)  # it is there already
+    with pytest.raises(Rejected):
+        tags.write(toy.tree, first.name, second.oid)
+    assert git("rev-parse", f"refs/tags/{first.name}", cwd=toy.tree) == first.oid
+
+
+def test_every_change_has_a_number_of_its_own(toy: Toy) -> None:
+    """Assignments of all environments and repeated withdrawals share one counter; it only grows."""
+    for weights in "abc":
+        toy.release(weights)
+    promote.fn(toy.tree, "v1.0.0", "staging")
+    withdraw(toy.tree, "v1.0.1", "leaks")
+    reinstate(toy.tree, "v1.0.1", "it did not")
+    withdraw(toy.tree, "v1.0.1", "it did")
+    expire(toy.tree, "v1.0.1", "old")
+    rollback.fn(toy.tree, "prod")
+    names = tags.names(toy.tree, "*")
+    counters = sorted(int(name.rpartition("#")[2]) for name in names if "#" in name)
+    assert counters == list(range(1, len(counters) + 1))
+    assert sorted(name for name in names if "!" in name) == [
+        "classifier@v1.0.1!", "classifier@v1.0.1!#5", "classifier@v1.0.1!#6", "classifier@v1.0.1!#7",
+    ]  # fmt: skip
+    assert [each.tag.parsed.counter for each in toy.registry.history("prod")] == [1, 2, 3, 8]
+
+
+def test_several_tags_are_pushed_together_or_not_at_all(toy: Toy, tmp_path: Path) -> None:
+    git("init", "--quiet", "--bare", str(tmp_path / "origin.git"), cwd=tmp_path)
+    for weights in "ab":
+        toy.release(weights)
+    hook = tmp_path / "origin.git/hooks/update"
+    hook.write_text('#!/bin/sh\ncase "$1" in *v1.0.1) exit 1;; esac\n')
+    hook.chmod(0o755)
+    refspecs = [f"refs/tags/classifier@{name}" for name in ("v1.0.0", "v1.0.1")]
+    with pytest.raises(RemoteRefused):
+        tags.push(toy.tree, str(tmp_path / "origin.git"), refspecs)
+    assert tags.listed(toy.tree, str(tmp_path / "origin.git")) == {}
+    hook.unlink()
+    tags.push(toy.tree, str(tmp_path / "origin.git"), refspecs)
+    assert set(tags.listed(toy.tree, str(tmp_path / "origin.git"))) == {"classifier@v1.0.0", "classifier@v1.0.1"}
