@@ -37,6 +37,7 @@ def test_a_version_from_the_remote_alone(toy: Toy, tmp_path: Path) -> None:
         checkout(toy.tree, "v1.0.0", tmp_path / "here")
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("place", ["cache", "remote"])
 def test_one_flipped_byte_is_refused_and_named(toy: Toy, tmp_path: Path, place: str) -> None:
     toy.remote(tmp_path / "store")
@@ -93,6 +94,7 @@ def test_a_shallow_clone_without_tags_and_a_deleted_branch(toy: Toy, tmp_path: P
     assert (tmp_path / "out/code/train.py").read_text() == "# of the feature\n"
 
 
+@pytest.mark.fault(7)
 def test_a_listing_that_leaves_its_folder_is_refused(toy: Toy, tmp_path: Path) -> None:
     toy.run("a")
     for name in ("../../escaped", "/tmp/escaped", "a/../../x", ".git/hooks/post-checkout", "", "./a", "a//b"):

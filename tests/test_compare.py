@@ -89,6 +89,7 @@ def test_the_first_version_needs_no_torch(toy: Toy) -> None:
     assert done.stdout == "compare: promote: first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85\n"
 
 
+@pytest.mark.fault(35)
 def test_the_same_weights_are_known_and_a_rollback_stands(toy: Toy) -> None:
     train(toy, 0.2)
     assert train(toy, 0.2).reason == "the same weights as v1.0.0, which serves in prod"
@@ -101,6 +102,7 @@ def test_the_same_weights_are_known_and_a_rollback_stands(toy: Toy) -> None:
     assert toy.serves() == "v1.0.2"
 
 
+@pytest.mark.fault(2)
 def test_a_run_cut_off_before_its_promotion_is_completed(toy: Toy) -> None:
     lay(toy, 0.2)
     register.fn(toy.params, toy.tree, compare.fn(toy.params, toy.tree, "prod"), head(toy.tree))

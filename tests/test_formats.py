@@ -114,6 +114,7 @@ def test_every_number_so_far_has_a_golden_file(kind: str) -> None:
     assert all(f"{kind}.{number}.json" in FILES for number in numbers)
 
 
+@pytest.mark.fault(42)
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_every_number_are_read(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     kind, number, _ = name.split(".")
@@ -126,6 +127,7 @@ def test_files_of_every_number_are_read(name: str, tmp_path: Path, caplog: pytes
     assert not caplog.records
 
 
+@pytest.mark.fault(42)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_newer_number_is_read_with_one_warning_or_refused(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -181,6 +183,7 @@ def old(tmp_path: Path) -> Path:
     return tree
 
 
+@pytest.mark.fault(42)
 def test_versions_of_the_first_format_load_predict_are_gated_promoted_and_rolled_back(old: Path) -> None:
     registry = Registry(old)
     assert [version.name for version in registry.versions()] == ["v1.0.1", "v1.0.0"]

@@ -76,7 +76,8 @@ def test_without_a_lock_or_with_that_of_other_sources_nothing_is_read(configured
         ingest.fn(sample, tree)
 
 
-def test_15_sources_without_a_common_schema_are_refused_with_their_difference(configured, parquet, tree):
+@pytest.mark.fault(15)
+def test_sources_without_a_common_schema_are_refused_with_their_difference(configured, parquet, tree):
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
     pq.write_table(pa.table({"x": [1.0], "label": ["cat"]}), tree / "data/incoming/b.parquet")
     table = parquet("data/incoming/b.parquet", image=None, features=["x"])
@@ -87,7 +88,8 @@ def test_15_sources_without_a_common_schema_are_refused_with_their_difference(co
         ingest.fn(params, tree)
 
 
-def test_15_a_missing_column_is_named_with_those_there(configured, parquet, tree):
+@pytest.mark.fault(15)
+def test_a_missing_column_is_named_with_those_there(configured, parquet, tree):
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
     params = configured(parquet(label="class"))
     refresh.fn(params, tree)

@@ -442,6 +442,7 @@ def test_nothing_to_score_and_nobody_to_do_it(toy: Toy) -> None:
         predict.fn(toy.tree, "cut.parquet", "prod", toy.tree / "out.parquet")
 
 
+@pytest.mark.fault(40)
 def test_every_file_of_a_folder_gets_a_row(tmp_path: Path) -> None:
     folder, outside = tmp_path / "photos", tmp_path / "secret.png"
     (folder / "deep").mkdir(parents=True)

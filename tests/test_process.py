@@ -108,6 +108,7 @@ sys.exit(process.main("s", body, patient=False))
     assert lines == ["s: the hub does not answer"]
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stage_saves_and_ends_when_its_flow_does(repo: Path, number: int) -> None:
     with flow_in(repo) as flow:
@@ -119,6 +120,7 @@ def test_a_stage_saves_and_ends_when_its_flow_does(repo: Path, number: int) -> N
         flow.wait(15)
 
 
+@pytest.mark.fault(3)
 def test_a_stage_deaf_to_signals_is_killed(repo: Path) -> None:
     (repo / "stage.py").write_text(DEAF)
     with flow_in(repo) as flow:

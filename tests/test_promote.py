@@ -72,6 +72,7 @@ def test_promoting_what_serves_writes_nothing(toy: Toy) -> None:
     assert len(toy.registry.history("prod")) == 1
 
 
+@pytest.mark.fault(27)
 def test_the_counter_decides_not_the_clock(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.release("a")
     now = tags.time.time()
@@ -102,12 +103,14 @@ def test_unknown_versions_and_environments(toy: Toy) -> None:
             promote.fn(toy.tree, hostile or "-", "staging")
 
 
+@pytest.mark.fault(26)
 def test_no_repository(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     with pytest.raises(NotARepository, match="is not a git repository"):
         rollback.fn(tmp_path, "prod")
 
 
+@pytest.mark.fault(6)
 def test_a_version_whose_bytes_are_gone_or_changed_is_never_put_into_service(toy: Toy) -> None:
     first = toy.release("a")
     toy.release("b")

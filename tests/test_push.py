@@ -57,6 +57,7 @@ def test_a_tag_moved_by_hand_is_not_pushed_over(toy: Toy, origin: Path) -> None:
         promote.fn(toy.tree, "v1.0.0", "staging")
 
 
+@pytest.mark.fault(9)
 def test_two_machines_never_share_a_number(toy: Toy, origin: Path, tmp_path: Path) -> None:
     toy.set("register.push_to", "origin")
     toy.commit("Publish")
@@ -70,6 +71,7 @@ def test_two_machines_never_share_a_number(toy: Toy, origin: Path, tmp_path: Pat
     assert tags_of(origin) == tags_of(other.tree)
 
 
+@pytest.mark.fault(9)
 def test_a_refused_push_leaves_no_phantom(toy: Toy, origin: Path) -> None:
     toy.set("register.push_to", "origin")
     hook = origin / "hooks/update"
@@ -93,6 +95,7 @@ def test_a_git_remote_that_is_gone(toy: Toy, origin: Path) -> None:
     toy.release("a")
 
 
+@pytest.mark.fault(2)
 def test_killed_between_push_and_the_local_tag(toy: Toy, origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.set("register.push_to", "origin")
     real = git

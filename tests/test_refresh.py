@@ -69,7 +69,8 @@ def test_unavailable_names_the_hosts_and_three_ways_on(configured, package, tree
     assert not (tree / "source.lock").exists()
 
 
-def test_8_a_cut_package_is_not_taken(configured, package, tree, monkeypatch):
+@pytest.mark.fault(8)
+def test_a_cut_package_is_not_taken(configured, package, tree, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "_download", lambda downloads: (["host"], "no answer"))
     whole = (package / "train-images-idx3-ubyte.gz").read_bytes()
     (package / "train-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])

@@ -66,6 +66,7 @@ def test_the_number_says_what_changed(toy: Toy) -> None:
     }
 
 
+@pytest.mark.fault(26)
 def test_edited_code_is_refused_and_nothing_written(toy: Toy) -> None:
     toy.write({"code/train.py": "# edited\n", "custom/mine.py": "# new\n"})
     with pytest.raises(DirtyCode, match=r"code/train\.py, custom: .*`git add code/train\.py custom && git commit`"):
@@ -78,6 +79,7 @@ def test_edited_code_is_refused_and_nothing_written(toy: Toy) -> None:
         toy.register("weights")
 
 
+@pytest.mark.fault(26)
 def test_a_persons_edits_are_never_swept_in(toy: Toy) -> None:
     toy.write({"README.md": "a draft\n"})
     git("add", "README.md", cwd=toy.tree)
@@ -115,6 +117,7 @@ def test_other_weights_than_the_gate_saw_are_refused(toy: Toy) -> None:
         register.fn(toy.params, toy.tree, decision, head(toy.tree))
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("kept", [0.3, 0.8])
 def test_a_cut_lock_is_named(toy: Toy, kept: float) -> None:
     decision = toy.decide(toy.run("weights"))
@@ -140,6 +143,7 @@ def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Pat
     assert len(toy.registry.versions()) == 1
 
 
+@pytest.mark.fault(24)
 def test_a_push_that_only_says_yes_makes_no_version(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.remote(tmp_path / "store")
     with (
@@ -152,6 +156,7 @@ def test_a_push_that_only_says_yes_makes_no_version(toy: Toy, tmp_path: Path, mo
     assert toy.register("weights").name == "v1.0.0"
 
 
+@pytest.mark.fault(23)
 def test_a_remote_that_is_down_makes_no_version(toy: Toy, tmp_path: Path) -> None:
     toy.remote(tmp_path / "store")
     config = (toy.tree / ".dvc/config").read_text()
@@ -173,6 +178,7 @@ def _listed(toy: Toy) -> set[str]:
     return {entry["md5"] for entry in json.loads(toy.object(_md5(toy, "data/raw")).read_bytes())}
 
 
+@pytest.mark.fault(26)
 def test_without_an_identity_of_git(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     git("config", "--unset", "user.name", cwd=toy.tree)
     git("config", "--unset", "user.email", cwd=toy.tree)
@@ -181,6 +187,7 @@ def test_without_an_identity_of_git(toy: Toy, monkeypatch: pytest.MonkeyPatch) -
     assert toy.register("weights").tag.tagger == "Ratchet"
 
 
+@pytest.mark.fault(26)
 def test_a_detached_head_and_a_worktree_share_the_versions(toy: Toy, tmp_path: Path) -> None:
     git("worktree", "add", "--quiet", "--detach", str(tmp_path / "run"), cwd=toy.tree)
     run = Toy(tmp_path / "run")

@@ -30,8 +30,9 @@ def test_it_names_the_param_the_code_and_the_output(copy: Checkout) -> None:
     ]
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("left", ["", '{"write": {"/a": {"pi'])
-def test_1_a_list_of_locks_that_a_kill_cut_off_stops_nothing(copy: Checkout, left: str) -> None:
+def test_a_list_of_locks_that_a_kill_cut_off_stops_nothing(copy: Checkout, left: str) -> None:
     (copy.path / ".dvc/tmp").mkdir(exist_ok=True)
     (copy.path / ".dvc/tmp/rwlock").write_text(left)
     assert stage.why(copy.path, "train") == []
@@ -43,6 +44,7 @@ def test_a_stage_that_never_ran_says_so(copy: Checkout) -> None:
     assert stage.why(copy.path, "ingest") == ["it has not run here before"]
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(
     ("edited", "named"),
     [("source.lock", "source.lock"), ("params.yaml", "params.yaml: ingest"), ("tasks/ingest.py", "tasks/ingest.py")],
@@ -56,6 +58,7 @@ def test_an_input_edited_while_its_stage_runs_is_refused(copy: Checkout, edited:
         Stage(ingest, patient=False)._guarded(copy.path)
 
 
+@pytest.mark.fault(32)
 def test_dvc_records_nothing_of_such_a_run(copy: Checkout) -> None:
     lock = (copy.path / "dvc.lock").read_bytes()
     verb = copy.path / "tasks/ingest.py"

@@ -51,8 +51,9 @@ def test_one_seed_gives_one_model_and_another_another(pictures: Path, tmp_path: 
     assert trained(other, train__seed=1)["models/classifier.pt"] != (first / "models/classifier.pt").read_bytes()
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize(("steps", "workers"), [(0, 0), (3, 2), (11, 0)])
-def test_1_a_stopped_run_goes_on_and_ends_bit_equal(
+def test_a_stopped_run_goes_on_and_ends_bit_equal(
     pictures: Path, tmp_path: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch, steps: int, workers: int
 ) -> None:
     hard = {"train__ema": 0.9, "train__patience": 2, "train__augment__crop": 2, "run__loader_workers": workers}
@@ -66,7 +67,8 @@ def test_1_a_stopped_run_goes_on_and_ends_bit_equal(
     assert trained(pictured, **hard) == whole
 
 
-def test_29_a_corrupt_checkpoint_gives_way_to_the_one_before(
+@pytest.mark.fault(29)
+def test_a_corrupt_checkpoint_gives_way_to_the_one_before(
     pictures: Path,
     tmp_path: Path,
     trained: Trainer,
@@ -126,13 +128,15 @@ def test_a_change_of_any_dep_starts_afresh(pictured: Path, trained: Trainer, mon
     assert all(any(file.is_relative_to(place.resolve()) for file in seen) for place in data)
 
 
-def test_18_a_loss_that_is_no_number_stops_within_a_step(pictured: Path, trained: Trainer) -> None:
+@pytest.mark.fault(18)
+def test_a_loss_that_is_no_number_stops_within_a_step(pictured: Path, trained: Trainer) -> None:
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in epoch 1, step [1-9].*lower train.lr"):
         trained(pictured, train__lr=1e30, train__optimizer={"name": "SGD", "arguments": {}}, train__schedule=None)
     assert not (pictured / "models").exists()
 
 
-def test_18_a_nan_in_the_data_is_named(tables: Path, trained: Trainer) -> None:
+@pytest.mark.fault(18)
+def test_a_nan_in_the_data_is_named(tables: Path, trained: Trainer) -> None:
     file = tables / "data/prepared/train/inputs.npy"
     rows = np.load(file)
     rows[3, 2] = np.nan
@@ -162,7 +166,8 @@ def test_without_prepared_data_it_says_what_to_run(tmp_path: Path, trained: Trai
         trained(tmp_path)
 
 
-def test_33_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(33)
+def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp_path: Path) -> None:
     endless = {"train.epochs": "100000", "train.batch_size": "50", "train.threads": "1"}
     pictured = checkout(shutil.copytree(pictures, tmp_path / "pictured"), endless)
     process = started(["-m", "tasks.train"], pictured)
@@ -174,8 +179,9 @@ def test_33_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, 
     assert list((pictured / ".checkpoints").rglob("*.pt"))
 
 
+@pytest.mark.fault(1)
 @pytest.mark.long
-def test_1_killed_at_random_moments_it_ends_bit_equal(pictures: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments_it_ends_bit_equal(pictures: Path, tmp_path: Path) -> None:
     """`kill -9`, five times, a little later each time; `python -m benchmarks.training kills` does it for 50 runs."""
     settings = {"train.epochs": "6", "train.batch_size": "25", "train.threads": "1", "run.checkpoint_seconds": "0.05"}
     whole, killed = (checkout(shutil.copytree(pictures, tmp_path / name), settings) for name in ("whole", "killed"))
@@ -208,6 +214,7 @@ print("left:", [str(file) for name in (".checkpoints", "models") for file in (tr
 """
 
 
+@pytest.mark.fault(5)
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="no namespaces here"
 )
@@ -215,7 +222,7 @@ print("left:", [str(file) for name in (".checkpoints", "models") for file in (tr
     ("place", "file"),
     [(".checkpoints", r"\.checkpoints/\w+/000000-00000001\.pt"), ("models", r"models/classifier\.pt")],
 )
-def test_5_a_full_disk_ends_it_with_nothing_half_written(
+def test_a_full_disk_ends_it_with_nothing_half_written(
     pictures: Path, tmp_path: Path, trained: Trainer, place: str, file: str
 ) -> None:
     """A file system of 1 MB at `place`; with room again, the same run ends as if there had been room all the time."""

@@ -50,7 +50,8 @@ def test_real_images_pass(sample, tree):
     assert "600 rows came in" in html and "http" not in html
 
 
-def test_14_labels_that_are_missing_or_no_class(configured, parquet, tree):
+@pytest.mark.fault(14)
+def test_labels_that_are_missing_or_no_class(configured, parquet, tree):
     named = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     file = image_file(tree / "data/incoming/a.parquet", pictures(5), [0, None, -1, 1, 2])
     pq.write_table(pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps(named)}), file)
@@ -60,7 +61,8 @@ def test_14_labels_that_are_missing_or_no_class(configured, parquet, tree):
     assert bad(tree) == [(1, "label_null"), (2, "label_null"), (4, "label_unknown")]
 
 
-def test_12_cut_images_are_set_aside_with_their_row(ingested, tree):
+@pytest.mark.fault(12)
+def test_cut_images_are_set_aside_with_their_row(ingested, tree):
     whole = pictures(3)
     params = ingested([whole[0], whole[1][:60], b"", None, whole[2], b"GIF89a"], [0, 0, 0, 0, 1, 0])
     validate.fn(params, tree)
@@ -69,7 +71,8 @@ def test_12_cut_images_are_set_aside_with_their_row(ingested, tree):
     assert "an image that does not decode to its end" in html
 
 
-def test_17_the_same_image_twice(ingested, tree):
+@pytest.mark.fault(17)
+def test_the_same_image_twice(ingested, tree):
     a, b, c, d = pictures(4)
     params = ingested(
         [a, a, b, b, c, c, d],
@@ -91,7 +94,8 @@ def test_too_many_bad_rows_fail_and_the_reports_stand(ingested, configured, parq
     assert (tree / "reports/validation.json").exists() and len(bad(tree)) == 2
 
 
-def test_11_a_flipped_bit_in_a_shard_is_found(ingested, tree):
+@pytest.mark.fault(11)
+def test_a_flipped_bit_in_a_shard_is_found(ingested, tree):
     params = ingested(pictures(3), [0, 1, 2])
     shard = tree / "data/raw/shard-00000.parquet"
     flipped = bytearray(shard.read_bytes())
@@ -101,7 +105,8 @@ def test_11_a_flipped_bit_in_a_shard_is_found(ingested, tree):
         validate.fn(params, tree)
 
 
-def test_13_bombs_are_set_aside_and_take_little_memory(ingested, tree):
+@pytest.mark.fault(13)
+def test_bombs_are_set_aside_and_take_little_memory(ingested, tree):
     import io
 
     from PIL import Image
@@ -136,7 +141,8 @@ def rules(**values):
     return {"dtype": None, "min": None, "max": None, "allowed": None, "nullable": True, **values}
 
 
-def test_14_infinite_and_missing_features(features, tree):
+@pytest.mark.fault(14)
+def test_infinite_and_missing_features(features, tree):
     found = features({"x": [1.0, float("inf"), float("nan"), None, 2.0], "label": [0, 1, 0, 1, None]})
     assert found == [(1, "not_finite"), (2, "not_finite"), (4, "label_null")]
     rows = pq.read_table(tree / "data/quarantine.parquet").to_pylist()
@@ -145,7 +151,8 @@ def test_14_infinite_and_missing_features(features, tree):
     assert report["numbers"]["x"]["null"] == 2
 
 
-def test_14_rules_of_the_params(features):
+@pytest.mark.fault(14)
+def test_rules_of_the_params(features):
     columns = {"age": [3, 200, 30, None, 4], "kind": [0, 1, 7, 1, 0], "label": ["a", "b", "c", "a", "b"]}
     found = features(
         columns,
@@ -164,21 +171,24 @@ def test_unique_keys(features, tree):
     assert pq.read_table(tree / "data/quarantine.parquet")["detail"].to_pylist() == ["like shard-00000.parquet row 0"]
 
 
-def test_15_a_column_of_another_type_or_name_is_shown(features):
+@pytest.mark.fault(15)
+def test_a_column_of_another_type_or_name_is_shown(features):
     with pytest.raises(ValidationFailed, match=r"validate\.columns\.x\.dtype is string, but it is a feature"):
         features({"x": [1.5], "label": [0]}, columns={"x": rules(dtype="string")})
     with pytest.raises(ValidationFailed, match=r"validate.columns and unique name z; the rows have label, x"):
         features({"x": [1.5], "label": [0]}, columns={"z": rules()})
 
 
-def test_16_no_good_row_and_a_class_without_examples(ingested, features, tree):
+@pytest.mark.fault(16)
+def test_no_good_row_and_a_class_without_examples(ingested, features, tree):
     with pytest.raises(
         ValidationFailed, match=r"no good row among 2, most of them not_finite; see reports/validation.json"
     ):
         features({"x": [float("nan")] * 2, "label": [0, 1]})
 
 
-def test_16_a_class_of_the_source_without_an_example(sample, configured, tree):
+@pytest.mark.fault(16)
+def test_a_class_of_the_source_without_an_example(sample, configured, tree):
     import dataclasses
 
     refresh.fn(sample, tree)

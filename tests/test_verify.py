@@ -65,6 +65,7 @@ def test_a_file_inside_a_folder_is_named(whole: Toy, tmp_path: Path) -> None:
     assert found(whole) == [("v1.0.0", "data/raw/dataset.json")]
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("target", "others"),
     [("HEAD", {"no dvc.lock"}), ("classifier@v1.0.1", {"other outputs", "other metrics"})],
@@ -98,6 +99,7 @@ def put(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -150,6 +152,7 @@ def snapshot_commit(toy: Toy, commit: str, contents: dict[str, str]) -> str:
     return git("commit-tree", tree, "-p", base, "-m", "tampered", cwd=sibling.tree)
 
 
+@pytest.mark.fault(6)
 def test_damaged_objects_on_a_folder_remote_are_found_by_their_digest_and_stay(whole: Toy, tmp_path: Path) -> None:
     """Whatever their mode: DVC trusts those of mode 0444 and deletes damaged others when it lists."""
     for mode in (0o444, 0o644):

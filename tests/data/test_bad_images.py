@@ -55,6 +55,7 @@ BAD = {
 }
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("decoded_limit_bytes", [20_000_000_000, 0])
 def test_one_bad_image_is_one_row_with_a_reason_in_every_stage(configured, parquet, tree, decoded_limit_bytes):
     images = [*pictures(30), *GOOD, *BAD.values()]

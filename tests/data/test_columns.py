@@ -93,6 +93,7 @@ def test_a_feature_does_not_become_the_split(staged) -> None:
     assert spec.counts["train"] < 40
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("name", ["x", "label"])
 def test_duplicate_columns_are_named(staged, name) -> None:
     columns = [pa.array([1.0, 2.0]), pa.array(["a", "b"]), pa.array([1.0, 2.0])]
@@ -116,6 +117,7 @@ def test_rules_name_columns_as_the_user_does(staged, tree) -> None:
     ]
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

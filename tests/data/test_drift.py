@@ -45,7 +45,8 @@ def test_a_shift_of_values_or_classes_is_named():
     assert found.sentences[:2] == ("1,005 good rows, 1,000 before", "class newt is new")
 
 
-def test_16_a_class_gone_and_half_the_rows_gone():
+@pytest.mark.fault(16)
+def test_a_class_gone_and_half_the_rows_gone():
     found = compared(report({"cat": 400}, normal(40, 400)))
     assert found.faults == (
         "class dog is gone since the last version",

@@ -42,6 +42,7 @@ print(json.dumps({str(file.relative_to(tree)): sha256(file) for file in left}))
 """
 
 
+@pytest.mark.fault(5)
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="no namespaces here"
 )
@@ -57,7 +58,7 @@ print(json.dumps({str(file.relative_to(tree)): sha256(file) for file in left}))
         ("prepare", ".memo", 60),
     ],
 )
-def test_5_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, free):
+def test_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, free):
     """One folder on a file system with no more than `free` kB free."""
     from ruamel.yaml import YAML
 
@@ -92,6 +93,7 @@ def test_5_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, f
     assert left == {name: sha256(tree / name) for name in left}  # what it did write is whole
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     "source",
     [
@@ -107,13 +109,14 @@ def test_5_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, f
     ],
     ids=lambda source: source["type"],
 )
-def test_30_hostile_names_are_refused_as_params(configured, source):
+def test_hostile_names_are_refused_as_params(configured, source):
     columns = {"label": "label", "image": "image", "features": None} if source["type"] == "huggingface" else {}
     with pytest.raises(ParamsError, match=r"ingest.sources"):
         configured({**source, **columns})
 
 
-def test_30_a_listing_that_points_out_of_its_folder_is_refused(sample, tree):
+@pytest.mark.fault(30)
+def test_a_listing_that_points_out_of_its_folder_is_refused(sample, tree):
     refresh.fn(sample, tree)
     ingest.fn(sample, tree)
     listing = tree / "data/raw/dataset.json"
@@ -122,7 +125,8 @@ def test_30_a_listing_that_points_out_of_its_folder_is_refused(sample, tree):
         Shards.open(tree / "data/raw")
 
 
-def test_30_a_lock_that_points_out_of_its_source_is_refused(configured, parquet, tree):
+@pytest.mark.fault(30)
+def test_a_lock_that_points_out_of_its_source_is_refused(configured, parquet, tree):
     params = configured(parquet())
     image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
     image_file(tree / "data/b.parquet", pictures(2), [0, 1])

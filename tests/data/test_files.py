@@ -68,6 +68,7 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_names_the_file_and_what_to_do(tmp_path: Path, code: int) -> None:
     with (
@@ -144,6 +145,7 @@ with writing(Path(sys.argv[1])) as path:
 """
 
 
+@pytest.mark.fault(1)
 def test_what_a_killed_process_was_writing_is_deleted_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "folder")]
     started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -69,6 +69,7 @@ def test_what_a_killed_run_was_making_is_deleted(made, tmp_path):
     assert len(list((tmp_path / "memo").iterdir())) == 1
 
 
+@pytest.mark.fault(4)
 def test_runs_that_make_the_same_entries_at_once_all_succeed(tmp_path: Path) -> None:
     """Two processes, each with threads, on the same few entries, which a third deletes all the time."""
     code = (

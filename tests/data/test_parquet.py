@@ -19,7 +19,8 @@ def rows(path):
     return pa.concat_tables(parquet.batches(path)).num_rows
 
 
-def test_11_no_flipped_bit_of_a_shard_passes(tmp_path):
+@pytest.mark.fault(11)
+def test_no_flipped_bit_of_a_shard_passes(tmp_path):
     """200 of them, the SHA-256 in dataset.json left aside: page checksums and the file's own structure alone."""
     path = tmp_path / "shard.parquet"
     images = pictures(50)
@@ -42,7 +43,8 @@ def test_11_no_flipped_bit_of_a_shard_passes(tmp_path):
     assert not silent
 
 
-def test_12_a_file_cut_anywhere_is_refused(tmp_path):
+@pytest.mark.fault(12)
+def test_a_file_cut_anywhere_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(image_table(pictures(20), pa.array([0] * 20)), path)
     whole = path.read_bytes()
@@ -52,7 +54,8 @@ def test_12_a_file_cut_anywhere_is_refused(tmp_path):
             rows(path)
 
 
-def test_13_a_file_that_grows_a_thousandfold_is_refused(tmp_path):
+@pytest.mark.fault(13)
+def test_a_file_that_grows_a_thousandfold_is_refused(tmp_path):
     plain, folded = tmp_path / "plain.parquet", tmp_path / "folded.parquet"
     zeros = pa.array([bytes(300_000_000)])
     pq.write_table(pa.table({"image": zeros}), plain, compression="zstd", use_dictionary=False, write_statistics=False)

@@ -190,6 +190,7 @@ def _split_beside_a_given_test(row: Row, given: str | None) -> str:
     return "val" if int(row["row_id"][16:29], 16) / 16**13 < FRACTIONS["val_fraction"] else "train"
 
 
+@pytest.mark.fault(11)
 def test_prepare_refuses_a_shard_that_changed_after_validation(tree: Path, configured: Callable[..., Params]) -> None:
     """A shard replaced by a valid parquet file with other values: only its SHA-256 tells."""
     (tree / "data/incoming").mkdir(parents=True)
@@ -211,6 +212,7 @@ def test_prepare_refuses_a_shard_that_changed_after_validation(tree: Path, confi
     assert not (tree / "data/prepared").exists()
 
 
+@pytest.mark.fault(14)
 def test_the_quarantine_names_the_rows_of_every_shard(tmp_path: Path) -> None:
     """Batches that begin and end within a shard, and one with several shards."""
     from tasks.data import quarantine as file

@@ -43,6 +43,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+@pytest.mark.fault(43)
 @pytest.mark.long
 def test_repro_alone_in_a_fresh_clone_makes_the_lock_of_the_flow(tmp_path: Path, site: str) -> None:
     first = clone(tmp_path / "first")

@@ -13,8 +13,9 @@ from tests.conftest import BIN, Checkout
 from tests.flows.standing import stage_processes, until
 
 
+@pytest.mark.fault(19)
 @pytest.mark.long
-def test_19_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> None:
+def test_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> None:
     """In 12 GB of address space, 14 GB of weights."""
     settings = "--set model.name=mlp --set 'model.arguments={widths: [60000, 60000]}' --set train.threads=1"
     done = copy.run("bash", "-c", f"ulimit -v 12000000 && exec python -m flows train {settings}", code=1)
@@ -25,8 +26,9 @@ def test_19_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> N
     assert copy.json("train")["serves"] == "v1.0.0"
 
 
+@pytest.mark.fault(19)
 @pytest.mark.long
-def test_19_a_loader_worker_that_dies_is_said_and_the_next_run_goes_on(copy: Checkout) -> None:
+def test_a_loader_worker_that_dies_is_said_and_the_next_run_goes_on(copy: Checkout) -> None:
     chosen = {
         "run.loader_workers": "1",
         "train.resident": "false",

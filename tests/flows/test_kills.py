@@ -81,6 +81,7 @@ def kill(service: Service, victim: str, moment_s: float) -> str:
     return "nothing: the run had ended"
 
 
+@pytest.mark.fault(1, 3)
 @pytest.mark.parametrize("victim", ["stage", "flow", "worker", "server"])
 def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
     """No second writer, no zombie, no version lost or doubled, and the next run completes."""
@@ -125,6 +126,7 @@ def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
     assert service.checkout.ratchet("verify").returncode == 0
 
 
+@pytest.mark.fault(22)
 def test_a_machine_that_dies_is_noticed_when_it_is_back(service: Service) -> None:
     """Everything killed at once, as by a power cut (fault 22): the run is marked and its slot is free."""
     settings = SETTINGS | {"train.seed": "2000"}
@@ -145,6 +147,7 @@ def test_a_machine_that_dies_is_noticed_when_it_is_back(service: Service) -> Non
     assert service.wait(waiting, 200)["type"] == "COMPLETED"
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("down_s", [30, 120])
 def test_the_server_may_restart_during_a_run(service: Service, down_s: int) -> None:
     """Fault 21: the run goes on, ends well, and is right in Prefect afterwards, having been marked as nothing else."""

@@ -42,6 +42,7 @@ def url() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5h://127.0.0.1:9"])
 @pytest.mark.parametrize("listed", ["", "example.org", "localhost, .corp", "*"])
 def test_loopback_never_goes_through_a_proxy(
@@ -58,6 +59,7 @@ def test_loopback_never_goes_through_a_proxy(
     assert httpx.get(f"{url}/health").status_code == 200  # as Prefect's client
 
 
+@pytest.mark.fault(20)
 def test_a_server_that_ends_is_reported_at_once_with_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     code = "import sys; print('starting'); print('[Errno 98] address already in use'); print('-----'); sys.exit(3)"

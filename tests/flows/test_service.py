@@ -102,6 +102,7 @@ def test_edits_in_the_checkout_while_a_deployment_trains_stay_out_of_its_version
         checkout.git("reset", "--quiet", "--hard", base)
 
 
+@pytest.mark.fault(33)
 @pytest.mark.long
 def test_a_cancelled_run_saves_ends_all_it_started_and_is_gone_on_with(service: Service) -> None:
     """Fault 33: nothing that the run started is alive 10 s after its checkpoint; the next run goes on from there."""
@@ -196,6 +197,7 @@ def test_a_wrong_password_is_one_message(service: Service, copy: Checkout) -> No
         assert "refuses this password" in copy.run("python", "-m", "flows.service", command, code=1, **wrong).stderr
 
 
+@pytest.mark.fault(20)
 def test_when_nothing_runs_the_commands_say_what_to_do(copy: Checkout) -> None:
     """Fault 20: a bounded wait, then one message; and DVC needs no server."""
     done = copy.run("python", "-m", "flows.service", "status", code=1)

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tasks import stage
 from tests.conftest import ROOT, Checkout, Second, duplicate
 from tests.test_rooms import MODULES, closure
@@ -116,6 +118,7 @@ def test_a_run_with_other_params_works_in_a_tree_of_its_own(released: Checkout, 
     assert json.loads(checkout.git("show", "classifier@v1.0.1:reports/drift.json"))["against"] == "v1.0.0"
 
 
+@pytest.mark.fault(35)
 def test_no_run_undoes_a_rollback(second: Second, tmp_path: Path) -> None:
     for copy in duplicate(second.checkout, tmp_path / "copy"):
         assert "v1.0.0 serves in prod again" in copy.ratchet("rollback").stdout
@@ -124,6 +127,7 @@ def test_no_run_undoes_a_rollback(second: Second, tmp_path: Path) -> None:
         assert copy.json("promote", "v1.0.1")["version"] == "v1.0.1"
 
 
+@pytest.mark.fault(26)
 def test_edited_code_is_refused_before_anything_runs(copy: Checkout) -> None:
     file = copy.path / "tasks/learning/models.py"
     file.write_text(file.read_text() + "\n# an experiment\n")
@@ -174,7 +178,8 @@ def test_a_stage_that_fails_is_tried_again_only_if_that_may_help(copy: Checkout)
     assert copy.json("versions")[0]["environments"] == ["prod"]
 
 
-def test_4_33_others_are_refused_while_it_trains_and_ctrl_c_ends_it_within_seconds(copy: Checkout) -> None:
+@pytest.mark.fault(4, 33)
+def test_others_are_refused_while_it_trains_and_ctrl_c_ends_it_within_seconds(copy: Checkout) -> None:
     """A second `ratchet train` and `dvc repro` meanwhile change nothing, and the run before still holds afterwards."""
     lock = (copy.path / "dvc.lock").read_bytes()
     copy.set(epochs="2000")

@@ -165,6 +165,7 @@ def test_adopt(three: Toy, ratchet: Ratchet) -> None:
     assert three.serves() == "v1.1.1"
 
 
+@pytest.mark.fault(23)
 def test_no_objects_and_a_remote_that_is_gone(three: Toy, ratchet: Ratchet, tmp_path: Path) -> None:
     weights = pipeline.of_commit(three.tree, three.registry.find("v1.1.0").commit).output("models/classifier.pt")
     three.object(weights.md5).unlink()
@@ -185,6 +186,7 @@ def test_a_git_remote_that_is_gone(three: Toy, ratchet: Ratchet) -> None:
     assert three.serves() == "v1.1.1"
 
 
+@pytest.mark.fault(38)
 def test_a_rollback_works_without_its_git_remote(three: Toy, ratchet: Ratchet) -> None:
     git("remote", "add", "origin", "/no/such/place.git", cwd=three.tree)
     three.set("register.push_to", "origin")
@@ -269,5 +271,6 @@ def test_tags_that_were_not_fetched_and_a_branch_that_is_gone(three: Toy, ratche
     assert "v1.1.1" in ratchet("show", "prod", within=shallow).out
 
 
+@pytest.mark.fault(26)
 def test_no_repository(tmp_path: Path, ratchet: Ratchet) -> None:
     refused(ratchet("versions", within=tmp_path), "is not a Ratchet checkout", "`cd` to a Ratchet checkout first")

@@ -15,6 +15,7 @@ from tasks.learning import checkpoint
 from tasks.learning.checkpoint import Checkpoints
 
 
+@pytest.mark.fault(4)
 def test_a_second_run_with_the_same_key_is_busy_and_disturbs_nothing(tmp_path: Path) -> None:
     first, second = Checkpoints(tmp_path / "key"), Checkpoints(tmp_path / "key")
     with first.held():
@@ -66,6 +67,7 @@ def test_checkpoints_of_a_run_that_is_alive_are_kept(tmp_path: Path) -> None:
         assert oldest.load() == {}
 
 
+@pytest.mark.fault(10)
 def test_a_checkpoint_with_code_inside_is_dropped_and_the_code_never_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

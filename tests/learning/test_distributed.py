@@ -52,8 +52,9 @@ def children() -> set[int]:
     return {int(pid) for file in tasks for pid in file.read_text().split()}
 
 
+@pytest.mark.fault(1)
 @pytest.mark.long
-def test_1_a_killed_worker_ends_all_and_the_next_run_goes_on(
+def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
     pictures: Path, tmp_path: Path, trained: Trainer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole, pictured = (shutil.copytree(pictures, tmp_path / name) for name in ("whole", "killed"))
@@ -100,8 +101,9 @@ def machines(trees: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
     ]
 
 
+@pytest.mark.fault(1)
 @pytest.mark.long
-def test_1_two_machines_draw_the_curve_of_one_and_survive_a_kill(
+def test_two_machines_draw_the_curve_of_one_and_survive_a_kill(
     pictures: Path, tmp_path: Path, trained: Trainer
 ) -> None:
     # SGD: AdamW blows the last bits of tiny gradients up, so that after some epochs even one process in parts parts ways

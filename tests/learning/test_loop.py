@@ -150,9 +150,8 @@ def test_what_cannot_train_is_explained(pictures: Path, tmp_path: Path, values: 
         run(pictures, tmp_path, **values)
 
 
-def test_19_out_of_memory_proposes_a_batch_size(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.fault(19)
+def test_out_of_memory_proposes_a_batch_size(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -172,7 +171,8 @@ class Deadly(PreparedDataset):
         return super().__getitem__(index)
 
 
-def test_19_a_loader_that_dies_is_an_error(pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(19)
+def test_a_loader_that_dies_is_an_error(pictures: Path, tmp_path: Path) -> None:
     prepared = pictures / "data/prepared"
     spec, train, val = Spec.read(prepared / "spec.json"), Deadly(prepared / "train"), PreparedDataset(prepared / "val")
     with pytest.raises(TrainingError, match=r"a loader process died: .*set run\.loader_workers to 0"):

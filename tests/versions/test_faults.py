@@ -49,11 +49,12 @@ class Killed(BaseException):
     """Stands in for SIGKILL: nothing catches it, and what is after it does not happen."""
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("module", "point"), [(remote, "push"), (snapshot, "commit"), (tags, "write"), (loading, "files")]
 )
-def test_2_killed_between_the_steps(
+def test_killed_between_the_steps(
     toy: Toy, tmp_path: Path, module: Any, point: str, before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.remote(tmp_path / "store")
@@ -75,8 +76,9 @@ def test_2_killed_between_the_steps(
     assert [each for each in verify(toy.tree) if "does not hold the card of a model" not in each.message] == []
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("place", ["cache", "remote"])
-def test_6_one_flipped_bit_anywhere_is_never_loaded(toy: Toy, tmp_path: Path, place: str) -> None:
+def test_one_flipped_bit_anywhere_is_never_loaded(toy: Toy, tmp_path: Path, place: str) -> None:
     toy.remote(tmp_path / "store")
     sha256 = lay(toy, 0.2)
     version = register.fn(toy.params, toy.tree, toy.decide(sha256), head(toy.tree))
@@ -119,8 +121,9 @@ loading.files(tree, Registry(tree).find("v1.0.0"))
 """
 
 
+@pytest.mark.fault(8)
 @pytest.mark.long
-def test_8_a_download_cut_half_way_is_healed_by_the_next(toy: Toy, tmp_path: Path) -> None:
+def test_a_download_cut_half_way_is_healed_by_the_next(toy: Toy, tmp_path: Path) -> None:
     toy.remote(tmp_path / "store")
     version = toy.register("w" * 200_000_000)
     clone = toy.clone(tmp_path / "clone")
@@ -139,7 +142,8 @@ def test_8_a_download_cut_half_way_is_healed_by_the_next(toy: Toy, tmp_path: Pat
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == version.weights_sha256
 
 
-def test_10_code_in_a_model_never_runs(toy: Toy, tmp_path: Path) -> None:
+@pytest.mark.fault(10)
+def test_code_in_a_model_never_runs(toy: Toy, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.system, (f"touch {tmp_path}/ran",)
@@ -159,8 +163,9 @@ def test_10_code_in_a_model_never_runs(toy: Toy, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.long)])
-def test_25_a_cut_lock_is_named_wherever_it_is_cut(toy: Toy, step: int) -> None:
+def test_a_cut_lock_is_named_wherever_it_is_cut(toy: Toy, step: int) -> None:
     toy.run("a")
     lock = toy.tree / "dvc.lock"
     whole = lock.read_text()
@@ -175,7 +180,8 @@ def test_25_a_cut_lock_is_named_wherever_it_is_cut(toy: Toy, step: int) -> None:
             assert [(each.path, each.md5) for each in found] == [(each.path, each.md5) for each in outputs]
 
 
-def test_31_the_remote_goes_during_a_rollback(toy: Toy, tmp_path: Path) -> None:
+@pytest.mark.fault(31)
+def test_the_remote_goes_during_a_rollback(toy: Toy, tmp_path: Path) -> None:
     toy.remote(tmp_path / "store")
     toy.release("a")
     toy.set("train.epochs", 3)
@@ -191,7 +197,8 @@ def test_31_the_remote_goes_during_a_rollback(toy: Toy, tmp_path: Path) -> None:
     assert rollback.fn(toy.tree, "prod").version == "v1.0.0"
 
 
-def test_27_the_clock_goes_back_by_a_year(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault(27)
+def test_the_clock_goes_back_by_a_year(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.release("a")
     year = time.time() - 365 * 86400
     monkeypatch.setattr(tags.time, "time", lambda: year)

@@ -79,6 +79,7 @@ def test_a_misspelled_remote_is_final_and_an_unmounted_one_may_come_back(toy: To
     assert toy.registry.environments() == {"prod": "v1.0.0"}
 
 
+@pytest.mark.fault(37)
 def test_a_tag_that_another_process_fetched_meanwhile_is_ours(toy: Toy) -> None:
     version = toy.register("a")
     name = "classifier#prod#1"

@@ -304,6 +304,7 @@ def test_plain_clone(expected: dict[str, Any]) -> None:
     assert expected["trees"] == 1
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     "row",
     [*ROWS, *(pytest.param(row, marks=pytest.mark.long) for row in LONG)],

@@ -64,6 +64,7 @@ def store() -> Iterator[SlowStore]:
         server.shutdown()
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("command", [["push", "--all"], ["push", "v1.0.0"]])
 def test_a_rollback_during_an_upload(toy: Toy, store: SlowStore, command: list[str]) -> None:
     for weights in "ab":
@@ -88,6 +89,7 @@ def test_a_rollback_during_an_upload(toy: Toy, store: SlowStore, command: list[s
         child.communicate()
 
 
+@pytest.mark.fault(39)
 def test_a_rollback_during_a_collection(toy: Toy) -> None:
     for weights in "ab":
         toy.release(weights)
@@ -109,6 +111,7 @@ def test_no_collection_deletes_while_a_registration_is_under_way(toy: Toy, monke
     collect(toy.tree, apply=True, grace_s=0)
 
 
+@pytest.mark.fault(39)
 def test_a_rollback_while_another_command_hangs_on_the_git_remote(toy: Toy, tmp_path: Path) -> None:
     git("clone", "--quiet", "--bare", str(toy.tree), str(tmp_path / "origin.git"), cwd=tmp_path)
     git("remote", "add", "origin", str(tmp_path / "origin.git"), cwd=toy.tree)

@@ -27,6 +27,7 @@ def entry(content: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     ("kind", "path", "change"),
     [
@@ -73,6 +74,7 @@ def test_what_dvc_writes_is_read(toy: Toy) -> None:
         read.output("models/other.pt")
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize(
     "relpath",
     ["../x", "/x", "a/../../x", "a/..", ".git/hooks/x", "a/.git/x", "a\\b", "a\0b", "a//b", "./a", "", "a/"],
@@ -83,6 +85,7 @@ def test_a_listing_that_leaves_its_folder(relpath: str) -> None:
         listing(content, "data/raw")
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("md5", ["", MD5[:-1], MD5 + "0", MD5.upper(), MD5 + ".dir", "../" * 11, MD5[:-1] + "/"])
 def test_a_listing_with_something_else_than_an_md5(md5: str) -> None:
     with pytest.raises(CorruptData):

@@ -73,6 +73,7 @@ def at(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
     monkeypatch.setattr(time, "time", lambda: now)
 
 
+@pytest.mark.fault(38)
 def test_a_rollback_without_the_remote_is_pushed_by_the_next_command(pair: tuple[Toy, Toy]) -> None:
     toy, other = pair
     disconnect(toy)
@@ -177,6 +178,7 @@ def test_both_machines_were_offline(pair: tuple[Toy, Toy], monkeypatch: pytest.M
     assert len(pair[0].registry.history("prod")) in (6, 7)
 
 
+@pytest.mark.fault(37)
 def test_a_plain_fetch_that_replaced_the_tag_loses_nothing(pair: tuple[Toy, Toy]) -> None:
     toy, other = pair
     disconnect(toy)
@@ -195,6 +197,7 @@ def refuse(origin: Path, message: str = "GitLab: You are not allowed to create t
     return hook
 
 
+@pytest.mark.fault(38)
 def test_a_remote_that_refuses_is_asked_once_and_quoted(pair: tuple[Toy, Toy], tmp_path: Path) -> None:
     toy, _ = pair
     hook = refuse(tmp_path / "origin.git")
@@ -232,6 +235,7 @@ def interfere(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, before: 
     monkeypatch.setenv("REAL_GIT", real)
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("operation", ["promote", "rollback"])
 def test_a_fetch_between_our_push_and_our_tag(
     pair: tuple[Toy, Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
@@ -257,6 +261,7 @@ promote.fn(Path(sys.argv[1]), "v1.0.0", "prod")
 """
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("operation", ["promote", "rollback"])
 def test_a_lost_race_is_decided_again(
     pair: tuple[Toy, Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
@@ -287,6 +292,7 @@ def black_hole() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/ratchet.git"
 
 
+@pytest.mark.fault(38)
 def test_a_remote_that_never_answers_does_not_hold_a_rollback_up(pair: tuple[Toy, Toy], black_hole: str) -> None:
     toy, _ = pair
     git("remote", "set-url", "origin", black_hole, cwd=toy.tree)
@@ -315,6 +321,7 @@ def tool_processes(tree: Path) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.fault(2)
 def test_killed_between_the_two_references(pair: tuple[Toy, Toy]) -> None:
     """The pending reference is written first; alone it is a rollback that never was in force."""
     toy, _ = pair

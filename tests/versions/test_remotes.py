@@ -85,6 +85,7 @@ def test_expired_objects_go_from_s3(toy: Toy, bucket: Any) -> None:
     assert len([*bucket.objects.all()]) == before - 3
 
 
+@pytest.mark.fault(23)
 def test_s3_that_does_not_answer_makes_no_version(toy: Toy, bucket: Any) -> None:
     toy.write({".dvc/config.local": LOCAL.format(url="http://127.0.0.1:9")})
     with pytest.raises(Unreachable, match="the DVC remote does not answer"):
@@ -92,6 +93,7 @@ def test_s3_that_does_not_answer_makes_no_version(toy: Toy, bucket: Any) -> None
     assert toy.registry.versions() == []
 
 
+@pytest.mark.fault(34)
 def test_a_host_that_refuses_makes_no_version_and_keeps_its_secret(toy: Toy) -> None:
     toy.remote(Path("http:/user:secret@127.0.0.1:9/store"))
     config = toy.tree / ".dvc/config"

@@ -168,6 +168,7 @@ def test_a_worktree_that_cannot_be_created_leaves_nothing(toy: Toy, tmp_path: Pa
     assert not list((toy.tree / ".git/worktrees").glob("*"))
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     ("edits", "message"),
     [

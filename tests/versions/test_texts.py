@@ -36,6 +36,7 @@ REASONS = [
 ]
 
 
+@pytest.mark.fault(30)
 def test_every_reason_comes_back_unchanged(toy: Toy) -> None:
     toy.release("a")
     version = toy.register("b")

@@ -100,6 +100,7 @@ def test_a_bug_keeps_its_type_and_message(error: Exception) -> None:
     assert raised.value is error
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("kind", [ConnectionError, PermissionError])
 def test_credentials_are_in_no_message(kind: type[Exception]) -> None:
     with pytest.raises(RatchetError) as raised, transport.explained():
@@ -107,6 +108,7 @@ def test_credentials_are_in_no_message(kind: type[Exception]) -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.fault(5)
 def test_a_full_disk_during_a_transfer_is_reported_as_such(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ with workplace(Path(sys.argv[1]), {}) as place:
 """
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("settings", [{}, None], ids=["in a tree", "in the checkout"])
 def test_the_next_run_removes_the_tree_of_a_killed_one_and_no_other(
     toy: Toy, settings: dict[str, object] | None

@@ -86,6 +86,7 @@ def test_a_tree_with_one_reading(tmp_path, names, expected):
 TWO = r"photos can be read in two ways: "
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -260,6 +261,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.fault(43)
 def test_odd_names_are_read_from_refresh_to_shard(configured, tree):
     lay(tree, *(f"photos/{label}/{name}" for label in ("cat", "it's 5\" (new)\n") for name in NAMES))
     params = configured(SOURCE)
@@ -274,6 +276,7 @@ def test_odd_names_are_read_from_refresh_to_shard(configured, tree):
     }
 
 
+@pytest.mark.fault(40)
 def test_a_name_that_is_not_utf_8_does_not_stop_refresh(configured, tree):
     lay(tree, *each("cat dog", "."))
     odd(tree, "not UTF-8")

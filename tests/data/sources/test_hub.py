@@ -162,7 +162,8 @@ def test_files_that_are_no_parquet_are_read_by_the_client(tree, tmp_path):
     assert table["label"].to_pylist() == ["cat", "dog", "cat"] and table["feature:width"].to_pylist() == [1.5, 2.5, 3.5]
 
 
-def test_34_a_token_comes_from_the_environment_and_goes_nowhere(tree, served, tmp_path):
+@pytest.mark.fault(34)
+def test_a_token_comes_from_the_environment_and_goes_nowhere(tree, served, tmp_path):
     with hub(served[0], token="hf_only_the_hub_may_see_this") as endpoint:
         done = ingested(tree, SOURCE, endpoint, tmp_path)
         assert done.stderr.startswith("SourceMissing: ingest.sources: the Hub has no friends/toys at its newest commit")
@@ -179,8 +180,9 @@ def test_a_split_that_the_hub_lacks_is_named(tree, served, tmp_path):
     assert "CorruptData: friends/toys has no split training; it has train; correct ingest.sources" in done.stderr
 
 
+@pytest.mark.fault(8)
 @pytest.mark.long  # the client waits between its own tries
-def test_8_a_cut_download_is_healed_by_the_next(tree, served, tmp_path):
+def test_a_cut_download_is_healed_by_the_next(tree, served, tmp_path):
     files, images, _ = served
     name = "data/train-00000-of-00001.parquet"
     cut = {name}

@@ -278,6 +278,7 @@ def test_a_server_that_is_down_is_unreachable(tmp_path):
         remote.resolve("http://127.0.0.1:9/a.parquet", tmp_path)
 
 
+@pytest.mark.fault(8)
 def test_a_cut_download_leaves_nothing(site, tmp_path):
     site.files["a.parquet"] = BODY
     site.etags["a.parquet"] = '"1"'
@@ -287,6 +288,7 @@ def test_a_cut_download_leaves_nothing(site, tmp_path):
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+@pytest.mark.fault(8)
 def test_a_short_answer_that_claims_to_be_complete_leaves_nothing(site, tmp_path):
     site.files["a.parquet"] = BODY
     site.etags["a.parquet"] = '"1"'
@@ -372,6 +374,7 @@ def test_a_file_that_moved_upstream_is_named_with_both_hashes(site, tmp_path):
         remote.fetch(url, "a.parquet", file, tmp_path)
 
 
+@pytest.mark.fault(43)
 def test_a_proxy_is_used_but_not_for_this_machine(site, tmp_path, monkeypatch):  # fsspec/filesystem_spec#609
     asked: list[str] = []
 

@@ -151,7 +151,8 @@ def site(tmp_path):
     server.server_close()
 
 
-def test_8_a_file_behind_a_url_is_whole_or_not_there(ingested, parquet, site, tree, configured):
+@pytest.mark.fault(8)
+def test_a_file_behind_a_url_is_whole_or_not_there(ingested, parquet, site, tree, configured):
     folder, address, cut = site
     image_file(folder / "a.parquet", pictures(40, side=60), [0, 1] * 20)
     cut.add("a.parquet")
@@ -170,7 +171,8 @@ def test_8_a_file_behind_a_url_is_whole_or_not_there(ingested, parquet, site, tr
         ingest.fn(configured(parquet(f"{address}/a.parquet")), tree)
 
 
-def test_34_credentials_in_a_url_are_refused_unshown(ingested, parquet):
+@pytest.mark.fault(34)
+def test_credentials_in_a_url_are_refused_unshown(ingested, parquet):
     with pytest.raises(ParamsError, match="a URL holds a user or password") as raised:
         ingested(parquet("https://me:hunter2@example.org/a.parquet"))
     assert "hunter2" not in str(raised.value)

@@ -128,7 +128,8 @@ def test_a_data_set_that_moved_upstream_is_named_and_what_was_here_stays(configu
     assert sorted(path.name for path in (tree / "data/downloads").iterdir()) == [".lock", "MNIST"]
 
 
-def test_8_a_cut_download_leaves_nothing_and_the_next_heals_it(configured, tree, mirror, mnist):
+@pytest.mark.fault(8)
+def test_a_cut_download_leaves_nothing_and_the_next_heals_it(configured, tree, mirror, mnist):
     params = configured(vision("MNIST"))
     mirror.cut.add("train-images-idx3-ubyte.gz")
     with pytest.raises(Unreachable, match=r"torchvision could not download MNIST: .*; try again later, or set `root`"):
@@ -161,7 +162,8 @@ def imagenette(mirror, monkeypatch):
     return publish
 
 
-def test_8_a_cut_archive_without_an_md5_sum(configured, tree, mirror, imagenette):
+@pytest.mark.fault(8)
+def test_a_cut_archive_without_an_md5_sum(configured, tree, mirror, imagenette):
     params = configured(vision("Imagenette", size="160px"))
     mirror.cut.add("imagenette2-160.tgz")
     with pytest.raises(Unreachable, match=r"torchvision could not download Imagenette"):
