@@ -166,3 +166,37 @@ def test_a_body_may_call_sys_exit_with_anything(tmp_path: Path, end: str, code: 
     assert status
     assert status.exit == code
     assert message in status.message
+
+
+@pytest.mark.fault(3)
+def test_a_stage_ends_when_its_lease_does_though_its_parent_lives(tmp_path: Path) -> None:
+    """The parent of a stage is DVC; the flow holds the other end of its standard input."""
+    environment = {**os.environ, process.LEASE: "stdin"}
+    command = [sys.executable, "-c", STAGE.format(asks=True)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as stage:
+        assert stage.stdout and stage.stdout.readline() == b"started\n"
+        assert stage.stdin
+        stage.stdin.close()
+        assert stage.wait(process.GRACE_S + 5) == 143
+    assert (tmp_path / "checkpoint").read_text() == "saved"
+
+
+@pytest.mark.fault(3)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+@pytest.mark.parametrize("first", ["process.end_with_parent()", "process.die_with_parent()"])
+def test_a_process_ends_with_its_parent(tmp_path: Path, first: str) -> None:
+    """Loader workers and servers do not outlive a stage or a command that is killed."""
+    child = f"import time; from tasks import process; {first}; print('ready', flush=True); time.sleep(60)"
+    parent = (
+        "import subprocess, sys; "
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "
+        "child.stdout.readline(); print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as running:
+        assert running.stdout
+        pid = int(running.stdout.readline())
+        assert alive(pid)
+        running.kill()
+    wait_for(lambda: not alive(pid), 5)

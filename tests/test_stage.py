@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tasks import stage
-from tasks.errors import InputsChanged, NotARepository
+from tasks.errors import Busy, InputsChanged, NotARepository
 from tasks.params import Params
 from tasks.stage import Stage
 from tests.conftest import ROOT, Checkout
+from tests.versions.toy import Toy
 
 
 def test_nothing_is_out_of_date_after_a_run(released: Checkout) -> None:
@@ -44,18 +48,62 @@ def test_a_stage_that_never_ran_says_so(copy: Checkout) -> None:
     assert stage.why(copy.path, "ingest") == ["it has not run here before"]
 
 
+def touch(file: Path) -> None:
+    """Give a file another time of change, and nothing else."""
+    status = file.stat()
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def replace_by_equal(file: Path) -> None:
+    """Put another file with the same content, size and time in its place."""
+    shutil.copy2(file, file.with_name("copy"))
+    file.with_name("copy").replace(file)
+
+
 @pytest.mark.fault(32)
 @pytest.mark.parametrize(
-    ("edited", "named"),
-    [("source.lock", "source.lock"), ("params.yaml", "params.yaml: ingest"), ("tasks/ingest.py", "tasks/ingest.py")],
+    ("edit", "named"),
+    [
+        (lambda tree: (tree / "custom/__init__.py").write_text("# edited\n"), "custom/__init__.py"),
+        (lambda tree: touch(tree / "code/train.py"), "code/train.py"),
+        (lambda tree: replace_by_equal(tree / "code/train.py"), "code/train.py"),
+        (lambda tree: (tree / "code/train.py").unlink(), "code/train.py"),
+        (lambda tree: (tree / "custom/new").write_text(""), "custom/new"),
+        (lambda tree: Toy(tree).set("train.epochs", 99), "params.yaml: train"),
+        (lambda tree: (Toy(tree).set("train.epochs", 99), touch(tree / "code/train.py")), "code/train.py, params.yaml"),
+    ],
 )
-def test_an_input_edited_while_its_stage_runs_is_refused(copy: Checkout, edited: str, named: str) -> None:
-    def ingest(params: Params, tree: Path) -> None:
-        file = tree / edited
-        file.write_text(file.read_text().replace("shard_rows: ", "shard_rows: 1") + "\n")
+def test_an_input_edited_while_its_stage_runs_is_refused(toy: Toy, edit: Callable[[Path], object], named: str) -> None:
+    toy.run("a")
 
-    with pytest.raises(InputsChanged, match=rf"{named} changed while ingest ran; nothing was recorded, run it again"):
-        Stage(ingest, patient=False)._guarded(copy.path)
+    def train(params: Params, tree: Path) -> None:
+        edit(tree)
+
+    with pytest.raises(InputsChanged, match=rf"^{named}.* changed while train ran; nothing was recorded, run it again"):
+        Stage(train, patient=False)._guarded(toy.tree)
+
+
+def test_what_a_stage_does_not_read_may_change_while_it_runs(toy: Toy) -> None:
+    def ingest(params: Params, tree: Path) -> None:
+        Toy(tree).set("train.epochs", 99)
+        (tree / "code/train.py").write_text("# edited\n")
+        (tree / "code/__pycache__").mkdir()
+
+    Stage(ingest, patient=False)._guarded(toy.tree)
+
+
+@pytest.mark.fault(4)
+def test_one_stage_at_a_time_works_in_a_tree(toy: Toy) -> None:
+    runs: list[str] = []
+
+    def ingest(params: Params, tree: Path) -> None:
+        runs.append("outer")
+        with pytest.raises(Busy, match=rf"^{toy.tree} is busy: process {os.getpid()} works in it"):
+            Stage(ingest, patient=False)._guarded(toy.tree)
+
+    Stage(ingest, patient=False)._guarded(toy.tree)
+    Stage(ingest, patient=False)._guarded(toy.tree)
+    assert runs == ["outer", "outer"]
 
 
 @pytest.mark.fault(32)

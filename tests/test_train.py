@@ -180,14 +180,14 @@ def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp
 
 
 @pytest.mark.fault(1)
-@pytest.mark.long
-def test_killed_at_random_moments_it_ends_bit_equal(pictures: Path, tmp_path: Path) -> None:
-    """`kill -9`, five times, a little later each time; `python -m benchmarks.training kills` does it for 50 runs."""
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.long)])
+def test_killed_at_random_moments_it_ends_bit_equal(pictures: Path, tmp_path: Path, kills: int) -> None:
+    """`kill -9` in the middle of training; `python -m benchmarks.training kills` does it for 50 runs."""
     settings = {"train.epochs": "6", "train.batch_size": "25", "train.threads": "1", "run.checkpoint_seconds": "0.05"}
     whole, killed = (checkout(shutil.copytree(pictures, tmp_path / name), settings) for name in ("whole", "killed"))
     ended(started(["-m", "tasks.train"], whole), 0)
     draw = random.Random(1)
-    for _ in range(5):
+    for _ in range(kills):
         process = started(["-m", "tasks.train"], killed)
         read_until(process, " parameters, on ")
         time.sleep(draw.uniform(0.05, 0.5))
