@@ -33,6 +33,7 @@ GRACE_S = 6.0  # between asking a group to end and killing it
 DEADLINE_S = 4.5  # for a stage that was asked to stop; shorter than GRACE_S, so that it ends by itself
 RUN_LOCK = ".dvc/tmp/ratchet-run.lock"  # held by a run that works in a checkout
 STAGE_LOCK = ".dvc/tmp/ratchet-stage.lock"  # held by a stage, whoever started it
+LOCK_WAIT_S = 0.3  # a process that looks for leftovers of killed runs holds a lock for an instant
 STATUS_FILE = "RATCHET_STATUS_FILE"
 LEASE = "RATCHET_LEASE"
 _PR_SET_PDEATHSIG = 1
@@ -313,18 +314,23 @@ def _signal_at_parents_death(number: signal.Signals) -> None:
 
 
 @contextlib.contextmanager
-def locked(file: Path, what: str) -> Iterator[None]:
-    """Hold an exclusive lock on `file`; the kernel lets it go when this process ends, however it ends.
+def locked(file: Path, what: str, wait_s: float = LOCK_WAIT_S, create: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on `file`; the kernel releases it when this process ends, however it ends.
+
+    Args:
+        wait_s: how long to wait for another process that holds it.
+        create: make the file if it is missing.
 
     Raises:
-        Busy: another process holds it; it is named by its id.
+        Busy: another process holds the lock; the message names it.
+        FileNotFoundError: there is no such file, with `create=False`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        handle = stack.enter_context(_opened_and_locked(file, what))
+        handle = stack.enter_context(_opened_and_locked(file, what, wait_s, create))
         while not _is_at(handle, file):  # its last holder deleted it before it was locked here
             stack.close()
-            handle = stack.enter_context(_opened_and_locked(file, what))
+            handle = stack.enter_context(_opened_and_locked(file, what, wait_s, create))
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
@@ -332,17 +338,27 @@ def locked(file: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened_and_locked(file: Path, what: str) -> Iterator[TextIO]:
-    with file.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+def _opened_and_locked(file: Path, what: str, wait_s: float, create: bool) -> Iterator[TextIO]:
+    with file.open("a+" if create else "r+", encoding="utf-8") as handle:
+        if not _locks(handle, wait_s):
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise Busy(
                 f"{what} is busy: process {holder} works in it; wait for it to end, then run this again"
             ) from None
         yield handle
+
+
+def _locks(handle: TextIO, wait_s: float) -> bool:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
 
 
 def _is_at(handle: TextIO, file: Path) -> bool:

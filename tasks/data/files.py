@@ -90,7 +90,10 @@ def _held_folder(path: Path) -> Iterator[Path]:
     prefix = f"{_PREFIX}{path.name[:40]}."
     for _ in range(_TRIES):
         with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as name:
-            descriptor = os.open(name, os.O_RDONLY)
+            try:
+                descriptor = os.open(name, os.O_RDONLY)
+            except FileNotFoundError:  # another process took it for a leftover
+                continue
             try:
                 with contextlib.suppress(OSError):  # a file system without locks keeps leftovers
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -121,6 +124,16 @@ def remove_leftovers(folder: Path) -> int:
             finally:
                 os.close(descriptor)
     return count
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The folders in `folder`, without those that another process deletes just then."""
+    times: dict[Path, float] = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_dir():
+                times[path] = path.stat().st_mtime
+    return sorted(times, key=times.__getitem__, reverse=True)
 
 
 def _sync(path: Path) -> None:

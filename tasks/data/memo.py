@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.data.files import beside, remove_leftovers, replace, sha256, to_json
+from tasks.data.files import beside, newest_first, remove_leftovers, replace, sha256, to_json
 from tasks.data.progress import progress
 from tasks.errors import CorruptData
 
@@ -61,7 +61,7 @@ def entries(area: Path, limit: int) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield area
         fcntl.flock(lock, fcntl.LOCK_UN)
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # others use them, or a file in them cannot be deleted
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _prune(area, limit)
 
@@ -99,8 +99,11 @@ def _make(job: Job, entry: Path) -> None:
         job.work(*job.arguments, folder)
         manifest = {file.name: sha256(file) for file in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(to_json(manifest))
-        if not _whole(entry):  # another run, which may read its entry now, was not faster
-            replace(folder, entry, holder)
+        try:
+            folder.rename(entry)
+        except OSError:
+            if not _whole(entry):  # a complete one is that of a faster run, which may be reading it
+                replace(folder, entry, holder)
 
 
 def _whole(entry: Path) -> bool:
@@ -116,9 +119,8 @@ def _whole(entry: Path) -> bool:
 
 def _prune(area: Path, limit: int) -> None:
     remove_leftovers(area)
-    newest_first = sorted(area.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
     total = 0
-    for entry in newest_first:
+    for entry in newest_first(area):
         total += sum(file.stat().st_size for file in entry.iterdir())
         if total > limit:
             shutil.rmtree(entry, ignore_errors=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tasks.data.files import writing
+from tasks.data.files import newest_first, writing
 from tasks.errors import Busy
 from tasks.process import locked
 
@@ -78,7 +78,8 @@ class Checkpoints:
                 shutil.rmtree(self.folder, ignore_errors=True)
             finally:
                 self._lock.unlink(missing_ok=True)
-        self._remove_old_runs()
+        with contextlib.suppress(OSError):  # it must not fail a run that has finished
+            self._remove_old_runs()
 
     @property
     def _lock(self) -> Path:
@@ -87,13 +88,12 @@ class Checkpoints:
     def _remove_old_runs(self) -> None:
         """Delete the checkpoints of all but the newest runs that did not finish and do not run now."""
         area = self.folder.parent
-        folders = [path for path in area.iterdir() if path.is_dir()]
-        folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        folders = newest_first(area)
         unused = [lock.with_suffix("") for lock in area.glob("*.lock")]
         unused = [folder for folder in unused if not folder.exists()]
         for folder in [*folders[KEEP_RUNS:], *unused]:
             lock = folder.with_suffix(".lock")
-            with contextlib.suppress(Busy), locked(lock, str(folder)):
+            with contextlib.suppress(Busy), locked(lock, str(folder), 0):
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink(missing_ok=True)
 

@@ -151,8 +151,6 @@ def prepared(tree: Path, changes: Changes) -> Iterator[Path]:
     """
     area = tree / _AREA
     area.parent.mkdir(parents=True, exist_ok=True)
-    for left_behind in area.parent.glob(f".{area.name}.*"):
-        shutil.rmtree(left_behind, ignore_errors=True)
     with beside(area) as folder:
         wanted = {path: blob for path, blob in changes.items() if blob is not None}
         contents = blobs(tree, [blob.oid for blob in wanted.values()])

@@ -191,9 +191,12 @@ def _remove_killed(runs: Path, checkout: Path) -> tuple[str, ...]:
     """Remove the trees of killed runs: their lock files are there, and no process holds them."""
     removed = []
     for lock in runs.glob("*.lock"):
-        with contextlib.suppress(Busy), locked(lock, lock.stem):
-            drop(checkout, lock.with_suffix(""))
-            removed.append(f"{FOLDER}/{lock.stem}")
+        tree = lock.with_suffix("")
+        with contextlib.suppress(Busy, FileNotFoundError), locked(lock, tree.name, 0, create=False):
+            was_there = tree.exists()
+            drop(checkout, tree)
+            if was_there and not tree.exists():
+                removed.append(f"{FOLDER}/{tree.name}")
     return tuple(removed)
 
 
