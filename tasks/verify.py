@@ -116,12 +116,14 @@ def _counters(tree: Path) -> Iterator[Finding]:
 def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterator[Finding]:
     """Are the tags on these commits (None: all) the same on the git remote?"""
     there = tags.listed(tree, remote)
-    pending = {tag.name for tag in publication.pending(tree)}
+    pending = {(tag.name, tag.oid) for tag in publication.pending(tree)}
     for tag in tags.read(tree, *tags.EVERYTHING):
         if (commits is None or tag.commit in commits) and there.get(tag.name) != tag.oid:
             version = str(tag.data.get("version") or tag.parsed.number or "")
-            if tag.name in there and tag.name in pending:
-                message = f"is not pushed yet, and {remote} has another of its number; `ratchet push` settles both"
+            if (tag.name, tag.oid) in pending:
+                message = f"is not pushed to {remote} yet; `ratchet push` pushes it"
+                if tag.name in there:
+                    message += ", under the next free number, since another machine used this one"
                 yield Finding(version, tag.name, message)
             elif tag.name in there:
                 yield Finding(version, tag.name, f"differs on {remote}: moved or made again by hand{_AGAIN}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,7 +109,8 @@ def _held_folder(path: Path) -> Iterator[Path]:
 @functools.cache
 def _swept(folder: Path) -> None:
     """Remove leftovers once per process: some folders have thousands of files."""
-    remove_leftovers(folder)
+    if count := remove_leftovers(folder):
+        print(f"ratchet: removed {count} temporary folders of killed processes in {folder}", file=sys.stderr)
 
 
 def remove_leftovers(folder: Path) -> int:

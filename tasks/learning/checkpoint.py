@@ -91,11 +91,15 @@ class Checkpoints:
         folders = newest_first(area)
         unused = [lock.with_suffix("") for lock in area.glob("*.lock")]
         unused = [folder for folder in unused if not folder.exists()]
+        removed = 0
         for folder in [*folders[KEEP_RUNS:], *unused]:
             lock = folder.with_suffix(".lock")
             with contextlib.suppress(Busy), locked(lock, str(folder), 0):
+                removed += folder.exists()
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink(missing_ok=True)
+        if removed:
+            print(f"train: removed the checkpoints of {removed} runs that did not finish")
 
     def _files(self) -> list[Path]:
         """Newest first."""

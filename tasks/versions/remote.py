@@ -8,13 +8,12 @@ import fcntl
 import hashlib
 import logging
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.data.files import writing
+from tasks.data.files import beside, writing
 from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from tasks.process import heal_rwlock
 from tasks.versions import pipeline, transport
@@ -420,6 +419,9 @@ def _write_local(tree: Path, held: Any) -> None:
     """Replace the tree's `.dvc/config.local`, which git ignores and only its owner may read."""
     local = tree / ".dvc" / "config.local"
     (local.parent / "tmp").mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=local.parent / "tmp", delete=False) as beside:  # of mode 0600
-        held.write(beside)
-    Path(beside.name).replace(local)
+    with beside(local.parent / "tmp" / local.name) as folder:
+        new = folder / local.name
+        new.touch(mode=0o600)
+        with new.open("wb") as file:
+            held.write(file)
+        new.replace(local)

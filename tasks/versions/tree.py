@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -101,8 +102,10 @@ def workplace(
             _ended(place.tree)
             _drop_all_but(KEPT, runs, checkout)
             raise
-        _keep_reports(place)
-        drop(checkout, place.tree)
+        if _keep_reports(place):
+            drop(checkout, place.tree)
+        else:
+            _ended(place.tree)
 
 
 def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "HEAD") -> str:
@@ -168,11 +171,21 @@ def _check_out_as_committed(place: Place) -> None:
         )
 
 
-def _keep_reports(place: Place) -> None:
-    place.reports.parent.mkdir(exist_ok=True)
-    shutil.copytree(place.tree / "reports", place.reports)
+def _keep_reports(place: Place) -> bool:
+    """Copy the reports of a run that ended well. If that fails, its tree keeps them, and the run stays a success."""
+    try:
+        place.reports.parent.mkdir(exist_ok=True)
+        shutil.copytree(place.tree / "reports", place.reports)
+    except OSError as error:
+        shutil.rmtree(place.reports, ignore_errors=True)
+        print(
+            f"ratchet: the reports of this run are in {place.tree}/reports; copying them failed: {error}",
+            file=sys.stderr,
+        )
+        return False
     for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
+    return True
 
 
 def drop(checkout: Path, tree: Path) -> None:

@@ -167,3 +167,38 @@ def test_writing_deletes_what_a_killed_process_left(tmp_path: Path) -> None:
     with files.writing(tmp_path / "file") as path:
         path.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_can_write_while_another_looks_for_leftovers(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tasks.data import files\n"
+        "while not Path(sys.argv[2]).exists():\n    files.remove_leftovers(Path(sys.argv[1]))\n"
+    )
+    area, stop = tmp_path / "area", tmp_path / "stop"
+    area.mkdir()
+    sweepers = [subprocess.Popen([sys.executable, "-c", code, str(area), str(stop)]) for _ in range(2)]
+    try:
+        for number in range(300):
+            with files.writing(area / "file", sync=False) as path:
+                path.write_text(str(number))
+            assert (area / "file").read_text() == str(number)
+    finally:
+        stop.touch()
+    assert [sweeper.wait(30) for sweeper in sweepers] == [0, 0]
+
+
+def test_the_removal_of_leftovers_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".ratchet-old.abcdefgh").mkdir()
+    with files.writing(tmp_path / "file") as path:
+        path.write_text("new")
+    told = capsys.readouterr()
+    assert told.err == f"ratchet: removed 1 temporary folders of killed processes in {tmp_path}\n"
+    assert told.out == ""
+
+
+def test_folders_come_newest_first(tmp_path: Path) -> None:
+    for name, time in (("b", 2), ("c", 3), ("a", 1)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time, time))
+    (tmp_path / "file").touch()
+    assert [path.name for path in files.newest_first(tmp_path)] == ["c", "b", "a"]

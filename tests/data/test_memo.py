@@ -190,3 +190,22 @@ def test_the_limit_is_the_bytes_that_stay(made, tmp_path):
     assert len(list((tmp_path / "memo").iterdir())) == 2
     prune(tmp_path / "memo", size - 1)
     assert [file.read_text() for file in (tmp_path / "memo").glob("*/file")] == ["b"]
+
+
+def test_an_entry_that_another_run_completed_meanwhile_is_not_replaced(made, tmp_path):
+    job = memo.Job(work, ("a",), "a")
+    entry = tmp_path / "memo" / job.key
+    memo._make(job, entry)
+    inode = entry.stat().st_ino
+    memo._make(job, entry)
+    assert entry.stat().st_ino == inode
+    (entry / "file").write_text("damaged")
+    memo._make(job, entry)
+    assert (entry / "file").read_text() == "a"
+
+
+def test_a_file_of_the_user_among_the_entries_fails_no_run(made, tmp_path):
+    made("a")
+    (tmp_path / "memo/.DS_Store").write_text("x")
+    prune(tmp_path / "memo", 0)
+    assert [path.name for path in (tmp_path / "memo").iterdir()] == [".DS_Store"]

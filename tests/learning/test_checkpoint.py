@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,30 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "key").held():
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_end_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Each looks for old folders while the others delete theirs."""
+
+    def run(name: str) -> None:
+        for _ in range(150):
+            with Checkpoints(tmp_path / name).held():
+                (tmp_path / name).mkdir()
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(run, name) for name in "abcd"]:
+            future.result()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_removal_of_old_runs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(checkpoint.KEEP_RUNS + 2):
+        Checkpoints(tmp_path / f"run-{number}").save({}, 0, 0)
+    with Checkpoints(tmp_path / "new").held():
+        pass
+    assert capsys.readouterr().out == "train: removed the checkpoints of 2 runs that did not finish\n"
+
+
+def test_checkpoints_that_the_user_deletes_do_not_fail_the_run(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "area/key").held():
+        shutil.rmtree(tmp_path / "area")

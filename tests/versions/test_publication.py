@@ -342,3 +342,23 @@ def test_gto_reads_a_settled_history(pair: tuple[Toy, Toy]) -> None:
     events = json.loads(tool("gto", "history", "classifier", "--json", "--asc", cwd=toy.tree))
     assigned = [event["version"] for event in events if event["event"] == "assignment"]
     assert assigned == [entry.version for entry in toy.registry.history("prod")]
+
+
+def test_verify_tells_what_is_not_pushed_from_what_was_moved_by_hand(pair: tuple[Toy, Toy]) -> None:
+    toy, other = pair
+
+    def messages() -> list[str]:
+        return [finding.message for finding in verify(toy.tree) if finding.what == "classifier#prod#5"]
+
+    disconnect(toy)
+    rollback.fn(toy.tree, "prod")
+    connect(toy)
+    assert messages() == ["is not pushed to origin yet; `ratchet push` pushes it"]
+
+    promote.fn(other.tree, "v1.0.0", "prod")
+    taken = ", under the next free number, since another machine used this one"
+    assert messages() == [f"is not pushed to origin yet; `ratchet push` pushes it{taken}"]
+
+    text = git("for-each-ref", "--format=%(contents)", "refs/tags/classifier#prod#5", cwd=toy.tree)
+    git("tag", "--force", "-a", "-m", text, "classifier#prod#5", "classifier@v1.0.1^{commit}", cwd=toy.tree)
+    assert messages()[-1].startswith("differs on origin: moved or made again by hand")

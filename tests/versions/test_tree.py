@@ -118,3 +118,22 @@ def test_a_rerun_takes_no_results_of_other_runs(toy: Toy, tmp_path: Path, monkey
     layout.rerun(tmp_path / "rerun")
     assert lines == ["-m dvc repro --force --no-run-cache", str(tmp_path / "rerun")]
     assert repository.scratch(tmp_path / "rerun") == toy.tree.resolve()
+
+
+def test_reports_that_cannot_be_copied_do_not_fail_a_run_that_ended_well(
+    toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (toy.tree / ".runs").mkdir()
+    (toy.tree / ".runs/reports").write_text("a file in the way")
+    run(toy)
+    (name,) = left(toy)
+    assert (toy.tree / ".runs" / name / "reports/metrics.json").read_text() == "{}"
+    assert f"the reports of this run are in {toy.tree}/.runs/{name}/reports" in capsys.readouterr().err
+
+
+def test_a_lock_without_a_tree_is_removed_and_not_told(toy: Toy) -> None:
+    (toy.tree / ".runs").mkdir()
+    (toy.tree / ".runs/20260101-000000-abcd.lock").touch()
+    with tree.workplace(toy.tree, None) as place:
+        assert place.removed == ()
+    assert left(toy) == []
