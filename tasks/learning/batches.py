@@ -79,7 +79,6 @@ def batches(
         dataset,
         batch_size=None,  # `order` yields the rows of a batch, which the dataset gathers at once
         sampler=order,
-        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=die_with_parent,
@@ -93,7 +92,3 @@ def resident(dataset: PreparedDataset, device: torch.device) -> tuple[Tensor, Te
     """The whole split on `device`."""
     inputs, targets = dataset[range(len(dataset))]
     return inputs.to(device), targets.to(device)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

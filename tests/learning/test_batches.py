@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import random
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -47,12 +52,14 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_random_draws_follow_from_the_position() -> None:
-    def draw(*position: int) -> float:
+    def draw(*position: int) -> tuple[float, ...]:
         batches.seed_step(*position)
-        return torch.rand(()).item()
+        return torch.rand(()).item(), random.random(), np.random.random()
 
-    assert draw(0, 1, 2, 0) == draw(0, 1, 2, 0)
-    assert len({draw(0, 1, 2, 0), draw(1, 1, 2, 0), draw(0, 2, 2, 0), draw(0, 1, 3, 0), draw(0, 1, 2, 1)}) == 5
+    positions = [(0, 1, 2, 0), (1, 1, 2, 0), (0, 2, 2, 0), (0, 1, 3, 0), (0, 1, 2, 1)]
+    first, again = ([draw(*position) for position in positions] for _ in range(2))
+    assert first == again
+    assert all(len(set(draws)) == len(positions) for draws in zip(*first, strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -65,3 +72,25 @@ def test_the_loader_and_the_resident_copy_give_the_same(pictures: Path, workers:
         torch.equal(a, b) for one, other in zip(loaded, held, strict=True) for a, b in zip(one, other, strict=True)
     )
     assert loaded[0][0].dtype == torch.uint8
+
+
+class Mortal(PreparedDataset):
+    """Its targets are the signal that the loading process gets when its parent dies, or -1 in the training process."""
+
+    def __getitem__(self, index: int | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        number = ctypes.c_int(-1)
+        if torch.utils.data.get_worker_info() is not None:
+            ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
+        return super().__getitem__(index)[0], torch.tensor(number.value)
+
+
+@pytest.mark.parametrize(("workers", "number"), [(0, -1), (1, signal.SIGKILL)])
+def test_loader_processes_die_with_the_stage_and_leave_its_random_draws_alone(
+    pictures: Path, workers: int, number: int
+) -> None:
+    dataset = Mortal(pictures / "data/prepared/train")
+    order = batches.Order(len(dataset), 250, 0, 0, 0, Group())
+    before = torch.get_rng_state()
+    loaded = list(batches.batches(dataset, order, torch.device("cpu"), workers, None))
+    assert [int(targets) for _, targets in loaded] == [number, number]
+    assert torch.equal(torch.get_rng_state(), before)

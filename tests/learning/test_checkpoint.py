@@ -129,3 +129,30 @@ def test_the_removal_of_old_runs_is_told(tmp_path: Path, capsys: pytest.CaptureF
 def test_checkpoints_that_the_user_deletes_do_not_fail_the_run(tmp_path: Path) -> None:
     with Checkpoints(tmp_path / "area/key").held():
         shutil.rmtree(tmp_path / "area")
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, -1])
+def test_a_flipped_byte_drops_a_checkpoint(tmp_path: Path, place: int, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = Checkpoints(tmp_path / "key")
+    checkpoints.save({"step": 1}, 0, 1)
+    checkpoints.save({"step": 2}, 0, 2)
+    newest = checkpoints.folder / "000000-00000002.pt"
+    content = bytearray(newest.read_bytes())
+    content[place] ^= 1
+    newest.write_bytes(content)
+    assert checkpoints.load() == {"step": 1}
+    assert capsys.readouterr().out == "train: checkpoint 000000-00000002.pt is corrupt and was dropped\n"
+    assert [file.name for file in checkpoints.folder.iterdir()] == ["000000-00000001.pt"]
+
+
+def test_the_key_is_of_contents_in_their_order_and_of_values(tmp_path: Path) -> None:
+    one, two, twin = (tmp_path / name for name in ("one", "two", "twin"))
+    one.write_text("1")
+    two.write_text("2")
+    twin.write_text("1")
+    values = {"a": 1, "b": 2}
+    key = checkpoint.key([one, two], values)
+    assert len(key) == 32
+    assert key == checkpoint.key([twin, two], {"b": 2, "a": 1})
+    others = [([two, one], values), ([one, twin], values), ([one], values), ([one, two], {"a": 1, "b": 3})]
+    assert key not in {checkpoint.key(files, content) for files, content in others}

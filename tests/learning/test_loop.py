@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -16,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from tasks.data.dataset import PreparedDataset
 from tasks.data.spec import Spec
 from tasks.errors import DataError, TrainingError
-from tasks.learning import precision, state
+from tasks.learning import models, state
 from tasks.learning.checkpoint import Checkpoints
 from tasks.learning.loop import Trained, fit
 from tests.learning.samples import chosen
@@ -25,14 +27,23 @@ pytest_plugins = ["tests.learning.fixtures"]
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 SGD = {"name": "SGD", "arguments": {}}
+PLAIN = {"name": "CrossEntropyLoss", "arguments": {}}
 EXACT = {"train__precision": "float32", "train__augment__flip": False, "train__optimizer": SGD, "train__schedule": None}
 
 
-def run(pictured: Path, tmp_path: Path, say: Any = lambda line: None, **values: Any) -> Trained:
+def run(
+    pictured: Path,
+    tmp_path: Path,
+    say: Callable[[str], None] = lambda line: None,
+    stop: Callable[[], bool] = lambda: False,
+    **values: Any,
+) -> Trained:
     prepared = pictured / "data/prepared"
     splits = [PreparedDataset(prepared / split) for split in ("train", "val")]
     params = chosen(**{"run__checkpoint_seconds": 1e9, **values})
-    return fit(params, Spec.read(prepared / "spec.json"), *splits, Checkpoints(tmp_path / "checkpoints"), say=say)
+    return fit(
+        params, Spec.read(prepared / "spec.json"), *splits, Checkpoints(tmp_path / "checkpoints"), stop=stop, say=say
+    )
 
 
 def test_twenty_steps_match_the_recorded_losses(
@@ -71,21 +82,121 @@ def test_clipping_bounds_a_step(pictures: Path, tmp_path: Path) -> None:
     assert 0 < torch.stack(norms).norm() <= 10 * 1e-4 * 1.01
 
 
-def test_the_average_is_what_is_kept(pictures: Path, tmp_path: Path) -> None:
-    last, average = run(pictures, tmp_path), run(pictures, tmp_path, train__ema=0.9)
-    assert last.weights.keys() == average.weights.keys()
-    assert any(not torch.equal(last.weights[key], average.weights[key]) for key in last.weights)
-    assert average.curves[0]["train_loss"] == last.curves[0]["train_loss"]
+def test_the_average_follows_its_formula_and_is_what_is_scored_and_kept(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the average of the weights after each step, whose decay grows as (1 + steps) / (10 + steps)."""
+    average: dict[str, torch.Tensor] = {}
+    learn, steps = state.State.learn, itertools.count()
+
+    def followed(self: state.State, *batch: torch.Tensor) -> torch.Tensor:
+        loss, done = learn(self, *batch), next(steps)
+        decay = min(0.3, (1 + done) / (10 + done)) if done else 0.0
+        for key, value in self.model.state_dict().items():
+            floats = value.is_floating_point() and done
+            average[key] = decay * average[key] + (1 - decay) * value if floats else value.clone()
+        return loss
+
+    monkeypatch.setattr(state.State, "learn", followed)
+    found = run(pictures, tmp_path, **EXACT, train__ema=0.3, train__criterion=PLAIN)
+    assert found.weights.keys() == average.keys()
+    for key, value in found.weights.items():
+        assert torch.allclose(value, average[key], atol=1e-6), key
+    assert scores(pictures, found.weights) == pytest.approx(
+        [found.curves[-1]["val_loss"], found.curves[-1]["val_accuracy"]], abs=1e-4
+    )
 
 
-def test_patience_stops_and_brings_the_best_back(pictures: Path, tmp_path: Path) -> None:
-    worse = {**EXACT, "train__lr": 3.0, "train__clip": 5.0, "train__epochs": 12, "train__patience": 1}
-    found = run(pictures, tmp_path, **worse)
+def scores(pictured: Path, weights: dict[str, torch.Tensor]) -> list[float]:
+    """Cross entropy and accuracy of a `cnn` on the validation rows."""
+    spec = Spec.read(pictured / "data/prepared/spec.json")
+    model = models.build("cnn", {}, spec.input_shape, len(spec.classes))
+    model.load_state_dict(weights)
+    inputs, targets = PreparedDataset(pictured / "data/prepared/val")[range(50)]
+    with torch.no_grad():
+        outputs = model.eval()((inputs / 255 - spec.mean[0]) / spec.std[0])
+    loss = torch.nn.functional.cross_entropy(outputs, targets)
+    return [loss.item(), (outputs.argmax(1) == targets).float().mean().item()]
+
+
+BUMPY = {
+    **EXACT,
+    "model__name": "mlp",
+    "train__lr": 3.0,
+    "train__clip": 5.0,
+    "train__epochs": 12,
+    "train__batch_size": 67,
+}
+
+
+def test_patience_stops_and_brings_the_best_back(numbers: Path, tmp_path: Path) -> None:
+    found = run(numbers, tmp_path, **BUMPY, train__patience=1)
     losses = [row["val_loss"] for row in found.curves]
     best = losses.index(min(losses))
-    assert len(losses) == best + 2 < 12
-    shorter = run(pictures, tmp_path, **{**worse, "train__patience": None, "train__epochs": best + 1})
+    assert best > 0 and len(losses) == best + 2 < 12
+    shorter = run(numbers, tmp_path, **{**BUMPY, "train__epochs": best + 1})
     assert all(torch.equal(found.weights[key], shorter.weights[key]) for key in shorter.weights)
+
+
+def stop_after(questions: int) -> Callable[[], bool]:
+    """Answers the question whether to stop with no, and from `questions` on with yes."""
+    count = itertools.count(1)
+    return lambda: next(count) >= questions
+
+
+def interrupted(pictured: Path, tmp_path: Path, every: int, **values: Any) -> tuple[Trained, list[str]]:
+    """Stop each process after `every` questions whether to stop, and go on in a new one; also gives its lines."""
+    lines: list[str] = []
+    while True:
+        try:
+            return run(pictured, tmp_path, lines.append, stop_after(every), **values), lines
+        except SystemExit as end:
+            assert end.code == 143
+            assert len(list((tmp_path / "checkpoints").iterdir())) <= 2
+
+
+PLATEAU = {"name": "ReduceLROnPlateau", "arguments": {"patience": 0, "factor": 0.7}, "every": "epoch"}
+MOMENTUM = {"name": "SGD", "arguments": {"momentum": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("data", "values"),
+    [
+        ("numbers", {**BUMPY, "train__patience": 4}),  # the best weights and their loss have to survive
+        (
+            "numbers",
+            {**BUMPY, "train__epochs": 4, "train__ema": 0.9, "train__schedule": PLATEAU, "train__optimizer": MOMENTUM},
+        ),
+        ("pictures", {"train__batch_size": 167, "train__augment__crop": 2}),  # dropout, AdamW under OneCycleLR
+    ],
+)
+def test_a_run_that_is_stopped_again_and_again_ends_bit_equal(
+    data: str, values: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """With three steps and a batch of validation rows an epoch, it stops in the middle, at the end and in between."""
+    tree = request.getfixturevalue(data)
+    whole = run(tree, tmp_path / "whole", **values)
+    parts, lines = interrupted(tree, tmp_path / "parts", 2, **values)
+    assert parts.curves == whole.curves
+    assert all(torch.equal(parts.weights[key], value) for key, value in whole.weights.items())
+    resumes = [line for line in lines if line.startswith("goes on from epoch ")]
+    assert len(resumes) > len(whole.curves)
+    if "train__patience" in values:
+        losses = [row["val_loss"] for row in whole.curves]
+        assert len(losses) - 1 > losses.index(min(losses)) + 1, "no resume came after the best epoch"
+
+
+def test_a_validation_loss_that_is_not_a_number_stops_training(numbers: Path, tmp_path: Path) -> None:
+    prepared = numbers / "data/prepared"
+    val = PreparedDataset(prepared / "val")
+    val.inputs = np.array(val.inputs)
+    val.inputs[3, 2] = np.inf
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(TrainingError, match=r"^the validation loss became nan in epoch 1; lower train\.lr, set"):
+        fit(
+            chosen(model__name="mlp"), Spec.read(prepared / "spec.json"), PreparedDataset(prepared / "train"), val,
+            checkpoints, say=lambda line: None,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -177,15 +288,6 @@ def test_a_loader_that_dies_is_an_error(pictures: Path, tmp_path: Path) -> None:
     spec, train, val = Spec.read(prepared / "spec.json"), Deadly(prepared / "train"), PreparedDataset(prepared / "val")
     with pytest.raises(TrainingError, match=r"a loader process died: .*set run\.loader_workers to 0"):
         fit(chosen(run__loader_workers=1), spec, train, val, Checkpoints(tmp_path / "checkpoints"))
-
-
-def test_the_table_of_auto() -> None:
-    found = precision.plan(chosen().train, 1)
-    assert str(found).startswith(f"{found.device}, ")
-    asked = chosen(
-        train__device="cpu", train__precision="float32", train__channels_last=False, train__fused=False
-    ).train
-    assert str(precision.plan(asked, 1)) == "cpu, float32 (as params say)"
 
 
 def test_no_rows_are_an_error(pictures: Path, tmp_path: Path) -> None:

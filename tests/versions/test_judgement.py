@@ -51,26 +51,23 @@ COMPARISONS = {
 def test_nothing_below_the_floor_and_nothing_shown_worse_is_promoted(name: str) -> None:
     compared, may_pass = COMPARISONS[name]
     verdicts = set()
-    for metric, rule, undecided, contract, choice, accuracy in itertools.product(
-        ("accuracy", "macro_recall", "macro_f1"),
-        ("no_worse", "better"),
-        ("refuse", "estimate", "promote"),
-        ((), NEW),
-        ("refuse", "promote"),
-        (0.79, 0.8, 0.95, float("nan")),
-    ):
-        params = replace(PARAMS, metric=metric, rule=rule, on_undecided=undecided, on_new_contract=choice)
-        found = judgement.decide(params, compared, OLD)
-        verdict, reason = judgement.settle(params, found, accuracy, "v1.0.0", 0.9, contract)
-        verdicts.add(verdict)
-        assert reason
-        if verdict == "promote":
-            assert may_pass, reason
-            assert accuracy >= params.min_accuracy, reason
-            assert not contract or choice == "promote", reason
-            assert found.verdict in ("promote", "undecided")
-            if undecided == "refuse" and found.verdict == "undecided":
-                assert found.reach is None and contract, reason
+    for metric, rule in itertools.product(("accuracy", "macro_recall", "macro_f1"), ("no_worse", "better")):
+        shown = replace(PARAMS, metric=metric, rule=rule)
+        found = judgement.decide(shown, compared, OLD)
+        for undecided, contract, choice, accuracy in itertools.product(
+            ("refuse", "estimate", "promote"), ((), NEW), ("refuse", "promote"), (0.79, 0.8, 0.95, float("nan"))
+        ):
+            params = replace(shown, on_undecided=undecided, on_new_contract=choice)
+            verdict, reason = judgement.settle(params, found, accuracy, "v1.0.0", 0.9, contract)
+            verdicts.add(verdict)
+            assert reason
+            if verdict == "promote":
+                assert may_pass, reason
+                assert accuracy >= params.min_accuracy, reason
+                assert not contract or choice == "promote", reason
+                assert found.verdict in ("promote", "undecided")
+                if undecided == "refuse" and found.verdict == "undecided":
+                    assert found.reach is None and contract, reason
     assert ("promote" in verdicts) == may_pass
     assert "refuse" in verdicts  # below the floor
 
