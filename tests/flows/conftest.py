@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import Second
+from tests.conftest import Checkout
 from tests.flows.standing import Service, standing
 
 
 @pytest.fixture(scope="module")
-def service(second: Second, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with standing(second.checkout, tmp_path_factory.mktemp("service")) as up:
+def service(released: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with standing(released, tmp_path_factory.mktemp("service")) as up:
         yield up
