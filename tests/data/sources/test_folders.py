@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -236,15 +238,28 @@ def test_a_summary_names_splits_and_counts_by_reason(tmp_path):
     assert str(Skipped()) == ""
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_file_and_folder_are_counted(tmp_path):
-    lay(tmp_path, *each("cat dog", "."), "photos/cat/3.png", "photos/bird/1.png")
-    (tmp_path / "photos/cat/3.png").chmod(0)
-    (tmp_path / "photos/bird").chmod(0)
+@pytest.fixture
+def as_a_user() -> Iterator[Path]:
+    """A folder of a user that is not root, who reads everything: the test runs as that user."""
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as name:
+        if os.geteuid() == 0:
+            nobody = 65534
+            os.chown(name, nobody, nobody)
+            os.seteuid(nobody)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(os.getuid())
+
+
+def test_an_unreadable_file_and_folder_are_counted(as_a_user: Path) -> None:
+    lay(as_a_user, *each("cat dog", "."), "photos/cat/3.png", "photos/bird/1.png")
+    (as_a_user / "photos/cat/3.png").chmod(0)
+    (as_a_user / "photos/bird").chmod(0)
     try:
-        assert read(tmp_path)[1].endswith("skipped 2: 2 unreadable (bird, ...)")
+        assert read(as_a_user)[1].endswith("skipped 2: 2 unreadable (bird, ...)")
     finally:
-        (tmp_path / "photos/bird").chmod(0o755)
+        (as_a_user / "photos/bird").chmod(0o755)
 
 
 NAMES = [
