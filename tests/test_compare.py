@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tasks.compare import best_before, compare, gate_versions
 from tasks.data import splits
+from tasks.data.columns import KEEP
 from tasks.errors import CorruptData, CorruptModel, ObjectsMissing, VersionError
 from tasks.promote import promote, rollback
 from tasks.register import register
 from tasks.versions import gate, load, path, pipeline, scoring
 from tasks.versions.gate import Decision
 from tasks.versions.git import git, head
+from tasks.versions.registry import Registry
 from tests.versions.real import ROW_IDS, lay
 from tests.versions.toy import BIN, Toy
 
@@ -136,6 +141,83 @@ def test_many_small_steps_down_are_stopped(toy: Toy) -> None:
     assert "promote" not in verdicts[4:]
     best = toy.registry.find("v1.0.0")
     assert best_before(toy.registry, "prod", toy.registry.find("prod"), "accuracy") == best
+
+
+class Chain:
+    """Versions by name, each with its major number, what its gate recorded, and whether it was withdrawn."""
+
+    def __init__(self, *versions: Any, history: tuple[Any, ...] = ()) -> None:
+        self._versions, self._history = versions, history
+
+    def versions(self) -> tuple[Any, ...]:
+        return self._versions
+
+    def history(self, environment: str) -> tuple[Any, ...]:
+        assert environment == "prod"
+        return self._history
+
+    def best(self, metric: str = "accuracy") -> str | None:
+        found = best_before(cast("Registry", self), "prod", self._versions[-1], metric)
+        return found and found.name
+
+
+def after(champion: str | None, name: str, difference: float | None, low: float = 0.0, **other: Any) -> Any:
+    """A version whose gate compared it with `champion`."""
+    judged = {"champion": champion, "difference": difference, "low": low, "environment": "prod", "metric": "accuracy"}
+    return SimpleNamespace(
+        name=name,
+        number=SimpleNamespace(major=other.pop("major", 1)),
+        withdrawn=other.pop("withdrawn", None),
+        data={"gate": {**judged, **other}},
+    )
+
+
+def test_the_best_version_before_is_found_down_the_chain_of_champions() -> None:
+    first, lower = after(None, "v1.0.0", None), after("v1.0.0", "v1.0.1", -0.004)
+    assert Chain(first, lower).best() == "v1.0.0"
+    assert Chain(first, lower, after("v1.0.1", "v1.0.2", -0.004)).best() == "v1.0.0"
+    assert Chain(first, lower, after("v1.0.1", "v1.0.2", 0.01, low=0.001)).best() is None  # it is the best itself
+    not_shown = Chain(first, lower, after("v1.0.1", "v1.0.2", 0.01, low=-0.001))
+    assert not_shown.best() == "v1.0.0"  # a gain that is not shown does not count
+    assert Chain(first, after("v1.0.0", "v1.0.1", 0.0), after("v1.0.1", "v1.0.2", -0.001)).best() == "v1.0.0"
+    assert Chain(first).best() is None
+
+
+def test_what_does_not_count_for_the_best_version_before() -> None:
+    first, lower = after(None, "v1.0.0", None), after("v1.0.0", "v1.0.1", -0.004)
+    assert Chain(first, lower, after("v1.0.1", "v2.0.0", -0.01, major=2)).best() is None
+    assert Chain(first, after("v1.0.0", "v1.0.1", -0.004, environment="staging")).best() is None
+    assert Chain(first, lower).best("macro_f1") is None
+    withdrawn = after(None, "v1.0.0", None, withdrawn="a tag")
+    assert Chain(withdrawn, lower).best() is None
+    assert Chain(withdrawn, lower, after("v1.0.1", "v1.0.2", -0.001)).best() == "v1.0.1"
+
+    def assigned(counter: int, version: str, action: str, under: int | None = None) -> Any:
+        return SimpleNamespace(counter=counter, version=version, action=action, under=under)
+
+    back = (assigned(1, "v1.0.0", "promote"), assigned(2, "v1.0.1", "promote"), assigned(3, "v1.0.0", "rollback"))
+    higher = after("v1.0.0", "v1.0.1", 0.02, low=0.01)
+    assert Chain(first, higher, after("v1.0.1", "v1.0.2", -0.001)).best() == "v1.0.1"
+    assert Chain(first, higher, after("v1.0.1", "v1.0.2", -0.001), history=back).best() is None
+
+
+def test_slices_of_the_evaluation_are_judged(toy: Toy) -> None:
+    train(toy, 0.2)
+    lay(toy, 0.1)
+    file = toy.tree / "reports/predictions.parquet"
+    table = pq.read_table(file)
+    said = table["prediction"].to_numpy().copy()
+    said[:60] = 1 - said[:60]  # the challenger is better on the whole, and has nothing right from the old camera
+    table = table.set_column(table.column_names.index("prediction"), "prediction", pa.array(said))
+    cameras = pa.array(["old"] * 60 + ["new"] * (len(said) - 60))
+    pq.write_table(table.append_column(f"{KEEP}camera", cameras), file)
+    toy.lock()
+    decision = compare.fn(toy.params, toy.tree, "prod")
+    assert [part[:2] for part in decision.slices] == [
+        ("class left", 500), ("class right", 500), ("camera=old", 60), ("camera=new", 940)
+    ]  # fmt: skip
+    assert decision.verdict == "refuse"
+    assert "camera=old (-1.000 on 60 rows)" in decision.reason.partition(" got worse")[0]
 
 
 def test_too_few_rows_and_what_the_params_make_of_it(toy: Toy) -> None:

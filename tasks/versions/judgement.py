@@ -203,7 +203,7 @@ def decide(
     """
     if not len(answers.targets):
         return Judgement("undecided", "no rows to compare on")
-    judged = np.flatnonzero(np.bincount(answers.targets, minlength=len(classes)) >= params.min_slice)
+    judged = np.flatnonzero(np.bincount(answers.targets) >= params.min_slice)
     comparable = params.metric == "accuracy" or len(judged) > 0
     metric = params.metric if comparable else "accuracy"  # so that a loss is seen all the same
     estimate = paired.estimate(answers, metric, judged, params.confidence)

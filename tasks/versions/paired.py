@@ -125,7 +125,7 @@ def macro_recall(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, clas
 def macro_f1(targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Mean F1 over the `classes` that have rows, float64 (B,)."""
     right, support, predicted = _tallies(targets, said, counts, classes)
-    f1 = 2 * right / np.maximum(support + predicted, 1) * (support > 0)
+    f1 = 2 * right / np.maximum(support + predicted, 1)  # 0 for a class without rows
     return np.asarray(f1.sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1))
 
 

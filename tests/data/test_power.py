@@ -23,10 +23,13 @@ def report(**rows: int) -> dict[str, dict[str, dict[str, int]]]:
         ({"test": 80}, 0.5, 80),
         ({"all": 1}, 0.15, 0),
         ({}, 0.15, 0),
+        ({"all": 2}, 0.5, 1),
+        ({"train": 2}, 0.5, 1),
     ],
 )
 def test_how_many_test_rows_there_will_be(rows: dict[str, int], test_fraction: float, expected: int) -> None:
     assert power.rows_for_testing(report(**rows), test_fraction) == expected
+    assert power.rows_for_testing({}, test_fraction) == 0
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def test_metrics_agree_with_scikit_learn(metric: str) -> None:
 
     generator = np.random.default_rng(0)
     targets, champion, challenger = generator.integers(0, 4, (3, 300))
-    found = paired.estimate(Answers(targets, champion, challenger), metric, np.arange(4), 0.95)
+    targets[0] = champion[0] = 5  # a class of one row, which the champion alone has right; and no row of class 4
+    found = paired.estimate(Answers(targets, champion, challenger), metric, np.arange(6), 0.95)
+    assert found == paired.estimate(Answers(targets, champion, challenger), metric, np.arange(6), 0.95)
     expected = {
         "accuracy": accuracy_score,
         "macro_recall": lambda true, said: recall_score(true, said, average="macro"),
@@ -177,7 +179,35 @@ def test_many_small_steps_down_are_stopped() -> None:
     assert (found.verdict, found.reason[:43]) == ("refuse", "downhill: against the best before it accura")
 
 
+@pytest.mark.parametrize("metric", ["macro_recall", "macro_f1"])
+@pytest.mark.parametrize(("lost", "won"), [(400, 200), (200, 400), (300, 330)])
+def test_a_mean_of_equal_classes_has_the_bounds_and_the_luck_of_the_accuracy(metric: str, lost: int, won: int) -> None:
+    targets = np.arange(10_000) % 2
+    champion, challenger = targets.copy(), targets.copy()
+    challenger[:lost], champion[lost : lost + won] = 1 - targets[:lost], 1 - targets[lost : lost + won]
+    compared = Answers(targets, champion, challenger)
+    by_rows, mean = (paired.estimate(compared, name, np.arange(2), 0.95) for name in ("accuracy", metric))
+    assert mean[:5] == pytest.approx(by_rows[:5], abs=4e-4)
+    assert mean.luck == pytest.approx(by_rows.luck, abs=0.02)
+
+
+def test_the_bounds_of_a_mean_are_never_closer_than_its_rows_allow() -> None:
+    targets = np.repeat([0, 1], [30, 50])
+    none = paired.estimate(Answers(targets, targets, targets), "macro_recall", np.arange(3), 0.95)
+    reach = tango.detectable(60, 0.95, 0.0)
+    assert (none.low, none.high, none.luck) == (-reach, reach, 1.0)
+    absent = paired.estimate(Answers(targets, targets, targets), "macro_recall", np.array([2]), 0.95)
+    assert (absent.low, absent.high) == (-1.0, 1.0)
+
+
+def test_accuracies_of_several_resamples() -> None:
+    found = paired.accuracy(np.array([0, 1]), np.array([0, 0]), np.array([[1, 3], [6, 2]]), np.arange(2))
+    assert found.tolist() == [0.25, 0.75]
+
+
 def test_holm() -> None:
+    assert paired.holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert paired.holm({"a": 0.6}) == {"a": 0.6}
     assert paired.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
 
 

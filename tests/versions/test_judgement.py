@@ -107,6 +107,56 @@ def test_better_names_the_rows_that_would_show_the_difference() -> None:
     assert "or more; gate.on_undecided: refuse" in judgement.settle(params, down, 0.9, "v1.0.0")[1]
 
 
+def test_the_best_before_stops_nothing_that_is_as_good() -> None:
+    equal = answers(100, 100, 10_000)
+    for best in (None, equal, answers(0, 0, 0)):
+        found = judgement.decide(PARAMS, equal, CLASSES, best=best)
+        assert (found.verdict, found.reason[:28]) == ("promote", "no worse than the margin of ")
+        assert "downhill" not in found.reason
+
+
+def test_the_most_severe_finding_decides() -> None:
+    few, far_below = answers(2, 2, 80), answers(300, 100, 10_000)
+    assert judgement.decide(PARAMS, few, CLASSES, best=far_below).verdict == "refuse"
+    assert judgement.decide(PARAMS, answers(5, 0, 80), CLASSES, best=far_below).verdict == "refuse"
+
+
+def test_the_advice_is_for_the_comparison_that_is_undecided() -> None:
+    small, large = answers(2, 2, 80), answers(20, 20, 1000)
+    by_champion = judgement.decide(PARAMS, small, CLASSES, best=large).reach
+    by_best = judgement.decide(PARAMS, answers(0, 0, 1000), CLASSES, best=large).reach
+    assert by_champion and by_champion[:2] == (80, 4)
+    assert by_best and by_best[:2] == (1000, 40)
+    unequal = judgement.decide(PARAMS, answers(1, 4, 80), CLASSES).reach
+    assert unequal == (80, 5, pytest.approx(tango.detectable(80, 0.95, 5 / 80)), 0.005)
+    near = judgement.decide(PARAMS, answers(330, 260, 10_000), CLASSES).reach
+    assert near and near.detectable < 0.005 and near.wanted == pytest.approx(0.002)  # 0.007 lost, less the margin
+
+
+@pytest.mark.parametrize(("rows", "rounded"), [(7, 7), (95, 95), (101, 110), (539, 540), (38_101, 39_000)])
+def test_advice_has_two_digits(rows: int, rounded: int) -> None:
+    assert judgement._rounded(rows) == rounded
+
+
+def test_a_mean_of_classes_is_decided_by_its_own_bounds() -> None:
+    """The smaller class gains 20 rows of 100, the larger loses 30 of 900: fewer rows are right, the mean is higher."""
+    targets = np.repeat([0, 1], [900, 100])
+    champion, challenger = targets.copy(), targets.copy()
+    challenger[:30], champion[900:920] = -1, -1
+    compared = Answers(targets, champion, challenger)
+    params = replace(PARAMS, rule="better", slice_margin=0.5)
+    by_rows = judgement.decide(params, compared, OLD)
+    assert (by_rows.verdict, by_rows.reason.partition(":")[0]) == ("undecided", "not shown to be better")
+    by_mean = judgement.decide(replace(params, metric="macro_recall"), compared, OLD)
+    assert (by_mean.verdict, by_mean.reason.partition(":")[0]) == ("promote", "better")
+    estimate, reach = by_mean.estimate, by_mean.reach
+    assert estimate and reach
+    assert reach.detectable == (estimate.high - estimate.low) / 2
+    half = reach._replace(wanted=reach.detectable / 2)
+    assert half.needed(replace(params, metric="macro_recall")) == 4000
+    assert half._replace(wanted=0.0).needed(replace(params, metric="macro_recall")) is None
+
+
 def test_estimate_asks_for_the_best_before_too() -> None:
     params = replace(PARAMS, on_undecided="estimate")
     equal, lower = answers(2, 2, 80), answers(3, 1, 80)
@@ -133,6 +183,23 @@ def test_the_floor_says_where_the_champion_is_below_it_too() -> None:
         "reached 0.7000 and is below it too); no worse than"
     )
     assert "below it too" not in judgement.settle(PARAMS, found, 0.75, "v1.2.0", 0.9)[1]
+    assert judgement.settle(PARAMS, found, 0.8, "v1.2.0")[0] == "promote"
+    for lost in (5, 17):  # what is or seems worse is said first
+        worse = judgement.decide(PARAMS, answers(lost, 0, lost), CLASSES)
+        verdict, reason = judgement.settle(PARAMS, worse, 0.75, "v1.2.0")
+        assert verdict == "refuse" and reason.startswith(f"{worse.reason}; accuracy 0.7500 is below")
+
+
+@pytest.mark.parametrize(("choice", "let"), [("promote", "let"), ("refuse", "not let")])
+def test_a_new_contract_that_can_be_compared_says_so(choice: str, let: str) -> None:
+    found = judgement.decide(PARAMS, answers(0, 0, 10_000), CLASSES)
+    params = replace(PARAMS, on_new_contract=choice)
+    verdict, reason = judgement.settle(params, found, 0.9, "v1.2.0", 0.9, NEW)
+    assert verdict == ("promote" if choice == "promote" else "undecided")
+    assert reason == (
+        "the contract differs from v1.2.0's (classes), compared on what both know; "
+        f"{let} through by gate.on_new_contract: {choice}; {found.reason}"
+    )
 
 
 @pytest.mark.parametrize("choice", ["refuse", "promote"])
@@ -191,6 +258,13 @@ def test_rows_for_is_the_inverse_of_detectable() -> None:
         assert tango.detectable(rows, 0.95, disagreement) <= difference < tango.detectable(rows - 1, 0.95, disagreement)
     assert tango.rows_for(0.0, 0.95, 0.1) is None
     assert tango.detectable(0, 0.95, 0.0) == 1.0
+    assert tango.detectable(1, 0.95, 0.0) == pytest.approx(z**2 / (1 + z**2))
+
+
+def test_the_score_of_rows_without_a_disagreement() -> None:
+    assert tango.score(0, 0, 10, 0.0) == 0.0
+    assert tango.score(10, 0, 10, -1.0) == 0.0
+    assert tango.p_fallen(0, 0, 10, 0.0) == 0.5
 
 
 @pytest.mark.parametrize("metric", ["macro_recall", "macro_f1"])
