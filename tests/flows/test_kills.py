@@ -81,6 +81,7 @@ def kill(service: Service, victim: str, moment_s: float) -> str:
     return "nothing: the run had ended"
 
 
+@pytest.mark.soak
 @pytest.mark.fault(1, 3)
 @pytest.mark.parametrize("victim", ["stage", "flow", "worker", "server"])
 def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
@@ -126,6 +127,7 @@ def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
     assert service.checkout.ratchet("verify").returncode == 0
 
 
+@pytest.mark.soak
 @pytest.mark.fault(22)
 def test_a_machine_that_dies_is_noticed_when_it_is_back(service: Service) -> None:
     """Everything killed at once, as by a power cut (fault 22): the run is marked and its slot is free."""

@@ -32,6 +32,7 @@ def test_a_schedule_fires_by_itself(service: Service) -> None:
     assert "Error in" not in log
 
 
+@pytest.mark.soak
 def test_twenty_at_once_run_one_at_a_time(service: Service) -> None:
     began = time.monotonic()
     runs = [service.trigger("training/training") for _ in range(20)]
@@ -76,6 +77,7 @@ def test_a_run_that_no_worker_takes_fails_and_says_what_to_do(service: Service) 
     assert service.wait(service.trigger("training/training"), 150)["type"] == "COMPLETED"
 
 
+@pytest.mark.soak
 def test_a_hundred_runs_with_nothing_to_do_leave_nothing(service: Service) -> None:
     folder = service.checkout.path
     worker, server = service.process("worker"), service.process("server")

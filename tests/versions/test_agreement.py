@@ -245,6 +245,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+@pytest.mark.soak
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_fifty_pairs_of_publications_at_once(toy: Toy, tmp_path: Path) -> None:
