@@ -91,14 +91,14 @@ def test_the_average_follows_its_formula_and_is_what_is_scored_and_kept(
 
     def followed(self: state.State, *batch: torch.Tensor) -> torch.Tensor:
         loss, done = learn(self, *batch), next(steps)
-        decay = min(0.3, (1 + done) / (10 + done)) if done else 0.0
+        decay = min(0.9, (1 + done) / (10 + done)) if done else 0.0
         for key, value in self.model.state_dict().items():
             floats = value.is_floating_point() and done
             average[key] = decay * average[key] + (1 - decay) * value if floats else value.clone()
         return loss
 
     monkeypatch.setattr(state.State, "learn", followed)
-    found = run(pictures, tmp_path, **EXACT, train__ema=0.3, train__criterion=PLAIN)
+    found = run(pictures, tmp_path, **EXACT, train__ema=0.9, train__criterion=PLAIN)
     assert found.weights.keys() == average.keys()
     for key, value in found.weights.items():
         assert torch.allclose(value, average[key], atol=1e-6), key
