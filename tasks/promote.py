@@ -36,7 +36,12 @@ class _Change:
 
     version: Version
     now: Assignment | None
+    counter: int  # of the new assignment
     under: int | None  # the counter of the assignment that a rollback returns to
+
+
+class _Gap(VersionError):
+    """An assignment that another one refers to is missing here."""
 
 
 @step("git")
@@ -66,8 +71,9 @@ def promote(
 
     def draft() -> Draft | None:
         nonlocal serving
-        now = serving = registry.assignment(environment)
-        change = _Change(registry.find(chosen.name), now, now.counter if now else None)
+        now, counter = registry.position(environment)
+        serving = now
+        change = _Change(registry.find(chosen.name), now, counter, now.counter if now else None)
         if now and now.version == chosen.name:
             return None
         if decision:
@@ -96,8 +102,15 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
     tags.checked_text(reason)
     push_to = _push_to(tree)
     problem = _exchanged(tree, push_to)
+    has_gap = False
     for _ in range(_TRIES):
-        change = _rolled_back(tree, environment, to)
+        try:
+            change = _rolled_back(tree, environment, to)
+        except _Gap:
+            if has_gap or not push_to:
+                raise
+            has_gap, problem = True, _exchanged(tree, push_to)  # a fetch that prunes may have removed it
+            continue
         _check_usable(tree, change.version)
         with publication.turn(tree, TURN_LIMIT_S if push_to else 0) as in_turn:
             tag = _write(tree, change, environment, to, reason, pending=bool(push_to))
@@ -107,7 +120,7 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
                 try:
                     publication.push_pending(tree, push_to, Deadline(PUSH_LIMIT_S))
                 except Rejected:  # another machine was faster
-                    taken_back = publication.take_back(tree, tag)
+                    taken_back = publication.take_back(tree, tag, in_turn)
                     problem = _exchanged(tree, push_to, in_turn)
                     if taken_back:
                         continue
@@ -139,7 +152,10 @@ def _exchanged(tree: Path, push_to: str, in_turn: bool = False) -> str:
 def _write(tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool) -> Tag | None:
     """Write the assignment of a rollback; None if the registry has changed since it was decided."""
     with locked(tree):
-        now = _rolled_back(tree, environment, to)
+        try:
+            now = _rolled_back(tree, environment, to)
+        except _Gap:
+            return None
         if (now.version.name, now.under, now.now) != (change.version.name, change.under, change.now):
             return None
         tag = _drafted(Registry(tree), now, environment, "rollback", reason, automatic=False).make(tree)
@@ -169,12 +185,12 @@ def _check_decided(registry: Registry, change: _Change, environment: str, decisi
 
 def _rolled_back(tree: Path, environment: str, to: str | None) -> _Change:
     registry = Registry(tree)
-    now = registry.assignment(environment)
+    now, counter = registry.position(environment)
     if now is None:
         raise VersionError(f"nothing serves in {environment}, so nothing can be rolled back; `ratchet versions`")
     version, under = _before(registry, now) if to is None else _chosen(registry, now, to)
     _check_not_withdrawn(version)
-    return _Change(version, now, under)
+    return _Change(version, now, counter, under)
 
 
 def _before(registry: Registry, now: Assignment) -> tuple[Version, int | None]:
@@ -183,7 +199,10 @@ def _before(registry: Registry, now: Assignment) -> tuple[Version, int | None]:
     while below is not None:
         entry = registry.entry(now.environment, below)
         if entry is None:
-            break
+            raise _Gap(
+                f"assignment {below} of {now.environment} is missing here, so what served before {now.version} is "
+                f"unknown; `git fetch --tags` may bring it, `ratchet rollback --to VERSION` puts any version there"
+            )
         if entry.version != now.version:
             version = registry.find(entry.version)
             if version.withdrawn is None:
@@ -237,5 +256,5 @@ def _drafted(registry: Registry, change: _Change, environment: str, action: str,
     verb = "into" if action == "promote" else "back into"
     subject = f"{tags.ARTIFACT} {version.name} {verb} {environment}"
     text = tags.message(subject, [reason] if reason else [], data)
-    name = tags.assignment_tag(environment, registry.next_counter())
+    name = tags.assignment_tag(environment, change.counter)
     return Draft(name, version.commit, text, [version.tag, registry.last_assignment()])

@@ -11,9 +11,12 @@ from pathlib import Path
 from tasks.errors import RemoteRefused, VersionError
 from tasks.params import Params
 from tasks.versions import pipeline, publication, remote, tags
+from tasks.versions.git import Rejected
 from tasks.versions.registry import Registry
+from tasks.versions.repository import locked
 
 _BATCH = 500  # references in one push
+_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -50,31 +53,53 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
     chosen = [registry.find(name)] if name else [version for version in registry.versions() if not version.expired]
     if not to and not remote.configured(tree):
         raise VersionError("there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to")
-    there = _unmoved(tree, to) if to else {}
+    if to:
+        _unmoved(tree, to)
     # no lock: versions are immutable, and a rollback must not wait for an upload
     objects = sum(remote.push(tree, pipeline.of_commit(tree, version.commit).outputs) for version in chosen)
     commits = {version.commit for version in chosen}
-    sent = _push_tags(tree, to, there, commits, everything=name is None) if to else []
+    sent = _push_tags(tree, to, None if name is None else commits) if to else []
     arrived = sorted(waiting - {tag.name for tag in publication.pending(tree)})
     return Pushed([version.name for version in chosen], objects, [*arrived, *sent])
 
 
-def _push_tags(tree: Path, to: str, there: dict[str, str], commits: set[str], everything: bool) -> list[str]:
-    """Push the tags on `commits` that the git remote lacks, versions first; returns their names."""
-    ours = {tag.name: tag for tag in tags.read(tree, *tags.EVERYTHING)}
-    wanted = [name for name, tag in ours.items() if name not in there and (everything or tag.commit in commits)]
-    wanted.sort(key=lambda name: (ours[name].parsed.number is None, ours[name].parsed.cancels, ours[name].date))
-    for start in range(0, len(wanted), _BATCH):
-        batch = [f"refs/tags/{name}" for name in wanted[start : start + _BATCH]]
-        tags.push(tree, to, batch)
-    return wanted
+def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
+    """Push the tags on `commits` (None: all) that the git remote lacks, versions first; returns their names.
+
+    Those that are pending are left out: a rollback that is under way may take its tag back.
+    """
+    pushed: list[str] = []
+    for attempt in range(_TRIES):
+        there = _unmoved(tree, to)
+        with locked(tree):
+            waiting = {tag.name for tag in publication.pending(tree)}
+            ours = [tag for tag in tags.read(tree, *tags.EVERYTHING) if tag.name not in {*there, *waiting}]
+        wanted = [tag for tag in ours if commits is None or tag.commit in commits]
+        wanted.sort(key=lambda tag: (tag.parsed.number is None, tag.parsed.cancels, tag.date))
+        try:
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                tags.push(tree, to, [f"{tag.oid}:{tags.REFS}{tag.name}" for tag in batch])
+                pushed += [tag.name for tag in batch]
+            break
+        except Rejected:  # another command pushed some of them meanwhile
+            if attempt == _TRIES - 1:
+                raise
+    return pushed
 
 
 def _unmoved(tree: Path, to: str) -> dict[str, str]:
     """The registry's tags on the git remote, once none is known to differ from ours."""
-    there = tags.listed(tree, to)
-    moved = sorted(tag.name for tag in tags.read(tree, *tags.EVERYTHING) if there.get(tag.name, tag.oid) != tag.oid)
-    if moved:
-        differ = f"{', '.join(moved[:3])} differ{'s' if len(moved) == 1 else ''}"
-        raise VersionError(f"{differ} on {to}: moved by hand, here or there; `ratchet verify --all` tells which")
-    return there
+    before: set[tuple[str, str, str]] = set()
+    while True:
+        there = tags.listed(tree, to)
+        differing, _ = publication.differences(tree, there)
+        if not differing:
+            return there
+        moved = sorted(name for name, *_ in differing & before)
+        if moved:
+            differ = f"{', '.join(moved[:3])} differ{'s' if len(moved) == 1 else ''}"
+            raise VersionError(
+                f"{differ} on {to}: moved by hand, here or there; for details, run `ratchet verify --all`"
+            )
+        before = differing  # seen once, it may be a rollback that is being taken back

@@ -87,10 +87,10 @@ def _publish(
 
     def draft() -> Draft | None:
         nonlocal known
+        newest = registry.newest()  # first: what is fetched after this is known, or has the same number
         known = registry.known(decision.weights_sha256)
         if known is not None:
             return None
-        newest = registry.newest()
         name, why = _numbered(tree, newest, run, card)
         metrics = json.loads((tree / METRICS).read_bytes())
         subject = f"{tags.ARTIFACT} {name}: accuracy {metrics['accuracy']:.4f} on {metrics['rows']:,} rows"

@@ -58,6 +58,7 @@ def _change(tree: Path, name: str, reason: str, action: Literal["withdraw", "exp
     number = registry.find(name).number
 
     def draft() -> Draft | None:
+        next_counter = registry.next_counter()  # first: a change that is fetched after this has the same number
         version = registry.find(str(number))
         if _is_done(version, action):
             return None
@@ -65,7 +66,7 @@ def _change(tree: Path, name: str, reason: str, action: Literal["withdraw", "exp
             _check_kept(version)
         else:
             _check_unused(registry, version)
-        counter = registry.next_counter() if version.cancels else None
+        counter = next_counter if version.cancels else None
         data = {"action": action, "withdraws": version.name, "reason": reason, **origin()}
         if action == "reinstate":
             data["reinstates"] = data.pop("withdraws")

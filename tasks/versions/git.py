@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tasks.errors import NotARepository, RemoteRefused, Unreachable, VersionError
 from tasks.process import inherited_environment
+from tasks.versions import git_locks
 
 # git's own words for "the other side does not answer", whatever the transport
 _UNREACHABLE = (
@@ -72,6 +73,9 @@ _SETTINGS = {
     "core.eol": "lf",
     "core.safecrlf": "false",
     "core.ignoreStat": "false",
+    # another git process packs references in seconds at most
+    "core.filesRefLockTimeout": "2000",
+    "core.packedRefsTimeout": "2000",
     # what is sent and fetched is what the command names
     "fetch.prune": "false",
     "fetch.pruneTags": "false",
@@ -141,6 +145,19 @@ def git_bytes(
     limit_s: float | None = None,
 ) -> bytes:
     """Run git as `git` does, for content that is not text; return standard output unchanged."""
+    code, stdout, stderr = _run(args, cwd, input, env, limit_s)
+    lock = git_locks.blocking(_text(stderr)) if code else None
+    if lock and git_locks.remove_abandoned(lock, _common_dir(cwd)):
+        code, stdout, stderr = _run(args, cwd, input, env, limit_s)
+    if code:
+        raise _failure(args, cwd, _text(stdout), _text(stderr))
+    return stdout
+
+
+def _run(
+    args: Sequence[str], cwd: Path, input: bytes | None, env: Mapping[str, str] | None, limit_s: float | None
+) -> tuple[int, bytes, bytes]:
+    """Run git once; return its exit code, standard output and standard error."""
     try:
         child = subprocess.Popen(
             ["git", *_OPTIONS, *args],
@@ -163,9 +180,12 @@ def git_bytes(
             if isinstance(error, subprocess.TimeoutExpired):
                 raise Unreachable(f"git {_command(args)} got no answer from the remote within {limit_s:g} s") from None
             raise
-    if child.returncode:
-        raise _failure(args, cwd, _text(stdout), _text(stderr))
-    return stdout
+    return child.returncode, stdout, stderr
+
+
+def _common_dir(cwd: Path) -> Path:
+    code, stdout, _ = _run(("rev-parse", "--git-common-dir"), cwd, None, None, None)
+    return cwd / os.fsdecode(stdout.rstrip(b"\n")) if code == 0 else cwd / ".git"
 
 
 def _kill(child: subprocess.Popen[bytes], family: bool) -> None:
@@ -192,6 +212,9 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
         )
     if "dubious ownership" in stderr:
         return NotARepository(f"{cwd.resolve()} belongs to another user, and git refuses it; {lines[-1].strip()}")
+    lock = git_locks.blocking(stderr)
+    if lock:
+        return _locked(_command(args), lock)
     words = [line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:]]
     reason = SECRETS.sub("://***@", "; ".join(words))
     command = _command(args)
@@ -217,6 +240,16 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
     return VersionError(f"git {command} failed: {reason or 'it printed no reason'}")
 
 
+def _locked(command: str, lock: Path) -> VersionError:
+    """The error for a lock file that stays; for one of references a race is the likely cause."""
+    message = (
+        f"git {command} failed: another git process holds {lock}; repeat the command when that has ended, "
+        "or delete the file if no git process is running"
+    )
+    is_race = "refs" in lock.parts or lock.name == "packed-refs.lock"
+    return Rejected(message) if is_race else VersionError(message)
+
+
 def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
     """The error for a push whose references a remote did not take; `verdicts` are git's, one each."""
     # of an atomic push, what goes down with the others explains nothing
@@ -224,6 +257,8 @@ def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
     lines = [line.removeprefix("remote: ") for line in stderr.splitlines() if line.startswith("remote: ")]
     server = [line.removeprefix("error: ").strip() for line in lines]
     message = SECRETS.sub("://***@", "; ".join(filter(None, server)))
+    if all("atomic" in verdict for verdict in causes) and _is_race(message):
+        return Rejected(f"git push was refused: {message}")
     final = [verdict for verdict in causes if not _is_race(verdict)]
     if final:
         reason = " ".join(filter(None, (message, final[0].removeprefix("[remote rejected] "))))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +26,7 @@ from tasks.versions.repository import locked
 from tasks.versions.tags import REFS, Tag
 
 PENDING = "refs/ratchet/pending/"  # tags that the remote lacks so far
+_WRITTEN = "refs/ratchet/written/"  # those of them that were in force: one that is missing was pruned
 _THEIRS = "refs/ratchet/theirs/"  # the remote's tags of the same names, while they are being settled
 _TURN = "ratchet-publish.lock"
 _TRIES = 20
@@ -109,14 +110,13 @@ def _write(tree: Path, tag: Tag) -> Tag:
 def _take_over(tree: Path, push_to: str, tag: Tag) -> None:
     """Write a tag that the remote has; a rollback that took its number here meanwhile gets another."""
     with locked(tree):
-        try:
-            tags.write(tree, tag.name, tag.oid)
-            return
-        except Rejected:
-            if resolve(tree, PENDING + tag.name) is None:
-                raise
+        is_taken = resolve(tree, PENDING + tag.name) not in (None, tag.oid)
+        if is_taken:
             git("update-ref", _THEIRS + tag.name, tag.oid, cwd=tree)
-    sync(tree, push_to, in_turn=True)
+        else:
+            tags.write(tree, tag.name, tag.oid)
+    if is_taken:
+        sync(tree, push_to, in_turn=True)
 
 
 # ── what is pending ─────────────────────────────────────────────────────────────────────────────
@@ -125,16 +125,28 @@ def _take_over(tree: Path, push_to: str, tag: Tag) -> None:
 def write_pending(tree: Path, tag: Tag) -> None:
     """Write a new tag that the remote lacks so far; the caller holds the registry's lock."""
     _transact(tree, {PENDING + tag.name: tag.oid, REFS + tag.name: tag.oid}, {})
+    git("update-ref", _WRITTEN + tag.name, tag.oid, cwd=tree)
 
 
-def take_back(tree: Path, tag: Tag) -> bool:
-    """Remove a pending tag that was written just now; False if something came after it."""
+def take_back(tree: Path, tag: Tag, in_turn: bool) -> bool:
+    """Remove a pending tag that was written just now; False if something here may have come after it.
+
+    Args:
+        in_turn: nothing was published from here meanwhile, so a higher number is another machine's.
+    """
     with locked(tree):
-        refs = (PENDING + tag.name, REFS + tag.name)
+        waiting = pending(tree)
         last = tags.last(tags.names(tree, f"{tags.ARTIFACT}#*"))
-        if last is None or last[1] != tag.name or any(resolve(tree, ref) != tag.oid for ref in refs):
+        is_last = last is not None and last[1] == tag.name
+        if not waiting or waiting[-1].oid != tag.oid or not (in_turn or is_last):
             return False
-        _transact(tree, dict.fromkeys(refs), dict.fromkeys(refs, tag.oid))
+        # the tag may be the other machine's by now: somebody fetched it
+        refs = [ref for ref in (_WRITTEN + tag.name, REFS + tag.name) if resolve(tree, ref) == tag.oid]
+        refs.append(PENDING + tag.name)
+        try:
+            _transact(tree, dict.fromkeys(refs), dict.fromkeys(refs, tag.oid))
+        except Rejected:  # somebody's `git fetch` pruned or replaced it
+            return False
         return True
 
 
@@ -166,8 +178,10 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
     reason = ""
     with contextlib.ExitStack() as stack:
         for _ in range(_TRIES):
+            _restore(tree)
             _fetch(tree, remote, deadline)
             if not pending(tree):
+                _forget(tree)
                 return ""
             if not in_turn:
                 patience_s = deadline.left_s()
@@ -179,8 +193,8 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
                     return ""
                 in_turn = True
                 continue
-            _settle(tree)
             try:
+                _settle(tree)
                 push_pending(tree, remote, deadline)
                 return ""
             except Rejected as error:
@@ -198,22 +212,78 @@ def push_pending(tree: Path, remote: str, deadline: Deadline) -> None:
     tags.push(tree, remote, [f"{tag.oid}:{REFS}{tag.name}" for tag in waiting], deadline.left_s())
     for tag in waiting:
         with contextlib.suppress(Rejected):  # another process was faster
-            git("update-ref", "-d", PENDING + tag.name, tag.oid, cwd=tree)
+            _delete_pending(tree, tag)
+
+
+def _delete_pending(tree: Path, tag: Tag) -> None:
+    git("update-ref", "-d", _WRITTEN + tag.name, cwd=tree)
+    git("update-ref", "-d", PENDING + tag.name, tag.oid, cwd=tree)
 
 
 def _fetch(tree: Path, remote: str, deadline: Deadline) -> None:
     """Fetch, and bring the remote's tags that have the names of pending ones beside them."""
-    try:
-        tags.fetch(tree, remote, deadline.left_s())
-    except tags.Moved:
-        ours = {tag.name: tag.oid for tag in pending(tree)}
-        there = tags.listed(tree, remote, deadline.left_s())
+    before: set[tuple[str, str, str]] = set()
+    while True:
+        try:
+            tags.fetch(tree, remote, deadline.left_s())
+            return
+        except tags.Moved:
+            differing, own = differences(tree, tags.listed(tree, remote, deadline.left_s()))
+            if own:
+                refs = [f"+{REFS}{name}:{_THEIRS}{name}" for name in sorted(own)]
+                tags.fetch_refs(tree, remote, refs, deadline.left_s())
+                return
+            if differing & before:
+                raise
+            before = differing  # seen once, it may be a rollback that is being taken back
+
+
+def differences(tree: Path, there: Mapping[str, str]) -> tuple[set[tuple[str, str, str]], set[str]]:
+    """The registry's tags that differ from those `there`, which are a remote's (`tags.listed`).
+
+    Returns:
+        the name, the tag here and the tag there, of those that are not pending; the names of those
+        that are.
+    """
+    with locked(tree):
         here = {tag.name: tag.oid for tag in tags.read(tree, *tags.EVERYTHING)}
-        differing = {name for name, oid in there.items() if here.get(name, oid) != oid}
-        if not differing or not differing <= ours.keys():
-            raise
-        refs = [f"+{REFS}{name}:{_THEIRS}{name}" for name in sorted(differing)]
-        tags.fetch_refs(tree, remote, refs, deadline.left_s())
+        waiting = {tag.name for tag in pending(tree)}
+    differing = {(name, here[name], oid) for name, oid in there.items() if here.get(name, oid) != oid}
+    own = {name for name, *_ in differing} & waiting
+    return {each for each in differing if each[0] not in own}, own
+
+
+def _restore(tree: Path) -> None:
+    """Write pending tags again that somebody's `git fetch` pruned; forget those that were never in force."""
+    if not _absent(tree):
+        return
+    with locked(tree):
+        written = {tag.name for tag in tags.read(tree, "*", namespace=_WRITTEN)}
+        for tag in _absent(tree):
+            with contextlib.suppress(Rejected):  # a fetch was faster
+                if tag.name in written:
+                    tags.write(tree, tag.name, tag.oid)
+                else:
+                    _delete_pending(tree, tag)
+
+
+def _absent(tree: Path) -> list[Tag]:
+    waiting = pending(tree)
+    present = set(tags.names(tree, *(tag.name for tag in waiting))) if waiting else set()
+    return [tag for tag in waiting if tag.name not in present]
+
+
+def _forget(tree: Path) -> None:
+    """Delete what a settlement left that was cut off, once nothing is pending."""
+    if not git("for-each-ref", "--count=1", _THEIRS, _WRITTEN, cwd=tree):
+        return
+    with locked(tree):
+        if not pending(tree):
+            for line in git("for-each-ref", "--format=%(refname) %(objectname)", _THEIRS, _WRITTEN, cwd=tree).split(
+                "\n"
+            ):
+                with contextlib.suppress(Rejected):
+                    git("update-ref", "-d", *line.split(), cwd=tree)
 
 
 # ── two assignments with one number ─────────────────────────────────────────────────────────────
@@ -229,9 +299,9 @@ def _settle(tree: Path) -> None:
         theirs = {tag.name: tag for tag in tags.read(tree, "*", namespace=_THEIRS)}
         for tag in ours:
             present = here.get(tag.name)
-            if present is None:  # killed before the tag was written: it was never in force
-                git("update-ref", "-d", PENDING + tag.name, tag.oid, cwd=tree)
-            elif present.oid != tag.oid:  # somebody's `git fetch --force`
+            if present is None:
+                raise Rejected(f"{tag.name} was removed meanwhile")
+            if present.oid != tag.oid:  # somebody's `git fetch --force`
                 theirs.setdefault(tag.name, present)
         _Settlement(tree, [tag for tag in ours if tag.name in here], here, theirs).write()
 
@@ -287,13 +357,14 @@ class _Settlement:
         for tag in ours:
             taken = self.theirs.get(tag.name)
             self.new[REFS + tag.name] = taken.oid if taken else None
-            self.new[PENDING + tag.name] = None
+            self.new[PENDING + tag.name] = self.new[_WRITTEN + tag.name] = None
         numbers: dict[Any, int] = {}
         renumbered = []
         for tag in ours:
             under = tag.data.get("under")
-            changes = {"was": _counter(tag), "under": numbers.get(under, under)}
-            note = f"It was number {_counter(tag)}, which another machine used meanwhile."
+            was = tag.data.get("was", _counter(tag))  # the first of several
+            changes = {"was": was, "under": numbers.get(under, under)}
+            note = f"It was number {was}, which another machine used meanwhile."
             renumbered.append(self._add(tag, changes, note))
             numbers[_counter(tag)] = self.counter
         return renumbered
@@ -309,12 +380,14 @@ class _Settlement:
             lines = [reason, note] if reason else [note]
             text = tags.message(subject, lines, {**tag.data, "time": _time(tag), **changes})
         self.last = tags.make(self.tree, name, tag.commit, text, [tag, self.last])
-        self.new[REFS + name] = self.new[PENDING + name] = self.last.oid
+        for namespace in (PENDING, REFS, _WRITTEN):
+            self.new[namespace + name] = self.last.oid
         return self.last
 
     def write(self) -> None:
         old = {REFS + name: tag.oid for name, tag in self.here.items()}
-        old |= {PENDING + tag.name: tag.oid for tag in pending(self.tree)}
+        for namespace in (PENDING, _WRITTEN):
+            old |= {namespace + tag.name: tag.oid for tag in tags.read(self.tree, "*", namespace=namespace)}
         theirs = {_THEIRS + tag.name: tag.oid for tag in tags.read(self.tree, "*", namespace=_THEIRS)}
         _transact(self.tree, {**self.new, **dict.fromkeys(theirs)}, old | theirs)
 

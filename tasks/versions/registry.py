@@ -19,6 +19,7 @@ from tasks.versions.git import git
 from tasks.versions.tags import ARTIFACT, Number, Tag
 
 Action = Literal["promote", "rollback", "unassign"]
+_COUNTED = (f"{ARTIFACT}#*", f"{ARTIFACT}@*!#*")  # the tags that take a counter
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,29 @@ class Registry:
 
     def assignment(self, environment: str) -> Assignment | None:
         """The assignment that decides what serves there; None if there is none, or the last one was taken back."""
+        return self.position(environment)[0]
+
+    def position(self, environment: str) -> tuple[Assignment | None, int]:
+        """What decides what serves there, and the counter of the next assignment.
+
+        Both are of one moment: an assignment that another process fetches meanwhile is in both or in neither.
+        """
         tags.checked_environment(environment)
-        patterns = (f"{ARTIFACT}#{environment}#*", f"{ARTIFACT}#{environment}!#*")
-        last = tags.last(tags.names(self.tree, *patterns))
-        found = None if last is None else self.entry(environment, last[0])
-        return None if found is None or found.action == "unassign" else found
+        here = (f"{ARTIFACT}#{environment}#", f"{ARTIFACT}#{environment}!#")
+        missing: list[str] = []
+        while True:
+            names = tags.names(self.tree, *_COUNTED)
+            last = tags.last(names)
+            counter = 1 + (last[0] if last else 0)
+            # what is listed twice and cannot be read is not an annotated tag
+            candidates = [name for name in names if name.startswith(here) and missing.count(name) < 2]
+            newest = tags.last(candidates)
+            if newest is None:
+                return None, counter
+            entry = self.entry(environment, newest[0])
+            if entry is not None:
+                return None if entry.action == "unassign" else entry, counter
+            missing.append(newest[1])  # a fetch that prunes removed it just now, or it is another kind of tag
 
     def entry(self, environment: str, counter: int) -> Assignment | None:
         """One assignment by its counter."""
@@ -243,7 +262,7 @@ class Registry:
 
     def next_counter(self) -> int:
         """The counter of the next assignment: it runs over the artifact, whatever the environment."""
-        last = tags.last(tags.names(self.tree, f"{ARTIFACT}#*", f"{ARTIFACT}@*!#*"))
+        last = tags.last(tags.names(self.tree, *_COUNTED))
         return 1 + (last[0] if last else 0)
 
     def last_assignment(self) -> Tag | None:
