@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import params
-from tasks.errors import ParamsError, RatchetError, VersionError
+from tasks.errors import Busy, ParamsError, RatchetError, VersionError
 from tasks.stage import origin, step
 from tasks.versions import loading, pipeline, publication, tags
 from tasks.versions.git import Rejected, head
@@ -103,7 +103,7 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
     push_to = _push_to(tree)
     problem = _exchanged(tree, push_to)
     has_gap = False
-    for _ in range(_TRIES):
+    for attempt in range(1, _TRIES + 1):
         try:
             change = _rolled_back(tree, environment, to)
         except _Gap:
@@ -120,14 +120,15 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
                 try:
                     publication.push_pending(tree, push_to, Deadline(PUSH_LIMIT_S))
                 except Rejected:  # another machine was faster
-                    taken_back = publication.take_back(tree, tag, in_turn)
+                    # the last attempt stays: what is pending gets another number
+                    taken_back = attempt < _TRIES and publication.take_back(tree, tag, in_turn)
                     problem = _exchanged(tree, push_to, in_turn)
                     if taken_back:
                         continue
                 except RatchetError as error:
                     problem = error.cause
         return replace(Registry.assigned(tag), unpushed=problem, remote=push_to)
-    raise VersionError(f"{_TRIES} others were faster; `ratchet history {environment}`, then the same command again")
+    raise Busy(f"{_TRIES} others were faster; `ratchet history {environment}`, then the same command again")
 
 
 def _push_to(tree: Path) -> str:

@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Busy, RemoteRefused, VersionError
+from tasks.errors import Busy, RemoteRefused
 from tasks.versions import tags
 from tasks.versions.git import Rejected, git, resolve
 from tasks.versions.repository import locked
@@ -65,7 +65,7 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
     Raises:
         RemoteRefused: the remote does not accept the tag; nothing was written here.
         Unreachable: the remote does not respond; nothing was written here.
-        VersionError: others were faster, again and again.
+        Busy: others were faster, again and again.
     """
     if not push_to:
         with locked(tree):
@@ -88,7 +88,7 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
                 continue
             _take_over(tree, push_to, last)
             return last
-    raise VersionError(f"{_TRIES} others were faster; repeat the command")
+    raise Busy(f"{_TRIES} others were faster; repeat the command")
 
 
 @contextlib.contextmanager
@@ -170,12 +170,11 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
         VersionError: a tag was moved by hand, here or there; or there is no such remote.
         RemoteRefused: the remote denies access.
         Unreachable: the remote does not respond.
-        Busy: another command has been publishing for a minute.
+        Busy: another command has been publishing for a minute, or others were faster, again and again.
     """
     deadline = deadline or Deadline(None)
     if not remote:
         return ""
-    reason = ""
     with contextlib.ExitStack() as stack:
         for _ in range(_TRIES):
             _restore(tree)
@@ -197,11 +196,11 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
                 _settle(tree)
                 push_pending(tree, remote, deadline)
                 return ""
-            except Rejected as error:
-                reason = str(error)
+            except Rejected:
+                continue
             except RemoteRefused as error:
                 return error.cause
-    return reason
+    raise Busy(f"{_TRIES} others were faster; repeat the command")
 
 
 def push_pending(tree: Path, remote: str, deadline: Deadline) -> None:

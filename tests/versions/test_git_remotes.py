@@ -32,6 +32,10 @@ def reply(verdict: str) -> str:
         ),
         (reply("[remote rejected] (failed to update ref)"), "", Rejected, "failed to update ref"),
         (
+            reply("[remote rejected] (atomic transaction failed)"),
+            "remote: error: cannot lock ref 'refs/tags/x': reference already exists", Rejected, "already exists",
+        ),
+        (
             reply("[remote rejected] (cannot lock ref 'refs/tags/x': Unable to create 'x.lock': Permission denied)"),
             "", RemoteRefused, "Permission denied",
         ),

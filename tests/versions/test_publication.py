@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import RemoteRefused, Unreachable
+from tasks.errors import RemoteRefused, Unreachable, VersionError
 from tasks.promote import promote, rollback
 from tasks.push import push
 from tasks.verify import verify
@@ -190,6 +190,27 @@ def test_a_plain_fetch_that_replaced_the_tag_loses_nothing(pair: tuple[Toy, Toy]
     assert {version for _, version in settled(pair)} == {"v1.0.0", "v1.0.1"}
 
 
+@pytest.mark.fault(37)
+def test_a_missing_assignment_is_fetched_or_named(pair: tuple[Toy, Toy]) -> None:
+    """Somebody's `git fetch --prune-tags` removed what served before."""
+    toy, _ = pair
+    git("update-ref", "-d", "refs/tags/classifier#prod#3", cwd=toy.tree)
+    assert rollback.fn(toy.tree, "prod").version == "v1.0.2"
+    git("update-ref", "-d", "refs/tags/classifier#prod#2", cwd=toy.tree)
+    disconnect(toy)
+    with pytest.raises(VersionError, match=r"assignment 2 of prod is missing here.*git fetch --tags.*--to VERSION"):
+        rollback.fn(toy.tree, "prod")
+    assert toy.serves() == "v1.0.2"
+
+
+def test_a_settlement_that_was_cut_off_leaves_nothing(pair: tuple[Toy, Toy]) -> None:
+    toy, _ = pair
+    tag = tags.read(toy.tree, "classifier#prod#4")[0]
+    for namespace in ("theirs", "written"):
+        git("update-ref", f"refs/ratchet/{namespace}/{tag.name}", tag.oid, cwd=toy.tree)
+    assert settled(pair) == []
+
+
 def refuse(origin: Path, message: str = "GitLab: You are not allowed to create this tag as it is protected.") -> Path:
     hook = origin / "hooks/pre-receive"
     hook.write_text(f'#!/bin/sh\necho x >> {origin}/attempts\necho "{message}" >&2\nexit 1\n')
@@ -330,7 +351,9 @@ def test_killed_between_the_two_references(pair: tuple[Toy, Toy]) -> None:
     tag = tags.make(toy.tree, "classifier#prod#5", version.commit, text, [])
     git("update-ref", publication.PENDING + tag.name, tag.oid, cwd=toy.tree)
     assert toy.serves() == "v1.0.3"
-    assert settled(pair) == []
+    disconnect(toy)
+    assert rollback.fn(toy.tree, "prod").version == "v1.0.2"  # one step, under the number of the other
+    assert settled(pair) == [("rollback", "v1.0.2")]
 
 
 def test_gto_reads_a_settled_history(pair: tuple[Toy, Toy]) -> None:

@@ -127,7 +127,7 @@ def check(toys: list[Toy], before: int) -> list[str]:
     assert refs(toys[0].tree) == refs(toys[1].tree) == refs(origin)
     for toy in toys:
         # a toy's weights do not load
-        assert [finding for finding in verify(toy.tree) if "no card of a model" not in finding.message] == []
+        assert [finding for finding in verify(toy.tree) if "the card of a model" not in finding.message] == []
     history = toys[0].registry.history("prod")
     check_steps(history)
     return [entry.reason for entry in history[before:] if "again" not in entry.tag.data]
@@ -160,19 +160,53 @@ def race(folder: Path, rollbacks: int, promotions: int) -> None:
     assert all("done" in worker.lines() for worker in loops)
 
 
+@pytest.mark.fault(37, 39)
 def test_rollbacks_beside_four_loops(tmp_path: Path) -> None:
     race(tmp_path, rollbacks=5, promotions=12)
 
 
+@pytest.mark.soak
 @pytest.mark.long
+@pytest.mark.fault(37, 39)
 @pytest.mark.timeout(3600)
 def test_two_hundred_rollbacks_beside_four_loops(tmp_path: Path) -> None:
     race(tmp_path, rollbacks=100, promotions=205)
 
 
+def publish(tree: Path, count: int) -> None:
+    for turn in range(count):
+        Toy(tree).release(f"{tree.name} {turn}")
+        say(turn)
+
+
+def publications(folder: Path, count: int) -> None:
+    """Two machines register and promote `count` versions each, at the same time."""
+    toys = clones(folder, versions=0, promotions=0)
+    workers = [Worker(folder, publish, toy.tree, count) for toy in toys]
+    assert [worker.join() for worker in workers] == [0, 0]
+    check(toys, 0)
+    registry = toys[0].registry
+    assert len({version.weights_sha256 for version in registry.versions()}) == 2 * count
+    assert [entry.action for entry in registry.history("prod")] == ["promote"] * 2 * count
+
+
+@pytest.mark.fault(9)
+def test_two_machines_publish_at_once(tmp_path: Path) -> None:
+    publications(tmp_path, 2)
+
+
+@pytest.mark.soak
+@pytest.mark.long
+@pytest.mark.fault(9)
+@pytest.mark.timeout(900)
+def test_fifty_pairs_of_publications_at_once(tmp_path: Path) -> None:
+    publications(tmp_path, 50)
+
+
 # ── one fault at a time ─────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.fault(37)
 def test_a_fetch_that_prunes_tags_does_not_lose_a_rollback_that_is_not_pushed(tmp_path: Path) -> None:
     here, there = clones(tmp_path, versions=3, promotions=3)
     git("remote", "set-url", "origin", str(tmp_path / "unmounted"), cwd=here.tree)
