@@ -197,6 +197,56 @@ def test_killed_at_random_moments_it_ends_bit_equal(pictures: Path, tmp_path: Pa
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
+TOGETHER = """
+import os, sys
+from pathlib import Path
+import tasks.train as verb
+from tasks.errors import Busy
+from tests.learning.samples import chosen
+home, *trees = map(Path, sys.argv[1:])
+verb.scratch = lambda tree: home
+params = chosen(train__epochs=1)
+
+def run(tree):
+    try:
+        verb.train.fn(params, tree)
+        return 0
+    except Busy as error:
+        print("BUSY", error, flush=True)
+        return error.exit_code
+
+children = []
+for tree in trees:
+    children.append(os.fork())
+    if not children[-1]:
+        code = 1
+        try:
+            code = run(tree)
+        finally:
+            os._exit(code)
+print("CODES", *(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_runs_of_one_key_at_once_end_well_or_busy_with_equal_weights(
+    pictures: Path, tmp_path: Path, trained: Trainer
+) -> None:
+    trees = [shutil.copytree(pictures, tmp_path / name) for name in "abc"]
+    output = ended(started(["-c", TOGETHER, str(tmp_path / "home"), *map(str, trees)], tmp_path), 0)
+    codes = [int(code) for code in output.splitlines()[-1].split()[1:]]
+    assert set(codes) <= {0, 75}, output
+    assert 0 in codes, output
+    busy = [line for line in output.splitlines() if line.startswith("BUSY")]
+    assert len(busy) == codes.count(75)
+    assert all(
+        re.match("BUSY a training of the same model on the same data, in .* is busy: process", line) for line in busy
+    )
+    alone = trained(shutil.copytree(pictures, tmp_path / "alone"), train__epochs=1)["models/classifier.pt"]
+    for tree, code in zip(trees, codes, strict=True):
+        assert code == 75 or (tree / "models/classifier.pt").read_bytes() == alone
+    assert not list((tmp_path / "home/.checkpoints").iterdir())
+
+
 FULL = """
 import sys
 from pathlib import Path
