@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import BIN, Checkout
 from tests.flows.standing import stage_processes, until
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [4, 20])
+def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
+    copy: Checkout, tmp_path: Path, count: int
+) -> None:
+    copy.set(margin="0.9")
+    copy.commit("Let everything through")
+    settings = ["--set", "train.seed=7", "--set", "gate.max_shrink=1"]
+    command = [str(BIN / "python"), "-m", "flows", "train", "--json", *settings]
+    with contextlib.ExitStack() as stack:
+        texts = [stack.enter_context((tmp_path / f"{number}.txt").open("w+")) for number in range(2 * count)]
+        outputs = list(zip(texts[::2], texts[1::2], strict=True))
+        runs = [subprocess.Popen(command, cwd=copy.path, stdout=out, stderr=err) for out, err in outputs]
+        codes = [run.wait(1800) for run in runs]
+        summaries = []
+        for code, (out, err) in zip(codes, outputs, strict=True):
+            out.seek(0)
+            err.seek(0)
+            lines = err.read().splitlines()
+            if code == 0:
+                summaries.append(json.loads(out.read()))
+            else:
+                assert code == 75, lines
+                assert len(lines) == 1 and "is busy: process" in lines[0]
+    print(f"{len(summaries)} of {count} ended well: {sorted(summary['name'] for summary in summaries)}")
+    assert len({(summary["accuracy"], summary["loss"]) for summary in summaries}) == 1
+    assert [summary["version"] for summary in summaries if summary["version"]] == ["v1.0.1"]
+    assert [entry["version"] for entry in copy.json("versions")] == ["v1.0.1", "v1.0.0"]
+    assert not list((copy.path / ".checkpoints").iterdir())
+    assert [path.name for path in (copy.path / ".runs").iterdir()] == ["reports"]
+    assert len(copy.git("worktree", "list").splitlines()) == 1
+    assert not list(copy.path.rglob(".ratchet-*"))
+    copy.ratchet("verify")
 
 
 @pytest.mark.fault(19)
