@@ -211,7 +211,6 @@ def test_killed_and_run_again(tmp_path: Path, template: Place, command: str) -> 
 
 
 @pytest.mark.soak
-@pytest.mark.soak
 @pytest.mark.long
 @pytest.mark.fault(2)
 @pytest.mark.timeout(3600)
