@@ -53,8 +53,8 @@ SEED ?= 0
 test-long: $(STAMP)  ## run the long tests: kills, soaks, races (a slice of them: SEED=1 SECONDS=600)
 	@$(BIN)/python -m pytest -m long --timeout 3600 --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS))
 
-mutants: $(STAMP)  ## change one place of the code at a time: do the tests notice? GROUP=gate SAMPLE=50
-	@$(BIN)/python tests/mutants.py $(GROUP) --sample $(or $(SAMPLE),50) --seed $(or $(SEED),0)
+mutants: $(STAMP)  ## make one mistake at a time in the code: do the tests notice? GROUP=gate SAMPLE=50
+	@$(BIN)/python -m tests.mutants $(GROUP) $(FOLDER) --sample $(or $(SAMPLE),50) --seed $(SEED) $(MUTANTS)
 
 check: $(STAMP)  ## style and types
 	@$(BIN)/ruff check
