@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need the trained repository, so that `tests/mutants.py` can leave them out."""
+    """Mark the tests that need the trained repository, so that `make mutants` can leave them out."""
     for item in items:
         if "released" in getattr(item, "fixturenames", ()):
             item.add_marker("trains")
