@@ -29,6 +29,9 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
         texts = [stack.enter_context((tmp_path / f"{number}.txt").open("w+")) for number in range(2 * count)]
         outputs = list(zip(texts[::2], texts[1::2], strict=True))
         runs = [subprocess.Popen(command, cwd=copy.path, stdout=out, stderr=err) for out, err in outputs]
+        for run in runs:
+            stack.callback(run.wait)
+            stack.callback(run.kill)
         codes = [run.wait(1800) for run in runs]
         summaries = []
         for code, (out, err) in zip(codes, outputs, strict=True):
