@@ -80,13 +80,16 @@ def _modules(group: str) -> list[str]:
 def _planted() -> list[Mutant]:
     """The mistakes planted by hand, each at the only place of its old text."""
     sources = {path: source(path) for path in _code()}
-    results = []
+    results, stale = [], []
     for entry in config()[PLANTED]:
         old, name = entry["old"], entry["name"]
         places = [path for path, text in sources.items() for _ in range(text.count(old))]
-        if len(places) != 1:
-            sys.exit(f"{CONFIG}: the old text of {name!r} is in {len(places)} places; correct it")
-        results.append(mistakes.hand_written(places[0], sources[places[0]], old, entry["new"], name))
+        if len(places) == 1:
+            results.append(mistakes.hand_written(places[0], sources[places[0]], old, entry["new"], name))
+        else:
+            stale.append(f"{name} ({len(places)} places)")
+    if stale:
+        sys.exit(f"{CONFIG}: the old text must be in one place; correct {', '.join(stale)}")
     return results
 
 
