@@ -25,6 +25,8 @@ from tasks.params import Params
 from tasks.prepare import prepare
 from tasks.refresh import refresh
 from tasks.validate import validate
+from tasks.versions import repository
+from tasks.versions.git import git
 from tests.data.samples import image_file, pictures
 
 pytest_plugins = ["tests.data.fixtures"]
@@ -307,3 +309,30 @@ def test_a_changed_source_takes_nothing_old_from_the_memo(
     shutil.rmtree(tree / ".memo")
     run(configured(source | change), tree)
     assert outputs(tree) == seen != before
+
+
+def test_a_rerun_takes_nothing_from_a_memo_that_is_wrong_throughout(
+    tree: Path, tmp_path: Path, configured: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git("add", "params.yaml", cwd=tree)
+    git("-c", "user.name=Ada", "-c", "user.email=ada@localhost", "commit", "--quiet", "-m", "Start", cwd=tree)
+    repository.add_worktree(tree, tmp_path / "rerun", "HEAD")
+    for folder in (tree, tmp_path / "rerun"):
+        (folder / "data/incoming").mkdir(parents=True)
+        table = pa.table({"x": np.arange(24.0), "label": ["a", "b"] * 12})
+        pq.write_table(table, folder / "data/incoming/a.parquet")
+    source = {"type": "parquet", "path": "data/incoming", "label": "label", "image": None, "features": ["x"]}
+    params = configured(source)
+    run(params, tree)
+    manifests = list((tree / ".memo").glob("*/*/manifest.json"))
+    assert {manifest.parts[-3] for manifest in manifests} == {"ingest", "validate", "prepare"}
+    for manifest in manifests:
+        digests = json.loads(manifest.read_text())
+        for name in digests:
+            (manifest.parent / name).unlink()  # a shard of data/raw may be the same file
+            (manifest.parent / name).write_bytes(b"wrong")
+            digests[name] = sha256(manifest.parent / name)
+        manifest.write_text(json.dumps(digests))
+    monkeypatch.setenv(repository.ALONE, "1")
+    run(params, tmp_path / "rerun")
+    assert outputs(tmp_path / "rerun") == outputs(tree)
