@@ -127,7 +127,8 @@ class Killer:
         worker.wait_for_start()
         time.sleep(self.random.random() * self.seconds[command])
         worker.kill(group=self.random.random() < 0.5)
-        worker.join()
+        # three of four kills are to come before the end, however busy the machine is
+        self.seconds[command] *= 0.85 if worker.join() == 0 else 1.05
         state = self.state(place, command)
         self.outcomes.setdefault(command, []).append(state)
         self.check_whole(place)
