@@ -15,6 +15,7 @@ import pytest
 from tasks import stage
 from tests.conftest import ROOT, Checkout, Second, duplicate
 from tests.test_rooms import MODULES, closure
+from tests.versions.test_texts import REASONS
 
 STAGES = ["ingest", "validate", "prepare", "train", "evaluate"]
 
@@ -125,6 +126,21 @@ def test_no_run_undoes_a_rollback(second: Second, tmp_path: Path) -> None:
         again = copy.json("train", "--set", "train.seed=1")
         assert (again["version"], again["serves"]) == (None, "v1.0.0")
         assert copy.json("promote", "v1.0.1")["version"] == "v1.0.1"
+
+
+@pytest.mark.long
+@pytest.mark.fault(30, 35)
+@pytest.mark.timeout(1200)
+def test_no_run_undoes_a_rollback_whatever_its_reason(second: Second, tmp_path: Path) -> None:
+    for copy in duplicate(second.checkout, tmp_path / "copy"):
+        for reason in REASONS[:9:2] + REASONS[-7:-4]:
+            assert copy.json("rollback", f"--reason={reason}")["reason"] == reason
+            again = copy.json("train", "--set", "train.seed=1")  # it makes the weights of v1.0.1
+            assert (again["version"], again["serves"]) == (None, "v1.0.0")
+            spans = copy.json("history")
+            assert (spans[-1]["action"], spans[-1]["reason"]) == ("rollback", reason)
+            copy.ratchet("history")
+            assert copy.json("promote", "v1.0.1", f"--reason={reason}")["version"] == "v1.0.1"
 
 
 @pytest.mark.fault(26)

@@ -116,7 +116,7 @@ class Killer:
         worker = Worker(place.folder, run, place.toy.tree, command)
         worker.wait_for_start()
         started = time.monotonic()
-        assert worker.join() == 0
+        worker.succeed()
         self.seconds[command] = time.monotonic() - started
         assert self.state(place, command) == "new"
         shutil.rmtree(folder)
@@ -133,12 +133,10 @@ class Killer:
         self.outcomes.setdefault(command, []).append(state)
         self.check_whole(place)
         if state == "old" or command != "rollback":
-            again = Worker(place.folder, run, place.toy.tree, command)
-            assert again.join() == 0
+            Worker(place.folder, run, place.toy.tree, command).succeed()
         else:
             push(place.toy.params, place.toy.tree)  # the next command that reaches the remote
         assert self.state(place, command) == "new"
-        self.check_whole(place)
         self.check_finished(place, command)
         shutil.rmtree(folder)
 
@@ -207,9 +205,9 @@ def kills(folder: Path, template: Place, command: str, count: int, seed: int = 0
 
 
 @pytest.mark.fault(2)
-@pytest.mark.parametrize("command", ["adopt", "rollback"])
-def test_killed_and_run_again(tmp_path: Path, template: Place, command: str) -> None:
-    kills(tmp_path, template, command, count=3, seed=1)
+@pytest.mark.parametrize(("command", "count"), [("adopt", 1), ("rollback", 2)])
+def test_killed_and_run_again(tmp_path: Path, template: Place, command: str, count: int) -> None:
+    kills(tmp_path, template, command, count, seed=1)
 
 
 @pytest.mark.soak

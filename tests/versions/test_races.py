@@ -135,7 +135,7 @@ def check(toys: list[Toy], before: int) -> list[str]:
 
 def race(folder: Path, rollbacks: int, promotions: int) -> None:
     """Roll back from both clones, `rollbacks` times each, beside four loops that change the same state."""
-    toys = clones(folder, versions=6, promotions=promotions)
+    toys = clones(folder, versions=4, promotions=promotions)
     trees, stop = [toy.tree for toy in toys], folder / "stop"
     works = [fetch, promote_next, push_everything, collect_garbage]
     loops = [Worker(folder, loop, stop, trees, work) for work in works]
@@ -143,7 +143,8 @@ def race(folder: Path, rollbacks: int, promotions: int) -> None:
         worker.wait_for_start()
     with until(stop, *loops):
         workers = [Worker(folder, roll_back, tree, rollbacks) for tree in trees]
-        codes = [worker.join(3600) for worker in workers]
+        for worker in workers:
+            worker.succeed(3600)
     results = [line for worker in workers for line in worker.lines()[1:]]
     seconds = sorted(took_s for _, _, took_s, _ in results)
     print(f"\n{len(results)} rollbacks: median {seconds[len(seconds) // 2]} s, at most {seconds[-1]} s")
@@ -151,7 +152,6 @@ def race(folder: Path, rollbacks: int, promotions: int) -> None:
     for work, worker in zip(works, loops, strict=True):
         lines = worker.lines()[1:]
         print(f"{work.__name__}: {lines.count('done')} done, errors {[line for line in lines if line != 'done']}")
-    assert codes == [0, 0]
     reasons = check(toys, promotions)
     expected = sorted(f"rollback {tree.name} {turn}" for tree in trees for turn in range(rollbacks))
     assert sorted(reason for reason in reasons if reason.startswith("rollback")) == expected
@@ -162,7 +162,7 @@ def race(folder: Path, rollbacks: int, promotions: int) -> None:
 
 @pytest.mark.fault(37, 39)
 def test_rollbacks_beside_four_loops(tmp_path: Path) -> None:
-    race(tmp_path, rollbacks=5, promotions=12)
+    race(tmp_path, rollbacks=3, promotions=8)
 
 
 @pytest.mark.soak
@@ -183,7 +183,8 @@ def publications(folder: Path, count: int) -> None:
     """Two machines register and promote `count` versions each, at the same time."""
     toys = clones(folder, versions=0, promotions=0)
     workers = [Worker(folder, publish, toy.tree, count) for toy in toys]
-    assert [worker.join() for worker in workers] == [0, 0]
+    for worker in workers:
+        worker.succeed()
     check(toys, 0)
     registry = toys[0].registry
     assert len({version.weights_sha256 for version in registry.versions()}) == 2 * count

@@ -30,6 +30,7 @@ REASONS = [
     "\x85\u2028\u2029\ufeff",
     "zurückgerollt, 回滚, откат, ロールバック, تراجع 🔥👩‍🚒",
     "-----BEGIN PGP SIGNATURE-----\n\nabc\n-----END PGP SIGNATURE-----\n",
+    "-rf --to v1.0.0",
     "Signed-off-by: Ada <ada@localhost>",
     "[bold]worse[/bold] [/] :fire:",
     " ",
@@ -63,6 +64,22 @@ def test_the_data_of_a_tag_survives_any_reason(reason: str) -> None:
     assert tags.Tag("classifier#prod#1", "", "", 0, "", text).data == tags.FORMAT.stamped(data)
     first = text.find("\n{\n")  # where a reader looked who takes the first such line
     assert json.loads(text[first:]) == tags.FORMAT.stamped(data)
+
+
+def test_git_keeps_any_reason(toy: Toy) -> None:
+    version = toy.release("a")
+
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(reason=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+    def check(reason: str) -> None:
+        data = {"action": "promote", "version": version.name, "reason": reason}
+        tag = tags.make(toy.tree, "classifier#prod#2", version.commit, tags.message("x", [reason], data), [])
+        git("update-ref", "refs/tags/classifier#prod#2", tag.oid, cwd=toy.tree)
+        entry = toy.registry.assignment("prod")
+        assert entry is not None
+        assert (entry.counter, entry.action, entry.reason) == (2, "promote", reason)
+
+    check()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,11 @@ class Worker:
         assert code is not None, f"{self._process} is still running after {timeout_s:.0f} s"
         return code
 
+    def succeed(self, timeout_s: float = 600) -> None:
+        """Wait for its end, which has to be one without an error."""
+        code = self.join(timeout_s)
+        assert code == 0, self.lines()[-1]
+
 
 def say(value: object) -> None:
     """Write a line to the log of the worker that this is called in."""
@@ -62,7 +67,11 @@ def _run(log: Path, work: Callable[..., object], arguments: tuple[object, ...]) 
     _log = log
     os.setsid()
     say("started")
-    work(*arguments)
+    try:
+        work(*arguments)
+    except BaseException as error:
+        say(f"{type(error).__name__}: {error}")
+        raise
 
 
 @contextlib.contextmanager
@@ -72,5 +81,5 @@ def until(stop: Path, *workers: Worker) -> Iterator[None]:
         yield
     finally:
         stop.touch()
-        codes = [worker.join() for worker in workers]
-    assert codes == [0] * len(workers)
+        for worker in workers:
+            worker.succeed()
