@@ -68,9 +68,7 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
         Busy: others were faster, again and again.
     """
     if not push_to:
-        with locked(tree):
-            wanted = draft()
-            return None if wanted is None else _write(tree, wanted.make(tree))
+        return _publish_here(tree, draft)
     last: Tag | None = None
     with locked(tree, name=_TURN):
         for _ in range(_TRIES):
@@ -102,9 +100,17 @@ def turn(tree: Path, patience_s: float) -> Iterator[bool]:
         yield acquired
 
 
-def _write(tree: Path, tag: Tag) -> Tag:
-    tags.write(tree, tag.name, tag.oid)
-    return tag
+def _publish_here(tree: Path, draft: Callable[[], Draft | None]) -> Tag | None:
+    for _ in range(_TRIES):
+        with locked(tree):
+            wanted = draft()
+            if wanted is None:
+                return None
+            tag = wanted.make(tree)
+            with contextlib.suppress(Rejected):  # somebody's `git fetch` brought a tag of that name
+                tags.write(tree, tag.name, tag.oid)
+                return tag
+    raise Busy(f"{_TRIES} others were faster; repeat the command")
 
 
 def _take_over(tree: Path, push_to: str, tag: Tag) -> None:

@@ -221,3 +221,52 @@ def test_a_fetch_that_prunes_tags_does_not_lose_a_rollback_that_is_not_pushed(tm
     assert here.serves() == there.serves() == "v1.0.1"
     assert [entry.reason for entry in there.registry.history("prod")][3:] == ["worse"]
     assert publication.pending(here.tree) == []
+
+
+@pytest.mark.fault(37)
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_a_promotion_is_fetched_between_any_two_reads(toy: Toy, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Whatever a command has read by then, what it writes follows from all that is below its number."""
+    names = [toy.register(f"weights {number}").name for number in range(4)]
+    for name in itertools.islice(itertools.cycle(names), 16):
+        promote.fn(toy.tree, name, "prod")
+    reads = 0
+    real = {"names": tags.names, "read": tags.read}
+
+    def arrive() -> None:
+        last, counter = toy.registry.position("prod")
+        assert last is not None
+        name = names[(names.index(last.version) + 1) % len(names)]
+        data = {"action": "promote", "version": name, "under": last.counter, "reason": f"from there {counter}"}
+        commit = toy.registry.find(name).commit
+        tag = tags.make(toy.tree, f"classifier#prod#{counter}", commit, tags.message("x", [], data), [last.tag])
+        tags.write(toy.tree, tag.name, tag.oid)
+
+    def counted(kind: str) -> Callable[..., object]:
+        def function(*arguments: object, **options: object) -> object:
+            nonlocal reads
+            reads += 1
+            result = real[kind](*arguments, **options)  # type: ignore[operator]
+            if reads == moment:
+                with monkeypatch.context() as patched:
+                    for kind_, read in real.items():
+                        patched.setattr(tags, kind_, read)
+                    arrive()
+            return result
+
+        return function
+
+    for moment in itertools.count(1):
+        reads = 0
+        with monkeypatch.context() as patched:
+            for kind in real:
+                patched.setattr(tags, kind, counted(kind))
+            if command == "rollback":
+                rollback.fn(toy.tree, "prod", reason=f"by here {moment}")
+            else:
+                # not what serves, and not what arrives
+                promote.fn(toy.tree, names[(names.index(str(toy.serves())) + 2) % 4], "prod")
+        check_steps(toy.registry.history("prod"))
+        if reads < moment:
+            break
+    assert moment > 5
