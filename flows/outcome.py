@@ -79,7 +79,7 @@ def ended(
         seconds=seconds,
     )
     artifacts.leave(summary, place.tree / "reports")
-    if version:
+    if version and version.changed:
         artifacts.registered(summary)
     if service and service.changed:
         artifacts.assigned(service)

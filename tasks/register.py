@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _publish(
     tag = publication.publish(tree, push_to, draft)
     if tag is None:
         assert known is not None
-        return known
+        return replace(known, changed=False)
     return registry.find(tag.name)
 
 

@@ -28,7 +28,7 @@ class Version:
 
     tag: Tag
     cancels: tuple[Tag, ...] = ()
-    changed: bool = True  # False: a withdrawal or reinstatement found it in that state, and nothing was written
+    changed: bool = True  # False: the command found it in that state, and nothing was written
 
     @cached_property
     def withdrawn(self) -> Tag | None:

@@ -17,7 +17,7 @@ from tests.flows.standing import stage_processes, until
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [4, 20])
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.soak)])
 def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
     copy: Checkout, tmp_path: Path, count: int
 ) -> None:
