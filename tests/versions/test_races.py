@@ -98,6 +98,7 @@ def check_steps(history: list[Assignment]) -> None:
     """Each rollback goes back to what served before, of the state that it saw: a stack of names says which."""
     stacks: dict[int, list[str]] = {0: []}  # by counter: what is in service after it, and under that
     originals: dict[tuple[str, int], int] = {}  # who used a number that another machine had used, and its new number
+    counters = [entry.counter for entry in history]
     last = 0
     for entry in history:
         who = entry.reason.split()[1] if entry.reason else ""
@@ -114,9 +115,14 @@ def check_steps(history: list[Assignment]) -> None:
         else:
             while stack[-1] == stacks[seen][-1]:
                 stack.pop()
-        assert stack[-1] == entry.version, (entry.counter, entry.as_dict())
+        assert stack[-1] == entry.version, "\n".join(map(line, history[: counters.index(entry.counter) + 1][-15:]))
         stacks[entry.counter] = stack
         last = entry.counter
+
+
+def line(entry: Assignment) -> str:
+    origin = {key: entry.tag.data[key] for key in ("was", "again") if key in entry.tag.data}
+    return f"{entry.counter} {entry.action} {entry.version} over {entry.under} {origin or ''} {entry.reason}"
 
 
 def check(toys: list[Toy], before: int) -> list[str]:
