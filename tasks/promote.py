@@ -104,6 +104,8 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
     problem = _exchanged(tree, push_to)
     has_gap = False
     for attempt in range(1, _TRIES + 1):
+        if push_to:
+            publication.restore(tree)  # a fetch that prunes tags may run all the time
         try:
             change = _rolled_back(tree, environment, to)
         except _Gap:

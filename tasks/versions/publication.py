@@ -183,7 +183,7 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
         return ""
     with contextlib.ExitStack() as stack:
         for _ in range(_TRIES):
-            _restore(tree)
+            restore(tree)
             _fetch(tree, remote, deadline)
             if not pending(tree):
                 _forget(tree)
@@ -258,7 +258,7 @@ def differences(tree: Path, there: Mapping[str, str]) -> tuple[set[tuple[str, st
     return {each for each in differing if each[0] not in own}, own
 
 
-def _restore(tree: Path) -> None:
+def restore(tree: Path) -> None:
     """Write pending tags again that somebody's `git fetch` pruned; forget those that were never in force."""
     if not _absent(tree):
         return

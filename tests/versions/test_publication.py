@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -302,6 +303,91 @@ def test_a_lost_race_is_decided_again(
             assert (done.version, done.unpushed) == ("v1.0.3", "")
     expected = {"promote": ("promote", "v1.0.1"), "rollback": ("rollback", "v1.0.3")}[operation]
     assert settled(pair) == [("promote", "v1.0.0"), expected]
+
+
+def test_the_last_lost_race_leaves_the_rollback_to_be_settled(
+    pair: tuple[Toy, Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, other = pair
+    script = tmp_path / "other.py"
+    script.write_text(OTHER)
+    variables = [f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
+    command = shlex.join(["env", *variables, sys.executable, str(script), str(other.tree)])
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.promote._TRIES", 1)
+        interfere(patched, tmp_path, "push", before=command)
+        done = rollback.fn(toy.tree, "prod")
+    assert (done.version, done.unpushed) == ("v1.0.2", "")
+    assert settled(pair)[:2] == [("promote", "v1.0.0"), ("rollback", "v1.0.2")]
+    assert toy.registry.history("prod")[5].tag.data["was"] == 5
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_only_what_nothing_followed_is_taken_back(pair: tuple[Toy, Toy], in_turn: bool) -> None:
+    """A higher number is another machine's if nothing was published from here meanwhile."""
+    toy, other = pair
+    disconnect(toy)
+    rollback.fn(toy.tree, "prod")
+    (tag,) = publication.pending(toy.tree)
+    promote.fn(other.tree, "v1.0.0", "staging")  # number 5 there
+    promote.fn(other.tree, "v1.0.1", "staging")
+    connect(toy)
+    refspec = "refs/tags/classifier#staging#6:refs/tags/classifier#staging#6"
+    git("fetch", "--quiet", "--no-tags", "origin", refspec, cwd=toy.tree)
+    assert publication.take_back(toy.tree, tag, in_turn) == in_turn
+    assert [left.name for left in publication.pending(toy.tree)] == ([] if in_turn else [tag.name])
+    assert toy.serves() == ("v1.0.3" if in_turn else "v1.0.2")
+    assert toy.serves("staging") == "v1.0.1"
+
+
+def test_a_tag_that_differs_only_for_a_moment_is_not_a_fault(
+    pair: tuple[Toy, Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a rollback that is being taken back. One that stays was moved by hand."""
+    toy, other = pair
+    promote.fn(other.tree, "v1.0.0", "prod")
+    here = tags.read(toy.tree, "classifier#prod#4")[0]
+    git("update-ref", "refs/tags/classifier#prod#5", here.oid, cwd=toy.tree)
+    with pytest.raises(tags.Moved, match="a tag differs here and on origin"):
+        publication.sync(toy.tree, "origin")
+    real = publication.differences
+
+    def then_it_goes(*arguments: Any) -> Any:
+        result = real(*arguments)
+        git("update-ref", "-d", "refs/tags/classifier#prod#5", cwd=toy.tree)
+        return result
+
+    monkeypatch.setattr(publication, "differences", then_it_goes)
+    publication.sync(toy.tree, "origin")
+    assert toy.serves() == "v1.0.0"
+    git("update-ref", "refs/tags/classifier#prod#5", here.oid, cwd=toy.tree)
+    toy.set("register.push_to", "")
+    assert push(toy.params, toy.tree, to="origin").tags == []
+
+
+def test_a_push_that_loses_a_race_is_repeated(
+    pair: tuple[Toy, Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, _ = pair
+    git("init", "--quiet", "--bare", str(tmp_path / "backup.git"), cwd=tmp_path)
+    lost = "printf '!\\trefs/tags/x:refs/tags/x\\t[rejected] (already exists)\\n'; exit 1"
+    with monkeypatch.context() as patched:
+        interfere(patched, tmp_path, "push", before=lost)
+        pushed = push(toy.params, toy.tree, to=str(tmp_path / "backup.git")).tags
+    assert (tmp_path / "once").exists()
+    assert len(pushed) == len(set(pushed)) == 8
+    assert refs(tmp_path / "backup.git") == refs(toy.tree)
+
+
+def test_what_is_pending_is_pushed_to_no_other_remote(pair: tuple[Toy, Toy], tmp_path: Path) -> None:
+    """Its number may still change."""
+    toy, _ = pair
+    git("init", "--quiet", "--bare", str(tmp_path / "backup.git"), cwd=tmp_path)
+    disconnect(toy)
+    rollback.fn(toy.tree, "prod")
+    push(toy.params, toy.tree, to=str(tmp_path / "backup.git"))
+    there = {ref.split()[0] for ref in refs(tmp_path / "backup.git")}
+    assert {ref.split()[0] for ref in refs(toy.tree)} - there == {"refs/tags/classifier#prod#5"}
 
 
 @pytest.fixture
