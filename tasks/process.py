@@ -323,7 +323,7 @@ def locked(file: Path, what: str, wait_s: float = LOCK_WAIT_S, create: bool = Tr
 
     Raises:
         Busy: another process holds the lock; the message names it.
-        FileNotFoundError: there is no such file, with `create=False`.
+        FileNotFoundError: `file` is missing and `create` is False.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

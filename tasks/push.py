@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import RemoteRefused, VersionError
+from tasks.errors import Busy, RemoteRefused, VersionError
 from tasks.params import Params
 from tasks.versions import pipeline, publication, remote, tags
 from tasks.versions.git import Rejected
@@ -54,7 +54,7 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
     if not to and not remote.configured(tree):
         raise VersionError("there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to")
     if to:
-        _unmoved(tree, to)
+        _unmoved(tree, to)  # before the upload, which may take hours
     # no lock: versions are immutable, and a rollback must not wait for an upload
     objects = sum(remote.push(tree, pipeline.of_commit(tree, version.commit).outputs) for version in chosen)
     commits = {version.commit for version in chosen}
@@ -91,7 +91,7 @@ def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
 def _unmoved(tree: Path, to: str) -> dict[str, str]:
     """The registry's tags on the git remote, once none is known to differ from ours."""
     before: set[tuple[str, str, str]] = set()
-    while True:
+    for _ in range(_TRIES):
         there = tags.listed(tree, to)
         differing, _ = publication.differences(tree, there)
         if not differing:
@@ -103,3 +103,4 @@ def _unmoved(tree: Path, to: str) -> dict[str, str]:
                 f"{differ} on {to}: moved by hand, here or there; for details, run `ratchet verify --all`"
             )
         before = differing  # seen once, it may be a rollback that is being taken back
+    raise Busy(f"the tags on {to} change all the time; repeat the command")

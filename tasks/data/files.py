@@ -26,12 +26,11 @@ _PREFIX = ".ratchet-"  # of temporary folders; none of these is ever a user's
 
 
 @contextmanager
-def writing(path: Path, sync: bool = True) -> Iterator[Path]:
+def writing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that replaces it when the block succeeds; otherwise it is deleted.
 
     The block makes a file or a folder at that name. Everything in it is synced to disk before it is
-    renamed, except with `sync=False`, for what is checked by its hash before each use. Of two that
-    write the same path at once the later one stays.
+    renamed. Of two that write the same path at once the later one stays.
 
     Raises:
         RatchetError: the disk is full.
@@ -41,11 +40,10 @@ def writing(path: Path, sync: bool = True) -> Iterator[Path]:
         new = holder / path.name
         yield new
         for file in [new] if new.is_file() else new.rglob("*"):
-            if sync and file.is_file():
+            if file.is_file():
                 _sync(file)
         replace(new, path, holder)
-        if sync:
-            _sync(path.parent)
+        _sync(path.parent)
 
 
 def replace(new: Path, path: Path, holder: Path) -> None:

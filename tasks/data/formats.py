@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -37,7 +37,8 @@ class Format:
         """
         if not isinstance(content, Mapping):
             raise self.error(f"{where} does not hold {self.name}: it is not a JSON object; {self.again}")
-        number, needed = (_number(content.get(key, 1)) for key in ("format", "needs_format"))
+        number = _number(content.get("format", 1))
+        needed = _number(content.get("needs_format", 1))
         if number is None or needed is None:
             raise self.error(
                 f"{where} does not hold {self.name}: its format number is not a whole number; {self.again}"
@@ -51,14 +52,20 @@ class Format:
             )
         return number
 
-    def require(self, content: Mapping[str, Any], fields: tuple[str, ...], where: object) -> None:
-        """Raise `error` if one of the fields without which nothing can be read is missing."""
+    def require(self, content: object, names: tuple[str, ...], where: object) -> Mapping[str, Any]:
+        """`content`, once it is known that it can be read and has the fields `names`.
+
+        Raises:
+            `error`: as `of`, or one of these fields is missing.
+        """
         number = self.of(content, where)
-        missing = [field for field in fields if field not in content]
+        assert isinstance(content, Mapping)
+        missing = [name for name in names if name not in content]
         if missing and number > self.number:
             raise self.error(self.newer(where, number, f"lacks {', '.join(missing)}"))
         if missing:
             raise self.error(f"{where} does not hold {self.name}: it lacks {', '.join(missing)}; {self.again}")
+        return content
 
     def newer(self, where: object, number: int, problem: str) -> str:
         """The message about a newer format that cannot be understood."""
@@ -68,9 +75,20 @@ class Format:
         )
 
 
-VALIDATION = Format(
-    "a validation report", 1, "run `dvc repro validate`"
-)  # here, since the steps that read it do not import the stage
+# Here, since the steps that read it do not import the stage.
+VALIDATION = Format("a validation report", 1, "run `dvc repro validate`")
+
+
+def required(record: Any) -> tuple[str, ...]:
+    """The fields of a dataclass that have no default."""
+    return tuple(
+        field.name for field in fields(record) if field.default is MISSING and field.default_factory is MISSING
+    )
+
+
+def known(record: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `content` the dataclass has fields for."""
+    return {field.name: content[field.name] for field in fields(record) if field.name in content}
 
 
 def _number(value: object) -> int | None:

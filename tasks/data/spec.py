@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ import pyarrow as pa
 from tasks.data import images
 from tasks.data.columns import FEATURE, own, prefixed
 from tasks.data.files import write_json
-from tasks.data.formats import Format
+from tasks.data.formats import Format, known, required
 from tasks.errors import CorruptData
 
 # 2: prepare standardises features. 1 (no number): it left them as they were, for `Normalise`
@@ -59,10 +58,7 @@ class Spec:
         Raises:
             CorruptData: it is not a spec, or of a newer format that this Ratchet would misread.
         """
-        FORMAT.of(content, where)
-        assert isinstance(content, Mapping)
-        FORMAT.require(content, REQUIRED, where)
-        values: dict[str, Any] = {each.name: content[each.name] for each in fields(cls) if each.name in content}
+        values = known(cls, FORMAT.require(content, REQUIRED, where))
         if values["kind"] == "image":
             channels, *size = values["input_shape"]
             values = {"channels": channels, "size": size, **values}
@@ -77,7 +73,7 @@ class Spec:
         write_json(path, asdict(self))
 
 
-REQUIRED = tuple(each.name for each in fields(Spec) if each.default is each.default_factory is MISSING)
+REQUIRED = required(Spec)
 
 
 def inputs(table: pa.Table, spec: Spec) -> np.ndarray:

@@ -7,8 +7,7 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 
 from tasks.data import custom_code
 from tasks.data.files import write_json
-from tasks.data.formats import Format
+from tasks.data.formats import Format, known, required
 from tasks.data.spec import Spec
 from tasks.errors import CorruptData, CorruptModel, TrainingError
 from tasks.learning import models
@@ -50,14 +49,12 @@ class Card:
     @classmethod
     def parse(cls, content: object, where: object) -> Card:
         """From the file's content; fields that this Ratchet does not know are ignored."""
-        number = FORMAT.of(content, where)
-        assert isinstance(content, Mapping)
-        FORMAT.require(content, REQUIRED, where)
-        values = {each.name: content[each.name] for each in fields(cls) if each.name in content}
+        complete = FORMAT.require(content, REQUIRED, where)
         try:
-            card = cls(**values)
+            card = cls(**known(cls, complete))
             card.check()
         except (KeyError, TypeError, ValueError, CorruptData) as error:
+            number = FORMAT.of(content, where)
             if number > FORMAT.number:
                 raise CorruptModel(FORMAT.newer(where, number, f"cannot be understood ({error!r})")) from None
             raise CorruptModel(f"{where} does not hold {FORMAT.name}: {error!r}; {FORMAT.again}") from None
@@ -68,7 +65,7 @@ class Card:
         if not isinstance(self.architecture["name"], str):
             raise TypeError("architecture.name is not text")
         dict(self.architecture.get("arguments", {}))
-        assert self.criterion
+        _ = self.criterion
         self.parsed_spec()
 
     def write(self, path: Path) -> None:
@@ -91,7 +88,7 @@ class Card:
         return Spec.parse(self.spec)
 
 
-REQUIRED = tuple(each.name for each in fields(Card) if each.default is each.default_factory is MISSING)
+REQUIRED = required(Card)
 
 
 def load_model(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tasks.data.files import write_json
-from tasks.data.formats import Format
+from tasks.data.formats import Format, known, required
 from tasks.errors import VersionError
 
 # worse: a loss is shown at gate.confidence, but equally good models lose as much by bad luck now and then.
@@ -68,7 +68,7 @@ class Decision:
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
-REQUIRED = tuple(each.name for each in fields(Decision) if each.default is MISSING)
+REQUIRED = required(Decision)
 
 
 def write(decision: Decision, tree: Path) -> None:
@@ -84,10 +84,9 @@ def read(tree: Path) -> Decision:
     """
     file = tree / FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        FORMAT.require(content, REQUIRED, file)
-        names = [field.name for field in fields(Decision) if field.name in content]
-        return Decision(**{name: _frozen(content[name]) for name in names})
+        content = FORMAT.require(json.loads(file.read_text(encoding="utf-8")), REQUIRED, file)
+        values = known(Decision, content)
+        return Decision(**{name: _frozen(value) for name, value in values.items()})
     except FileNotFoundError:
         raise VersionError(f"{file} is missing; `python -m tasks.compare prod` writes it") from None
     except (ValueError, KeyError, TypeError) as error:

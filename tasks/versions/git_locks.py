@@ -23,24 +23,24 @@ def remove_abandoned(lock: Path, git_dir: Path) -> bool:
     running on this machine, belongs to none.
     """
     try:
-        made = lock.stat().st_mtime
+        created = lock.stat().st_mtime
     except FileNotFoundError:
         return True
-    if not lock.resolve().is_relative_to(git_dir.resolve()) or time.time() - made < _MIN_AGE_S:
+    if not lock.resolve().is_relative_to(git_dir.resolve()) or time.time() - created < _MIN_AGE_S:
         return False
-    if _is_git_as_old_as(made):
+    if _is_git_as_old_as(created):
         return False
     lock.unlink(missing_ok=True)
     return True
 
 
-def _is_git_as_old_as(made: float) -> bool:
-    """Is a git process running that started before `made` (Unix time)?"""
+def _is_git_as_old_as(created: float) -> bool:
+    """Is a git process running that started before `created` (Unix time)?"""
     import psutil
 
     for process in psutil.process_iter(["name", "create_time", "cmdline"]):
         about = process.info
         is_git = str(about["name"]).startswith("git") and "daemon" not in " ".join(about["cmdline"] or ())
-        if is_git and (about["create_time"] or 0.0) <= made + 1:
+        if is_git and (about["create_time"] or 0.0) <= created + 1:
             return True
     return False

@@ -30,6 +30,7 @@ _WRITTEN = "refs/ratchet/written/"  # those of them that were in force: one that
 _THEIRS = "refs/ratchet/theirs/"  # the remote's tags of the same names, while they are being settled
 _TURN = "ratchet-publish.lock"
 _TRIES = 20
+_OVERTAKEN = f"{_TRIES} others were faster; repeat the command"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
                 continue
             _take_over(tree, push_to, last)
             return last
-    raise Busy(f"{_TRIES} others were faster; repeat the command")
+    raise Busy(_OVERTAKEN)
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def _publish_here(tree: Path, draft: Callable[[], Draft | None]) -> Tag | None:
             with contextlib.suppress(Rejected):  # somebody's `git fetch` brought a tag of that name
                 tags.write(tree, tag.name, tag.oid)
                 return tag
-    raise Busy(f"{_TRIES} others were faster; repeat the command")
+    raise Busy(_OVERTAKEN)
 
 
 def _take_over(tree: Path, push_to: str, tag: Tag) -> None:
@@ -206,7 +207,7 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
                 continue
             except RemoteRefused as error:
                 return error.cause
-    raise Busy(f"{_TRIES} others were faster; repeat the command")
+    raise Busy(_OVERTAKEN)
 
 
 def push_pending(tree: Path, remote: str, deadline: Deadline) -> None:
@@ -228,7 +229,7 @@ def _delete_pending(tree: Path, tag: Tag) -> None:
 def _fetch(tree: Path, remote: str, deadline: Deadline) -> None:
     """Fetch, and bring the remote's tags that have the names of pending ones beside them."""
     before: set[tuple[str, str, str]] = set()
-    while True:
+    for _ in range(_TRIES):
         try:
             tags.fetch(tree, remote, deadline.left_s())
             return
@@ -241,6 +242,7 @@ def _fetch(tree: Path, remote: str, deadline: Deadline) -> None:
             if differing & before:
                 raise
             before = differing  # seen once, it may be a rollback that is being taken back
+    raise Busy(_OVERTAKEN)
 
 
 def differences(tree: Path, there: Mapping[str, str]) -> tuple[set[tuple[str, str, str]], set[str]]:
@@ -253,9 +255,9 @@ def differences(tree: Path, there: Mapping[str, str]) -> tuple[set[tuple[str, st
     with locked(tree):
         here = {tag.name: tag.oid for tag in tags.read(tree, *tags.EVERYTHING)}
         waiting = {tag.name for tag in pending(tree)}
-    differing = {(name, here[name], oid) for name, oid in there.items() if here.get(name, oid) != oid}
-    own = {name for name, *_ in differing} & waiting
-    return {each for each in differing if each[0] not in own}, own
+    differing = {name: (name, here[name], oid) for name, oid in there.items() if here.get(name, oid) != oid}
+    own = differing.keys() & waiting
+    return {entry for name, entry in differing.items() if name not in own}, own
 
 
 def restore(tree: Path) -> None:
@@ -280,15 +282,15 @@ def _absent(tree: Path) -> list[Tag]:
 
 def _forget(tree: Path) -> None:
     """Delete what a settlement left that was cut off, once nothing is pending."""
-    if not git("for-each-ref", "--count=1", _THEIRS, _WRITTEN, cwd=tree):
+    command = ("for-each-ref", "--format=%(refname) %(objectname)", _THEIRS, _WRITTEN)
+    if not git(*command, cwd=tree):
         return
     with locked(tree):
-        if not pending(tree):
-            for line in git("for-each-ref", "--format=%(refname) %(objectname)", _THEIRS, _WRITTEN, cwd=tree).split(
-                "\n"
-            ):
-                with contextlib.suppress(Rejected):
-                    git("update-ref", "-d", *line.split(), cwd=tree)
+        if pending(tree):
+            return
+        for line in git(*command, cwd=tree).splitlines():
+            with contextlib.suppress(Rejected):
+                git("update-ref", "-d", *line.split(), cwd=tree)
 
 
 # ── two assignments with one number ─────────────────────────────────────────────────────────────

@@ -43,10 +43,6 @@ def test_every_file_is_on_the_disk_before_its_name_and_then_the_name(
     with files.writing(tmp_path / "file") as file:
         file.write_text("x")
     assert [name for name, _ in synced] == ["file", tmp_path.name]
-    synced.clear()
-    with files.writing(tmp_path / "file", sync=False) as file:
-        file.write_text("x")
-    assert not synced
 
 
 def test_what_was_there_is_replaced_whole(tmp_path: Path) -> None:
@@ -111,7 +107,7 @@ def test_a_second_name_is_no_copy_where_the_file_system_can_do_it(
 def test_two_that_replace_one_folder_both_succeed(tmp_path: Path) -> None:
     def write(name: str) -> None:
         for _ in range(100):
-            with files.writing(tmp_path / "folder", sync=False) as folder:
+            with files.writing(tmp_path / "folder") as folder:
                 folder.mkdir()
                 (folder / "file").write_text(name)
 
@@ -179,7 +175,7 @@ def test_one_can_write_while_another_looks_for_leftovers(tmp_path: Path) -> None
     sweepers = [subprocess.Popen([sys.executable, "-c", code, str(area), str(stop)]) for _ in range(2)]
     try:
         for number in range(300):
-            with files.writing(area / "file", sync=False) as path:
+            with files.writing(area / "file") as path:
                 path.write_text(str(number))
             assert (area / "file").read_text() == str(number)
     finally:

@@ -47,6 +47,13 @@ def test_only_what_is_new_is_made_and_the_order_stays(made):
     assert made("c", "b") == ["c", "b"] and MADE == ["a", "b", "c"]
 
 
+def test_entries_are_not_synced_since_each_use_checks_them(made, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    assert made("a") == ["a"]
+    assert not synced
+
+
 def test_an_entry_that_was_damaged_is_made_again(made, tmp_path):
     made("a")
     (file,) = (tmp_path / "memo").glob("*/file")

@@ -134,7 +134,7 @@ def test_a_cancelled_run_saves_ends_all_it_started_and_is_gone_on_with(service: 
 def test_the_rollback_deployment_rolls_back(service: Service, run: str) -> None:
     for version in ("v1.0.0", "staging"):
         service.checkout.ratchet("promote", version, "--environment", "shadow")
-    state = service.wait(service.trigger("rollback/rollback", environment="shadow", reason="it disappoints"))
+    state = service.wait(service.trigger("rollback/rollback", environment="shadow", reason="it performs worse"))
     assert (state["name"], state["message"]) == ("Rolled back", "v1.0.0 serves in shadow again")
 
 

@@ -141,7 +141,7 @@ class Killer:
         shutil.rmtree(folder)
 
     def state(self, place: Place, command: str) -> str:
-        """Is it as before the command, as after it, or (only where that is no harm) in between?"""
+        """Whether the state is that before the command, that after it, or one in between that does no harm."""
         toy, names = place.toy, [version.name for version in place.toy.registry.versions()]
         history = [entry.version for entry in toy.registry.history("prod")]
         if command == "adopt":

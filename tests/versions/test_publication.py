@@ -283,6 +283,14 @@ promote.fn(Path(sys.argv[1]), "v1.0.0", "prod")
 """
 
 
+def promotion(other: Toy, folder: Path) -> str:
+    """The shell command by which the other machine promotes v1.0.0."""
+    script = folder / "other.py"
+    script.write_text(OTHER)
+    variables = [f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
+    return shlex.join(["env", *variables, sys.executable, str(script), str(other.tree)])
+
+
 @pytest.mark.fault(9)
 @pytest.mark.parametrize("operation", ["promote", "rollback"])
 def test_a_lost_race_is_decided_again(
@@ -290,10 +298,7 @@ def test_a_lost_race_is_decided_again(
 ) -> None:
     """Another machine promotes right before our push: the rollback goes one step back from there."""
     toy, other = pair
-    script = tmp_path / "other.py"
-    script.write_text(OTHER)
-    variables = [f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
-    command = shlex.join(["env", *variables, sys.executable, str(script), str(other.tree)])
+    command = promotion(other, tmp_path)
     with monkeypatch.context() as patched:
         interfere(patched, tmp_path, "push", before=command)
         if operation == "promote":
@@ -309,10 +314,7 @@ def test_the_last_lost_race_leaves_the_rollback_to_be_settled(
     pair: tuple[Toy, Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy, other = pair
-    script = tmp_path / "other.py"
-    script.write_text(OTHER)
-    variables = [f"PATH={os.environ['PATH']}", f"PYTHONPATH={ROOT}"]
-    command = shlex.join(["env", *variables, sys.executable, str(script), str(other.tree)])
+    command = promotion(other, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("tasks.promote._TRIES", 1)
         interfere(patched, tmp_path, "push", before=command)

@@ -279,21 +279,19 @@ def test_a_server_that_is_down_is_unreachable(tmp_path):
 
 
 @pytest.mark.fault(8)
-def test_a_cut_download_leaves_nothing(site, tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("cut", r"a.parquet"),
+        ("short", r"^a\.parquet: the download ended after 1,502 of 3,004 bytes; try again"),
+    ],
+    ids=["cut off", "short, and claims to be complete"],
+)
+def test_a_cut_download_leaves_nothing(site, tmp_path, fault, message):
     site.files["a.parquet"] = BODY
     site.etags["a.parquet"] = '"1"'
-    site.cut.add("a.parquet")
-    with pytest.raises(Unreachable, match=r"a.parquet"):
-        remote.resolve(f"{site.address}/a.parquet", tmp_path)
-    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
-
-
-@pytest.mark.fault(8)
-def test_a_short_answer_that_claims_to_be_complete_leaves_nothing(site, tmp_path):
-    site.files["a.parquet"] = BODY
-    site.etags["a.parquet"] = '"1"'
-    site.short.add("a.parquet")
-    with pytest.raises(Unreachable, match=r"^a\.parquet: the download ended after 1,502 of 3,004 bytes; try again"):
+    getattr(site, fault).add("a.parquet")
+    with pytest.raises(Unreachable, match=message):
         remote.resolve(f"{site.address}/a.parquet", tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
