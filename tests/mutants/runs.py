@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +152,8 @@ def _fork(
     if child == 0:
         try:
             os._exit(_pytest(folder, files, plugin, options))
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(pytest.ExitCode.INTERNAL_ERROR)
     end = time.monotonic() + limit_s if limit_s else None
