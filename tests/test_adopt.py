@@ -18,7 +18,7 @@ from tasks.register import register
 from tasks.versions import branch, pipeline, remote
 from tasks.versions.git import git, head
 from tasks.withdraw import withdraw
-from tests.versions.toy import ROOT, Toy, contents, tool
+from tests.versions.toy import ROOT, Toy, contents, dvc_status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 
@@ -74,7 +74,7 @@ def assert_adopted(toy: Toy, name: str, base: str, weights: str) -> None:
     assert (tree / "models/classifier.pt").read_text() == weights
     status = git("status", "--porcelain", "--untracked-files=all", cwd=tree).splitlines()
     assert [line for line in status if line[3:] not in {"reports/gate.json", "reports/gate.html"}] == []
-    assert json.loads(tool("dvc", "status", "--json", cwd=tree)) == {}
+    assert dvc_status(tree) == {}
     assert not [file for file in (tree / ".dvc/tmp").iterdir() if "adopt" in file.name]
 
 
@@ -342,7 +342,7 @@ def test_in_a_worktree_the_main_checkout_stays(two: Toy, tmp_path: Path) -> None
     done = adopt(tmp_path / "other", "v1.1.0")
     assert done.branch == "other"
     assert (tmp_path / "other/models/classifier.pt").read_text() == "bb"
-    assert json.loads(tool("dvc", "status", "--json", cwd=tmp_path / "other")) == {}
+    assert dvc_status(tmp_path / "other") == {}
     assert git("status", "--porcelain", cwd=tmp_path / "other") == ""
     assert (head(two.tree), contents(two.tree)) == (main, before)
 

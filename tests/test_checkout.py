@@ -11,7 +11,7 @@ from tasks.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from tasks.versions import pipeline, remote
 from tasks.versions.cache import Cache, listing
 from tasks.versions.git import git
-from tests.versions.toy import Toy, tool
+from tests.versions.toy import Toy, dvc_status, tool
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 
@@ -28,11 +28,11 @@ def test_a_version_from_the_remote_alone(toy: Toy, tmp_path: Path) -> None:
     assert done.to_make == ["data/prepared"]
     assert (tmp_path / "old/code/train.py").read_text() == "# train\n"
     assert (tmp_path / "old/data/raw/b").read_text() == "rows"
-    status = json.loads(tool("dvc", "status", "--json", cwd=tmp_path / "old"))
+    status = dvc_status(tmp_path / "old")
     assert status == {"evaluate": [{"changed outs": {"data/prepared": "not in cache"}}]}
     here = checkout(toy.tree, "v1.0.0", tmp_path / "here")
     assert here.to_make == []
-    assert json.loads(tool("dvc", "status", "--json", cwd=tmp_path / "here")) == {}
+    assert dvc_status(tmp_path / "here") == {}
     with pytest.raises(VersionError, match="is there already; name a new folder"):
         checkout(toy.tree, "v1.0.0", tmp_path / "here")
 

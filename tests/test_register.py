@@ -11,7 +11,7 @@ from tasks.register import register
 from tasks.versions import pipeline, remote
 from tasks.versions.git import files, git, head, read
 from tasks.versions.lineage import show
-from tests.versions.toy import Toy, gto_stages, tool
+from tests.versions.toy import Toy, dvc_status, gto_stages, tool
 
 
 def test_a_version_is_a_commit_beside_the_branch(toy: Toy) -> None:
@@ -222,7 +222,7 @@ def test_overrides_of_one_run_stay_out_of_the_version(toy: Toy, tmp_path: Path) 
     assert "max_shrink: 0.5" in (toy.tree / "params.yaml").read_text()
     assert "epochs: 3" in (toy.tree / "params.yaml").read_text()
     tool("dvc", "checkout", cwd=toy.tree)
-    assert json.loads(tool("dvc", "status", "--json", cwd=toy.tree)) == {}
+    assert dvc_status(toy.tree) == {}
 
 
 def test_a_run_without_overrides_keeps_its_params_to_the_byte(toy: Toy) -> None:
@@ -246,7 +246,7 @@ def test_the_stock_tools_agree(toy: Toy, tmp_path: Path) -> None:
     assert metrics["reports/metrics.json"]["accuracy"]["diff"] == pytest.approx(0.02)
     params = json.loads(tool("dvc", "params", "diff", *names, cwd=toy.tree))
     assert params["params.yaml"]["train.epochs"]["new"] == 3
-    assert json.loads(tool("dvc", "status", "--json", cwd=toy.tree)) == {}
+    assert dvc_status(toy.tree) == {}
 
 
 def test_a_version_has_the_reports_of_its_run_and_none_of_an_earlier_one(toy: Toy) -> None:

@@ -205,6 +205,7 @@ class Recorder:
     def pytest_sessionstart(self) -> None:
         include = [str(self._folder / path) for path in self._paths]
         self._coverage = Coverage(data_file=None, config_file=False, include=include)
+        self._coverage.set_option("run:disable_warnings", ["no-data-collected"])  # a file of tests that start processes
         self._coverage.start()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -241,6 +241,15 @@ def tool(*arguments: str, cwd: Path, check: bool = True) -> str:
     return done.stdout
 
 
+def dvc_status(tree: Path) -> dict[str, Any]:
+    """What `dvc status --json` prints, without the second that the command takes to start."""
+    from dvc.repo import Repo
+
+    with Repo(tree) as repo:
+        status: dict[str, Any] = repo.status()
+    return status
+
+
 def gto_stages(tree: Path) -> dict[str, str]:
     """What `gto show` says serves: environment to version."""
     shown = json.loads(tool("gto", "show", "--json", cwd=tree))
