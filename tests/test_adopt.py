@@ -29,11 +29,9 @@ class Killed(BaseException):
     """Like SIGKILL: nothing handles it, and what follows does not happen."""
 
 
-@pytest.fixture
-def two(toy: Toy) -> Toy:
-    """v1.0.0 and v1.1.0, which differ in params, sources, data and model; everything of v1.0.0 lies in the
-    checkout, where the first run left dvc.lock and the reports untracked.
-    """
+@pytest.fixture(scope="module")
+def template_of_two(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    toy = Toy.make(tmp_path_factory.mktemp("two") / "checkout")
     toy.release("a")
     at_first = {path: (toy.tree / path).read_bytes() for path in contents(toy.tree)}
     toy.set("train.epochs", 3)
@@ -44,16 +42,30 @@ def two(toy: Toy) -> Toy:
     return toy
 
 
+@pytest.fixture(scope="module")
+def template_of_moved(template_of_two: Toy, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    toy = template_of_two.copy(tmp_path_factory.mktemp("moved") / "checkout")
+    graph = (toy.tree / "dvc.yaml").read_text()
+    toy.write({"code/train.py": "# other\n", "code/helper.py": "# new\n", "dvc.yaml": f"# other\n{graph}"})
+    toy.write({"notes.md": "ours\n"})
+    toy.commit("Go on")
+    toy.release("ccc")
+    toy.commit("Keep the state of v1.1.1")
+    return toy
+
+
 @pytest.fixture
-def moved(two: Toy) -> Toy:
-    """Then the branch went on: other code, another graph, and a committed state of its own."""
-    graph = (two.tree / "dvc.yaml").read_text()
-    two.write({"code/train.py": "# other\n", "code/helper.py": "# new\n", "dvc.yaml": f"# other\n{graph}"})
-    two.write({"notes.md": "ours\n"})
-    two.commit("Go on")
-    two.release("ccc")
-    two.commit("Keep the state of v1.1.1")
-    return two
+def two(template_of_two: Toy, tmp_path: Path) -> Toy:
+    """v1.0.0 and v1.1.0, which differ in params, sources, data and model; everything of v1.0.0 lies in the
+    checkout, where the first run left dvc.lock and the reports untracked.
+    """
+    return template_of_two.copy(tmp_path / "checkout")
+
+
+@pytest.fixture
+def moved(template_of_moved: Toy, tmp_path: Path) -> Toy:
+    """`two`, whose branch then went on: other code, another graph, and a committed state of its own."""
+    return template_of_moved.copy(tmp_path / "checkout")
 
 
 def in_version(toy: Toy, name: str, path: str) -> bytes:

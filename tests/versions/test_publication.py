@@ -28,18 +28,30 @@ from tests.versions.toy import ROOT, Toy, gto_stages, tool
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 
 
-@pytest.fixture
-def pair(toy: Toy, tmp_path: Path) -> tuple[Toy, Toy]:
-    """Two machines with four versions (v1.0.3 serves) and a bare repository that both publish to."""
-    toy.remote(tmp_path / "store")
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `pair` copies."""
+    folder = tmp_path_factory.mktemp("machines")
+    toy = Toy.make(folder / "checkout")
+    toy.remote(Path("../../store"))  # read from .dvc
     toy.set("register.push_to", "origin")
     toy.commit("Publish")
-    git("clone", "--quiet", "--bare", str(toy.tree), str(tmp_path / "origin.git"), cwd=tmp_path)
-    git("remote", "add", "origin", str(tmp_path / "origin.git"), cwd=toy.tree)
+    git("clone", "--quiet", "--bare", str(toy.tree), str(folder / "origin.git"), cwd=folder)
+    git("remote", "add", "origin", str(folder / "origin.git"), cwd=toy.tree)
     for weights in "abcd":
         toy.release(weights)
-    git("clone", "--quiet", str(tmp_path / "origin.git"), str(tmp_path / "other"), cwd=tmp_path)
-    return toy, Toy(tmp_path / "other")
+    git("clone", "--quiet", str(folder / "origin.git"), str(folder / "other"), cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def pair(machines: Path, tmp_path: Path) -> tuple[Toy, Toy]:
+    """Two machines with four versions (v1.0.3 serves) and a bare repository that both publish to."""
+    shutil.copytree(machines, tmp_path, symlinks=True, dirs_exist_ok=True)
+    toys = Toy(tmp_path / "checkout"), Toy(tmp_path / "other")
+    for toy in toys:
+        connect(toy)
+    return toys
 
 
 def disconnect(toy: Toy) -> None:

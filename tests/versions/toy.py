@@ -4,6 +4,7 @@ are written, put into the cache and locked as DVC would.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -107,6 +108,9 @@ class Toy:
         config = f"[core]\n    remote = store\n['remote \"store\"']\n    url = {folder}\n"
         self.write({".dvc/config": config})
         self.commit("Set a remote")
+
+    def copy(self, tree: Path) -> Toy:
+        return Toy(shutil.copytree(self.tree, tree, symlinks=True))
 
     def clone(self, tree: Path) -> Toy:
         """A clone with the versions and an empty cache."""
@@ -245,7 +249,7 @@ def dvc_status(tree: Path) -> dict[str, Any]:
     """What `dvc status --json` prints, without the second that the command takes to start."""
     from dvc.repo import Repo
 
-    with Repo(tree) as repo:
+    with contextlib.chdir(tree), Repo() as repo:
         status: dict[str, Any] = repo.status()
     return status
 
