@@ -256,6 +256,7 @@ def dvc_status(tree: Path) -> dict[str, Any]:
 
 def gto_stages(tree: Path) -> dict[str, str]:
     """What `gto show` says serves: environment to version."""
-    shown = json.loads(tool("gto", "show", "--json", cwd=tree))
-    found = shown.get("classifier", {}).get("stage", {})
+    import gto.api
+
+    found = gto.api.show(str(tree)).get("classifier", {}).get("stage", {})
     return {environment: version for environment, version in found.items() if version}
