@@ -43,7 +43,7 @@ run: data  ## train on Fashion-MNIST, from the data to a version in service
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-FOLDERS := flows flows/commands tasks tasks/data tasks/data/sources tasks/learning tasks/versions
+FOLDERS := cli flows tasks service ratchet $(patsubst %/,%,$(wildcard ratchet/[a-z]*/))
 coverage: $(STAMP)  ## branch coverage of each folder by `make test`
 	@COVERAGE_FILE="$(CURDIR)/.coverage" $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	@rm -f .coverage.* # of processes that a test killed
@@ -72,16 +72,16 @@ clean:  ## remove what the pipeline made; versions and the DVC cache stay
 	@git checkout -q -- reports models data
 
 up: $(STAMP)  ## start a Prefect server on loopback, a worker and the deployments
-	@$(BIN)/python -m flows.service up
+	@$(BIN)/python -m service.standing up
 
 down: $(STAMP)  ## end them
-	@$(BIN)/python -m flows.service down
+	@$(BIN)/python -m service.standing down
 
 status: $(STAMP)  ## say what runs
-	@$(BIN)/python -m flows.service status
+	@$(BIN)/python -m service.standing status
 
 deploy: $(STAMP)  ## register the deployments and automations on a running server
-	@$(BIN)/python -m flows.service deploy
+	@$(BIN)/python -m service.standing deploy
 
 bench-gpu: $(STAMP)  ## the training table on a CUDA device
 	@$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'

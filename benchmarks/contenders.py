@@ -21,16 +21,16 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tasks import params as parameters
-from tasks.data.dataset import PreparedDataset
-from tasks.data.spec import Spec
-from tasks.learning import models, precision
-from tasks.learning.checkpoint import Checkpoints
-from tasks.learning.distributed import ALONE
-from tasks.learning.loop import Trained, fit
-from tasks.learning.normalise import Normalise
-from tasks.learning.state import State
-from tasks.params import Params
+from ratchet import params as parameters
+from ratchet.dataset.normalise import Normalise
+from ratchet.dataset.prepared import PreparedDataset
+from ratchet.dataset.spec import Spec
+from ratchet.models import architectures, devices
+from ratchet.params import Params
+from ratchet.training.checkpoint import Checkpoints
+from ratchet.training.distributed import ALONE
+from ratchet.training.loop import Trained, fit
+from ratchet.training.state import State
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,7 +73,7 @@ class Bench:
         trained = self.fit(params)
         seconds = time.perf_counter() - began
         name, arguments = params.model.name, params.model.arguments
-        model = models.build(name, arguments, self.spec.input_shape, len(self.spec.classes)).eval()
+        model = architectures.build(name, arguments, self.spec.input_shape, len(self.spec.classes)).eval()
         model.load_state_dict({key: value.cpu() for key, value in trained.weights.items()})
         test, normalise = PreparedDataset(self.prepared / "test"), Normalise(self.spec, torch.device("cpu"))
         with torch.no_grad():
@@ -109,7 +109,7 @@ def ours(bench: Bench, name: str, steps: int) -> float:
 def limit(bench: Bench, name: str, steps: int) -> float:
     """Images a second of the same step on one batch that is already there, normalised."""
     params = bench.params(model__name=name)
-    plan = precision.plan(params.train, 0)
+    plan = devices.plan(params.train, 0)
     state = State.start(params, bench.spec, plan, ALONE, bench.train, bench.val)
     inputs, targets = bench.train[range(256)]
     inputs, targets = Normalise(bench.spec, plan.device)(inputs.to(plan.device)), targets.to(plan.device)
@@ -129,8 +129,8 @@ class Tutorial:
         tensor = torchvision.transforms.ToTensor()
         data = torchvision.datasets.FashionMNIST(fashion(bench.scratch), train=True, transform=tensor)
         self.loader = DataLoader(data, batch_size=256 if lr is None else 64, shuffle=True)
-        self.device = precision.device("auto")
-        model = models.build(name, {}, bench.spec.input_shape, len(bench.spec.classes))
+        self.device = devices.device("auto")
+        model = architectures.build(name, {}, bench.spec.input_shape, len(bench.spec.classes))
         self.model = model.to(self.device).train()
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer: torch.optim.Optimizer = (

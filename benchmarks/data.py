@@ -33,16 +33,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tasks import params as parameters
-from tasks.data import images, shards
-from tasks.data.files import sha256
-from tasks.data.shards import Shards
-from tasks.data.sources.base import IMAGE
-from tasks.errors import RatchetError
+from ratchet import images
+from ratchet import params as parameters
+from ratchet.errors import RatchetError
+from ratchet.files import sha256
+from ratchet.params import ImageFolderSource, Params, ParquetSource
+from ratchet.shards import shards
+from ratchet.shards.shards import Shards
+from ratchet.sources.base import IMAGE
+from ratchet.stage import Stage
 from tasks.ingest import ingest
-from tasks.params import ImageFolderSource, Params, ParquetSource
 from tasks.refresh import refresh
-from tasks.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results.md"

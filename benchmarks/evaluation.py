@@ -46,9 +46,9 @@ def loop() -> None:
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
-    from tasks.data.dataset import open_inputs
-    from tasks.learning.card import load_model
-    from tasks.learning.predict import probabilities
+    from ratchet.dataset.prepared import open_inputs
+    from ratchet.models.card import load_model
+    from ratchet.models.inference import probabilities
 
     torch.set_num_threads(2)
     test = Path("data/prepared/test")
@@ -90,7 +90,7 @@ def loop() -> None:
 def intervals() -> None:
     import torch
 
-    from tasks.learning import metrics
+    from ratchet.evaluation import metrics
 
     random = np.random.default_rng(0)
     targets = random.integers(0, 10, 10_000)
@@ -124,18 +124,18 @@ def prediction(rows: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tasks.compare import compare
+    from ratchet.git import head
+    from tasks.gate import gate
     from tasks.predict import predict
     from tasks.promote import promote
     from tasks.register import register
-    from tasks.versions.git import head
-    from tests.versions.real import lay
-    from tests.versions.toy import Toy
+    from tests.helpers.real import lay
+    from tests.helpers.toy import Toy
 
     with tempfile.TemporaryDirectory() as folder:
         toy = Toy.make(Path(folder) / "checkout")
         lay(toy, 0.2)
-        version = register.fn(toy.params, toy.tree, compare.fn(toy.params, toy.tree, "prod"), head(toy.tree))
+        version = register.fn(toy.params, toy.tree, gate.fn(toy.params, toy.tree, "prod"), head(toy.tree))
         promote.fn(toy.tree, version.name, "prod", "")
         values = np.where(np.arange(rows) % 7 == 0, np.inf, np.linspace(-1, 1, rows))
         pq.write_table(pa.table({"x": values}), toy.tree / "new.parquet", row_group_size=100_000)

@@ -18,10 +18,10 @@ from typing import Literal
 
 import numpy as np
 
-from tasks import params as parameters
-from tasks.params import GateParams
-from tasks.versions import judgement
-from tasks.versions.paired import Answers
+from ratchet import params as parameters
+from ratchet.gate import judgement
+from ratchet.gate.statistics import Answers
+from ratchet.params import GateParams
 
 FIRST = 1_000_000  # seed
 PARAMS = replace(

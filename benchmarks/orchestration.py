@@ -16,15 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows.server import server
-from tasks.stage import home
+from ratchet.stage import home
+from service.server import server
 
 ROUNDS = 7
 EMPTY_STAGES = "stages:\n" + "".join(
     f"  stage{n}:\n    cmd: echo {n} > {n}.txt\n    outs: [{n}.txt]\n" for n in range(5)
 )
 EMPTY_FLOW = """
-from flows.server import prepare_prefect
+from service.server import prepare_prefect
 from pathlib import Path
 prepare_prefect(Path({home!r}))
 from prefect import flow, task
@@ -70,7 +70,7 @@ def main() -> None:
         with server(home(here)):
             os.environ["PYTHONPATH"] = str(here)
             flow = [python, "-c", EMPTY_FLOW.format(home=str(home(here)))]
-            ours, bare = side_by_side([python, "-m", "flows", "train", "--json"], here, flow, there)
+            ours, bare = side_by_side([python, "-m", "cli", "train", "--json"], here, flow, there)
         print(
             f"the flow, nothing to do     {ours:5.2f} s   a flow of empty tasks    {bare:5.2f} s   ratio {ours / bare:.2f}"
         )

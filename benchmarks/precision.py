@@ -18,8 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tasks import params as parameters
-from tasks.learning import models, precision
+from ratchet import params as parameters
+from ratchet.models import architectures, devices
 
 NETWORKS = (
     *("cnn", "resnet_small", "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "densenet121"),
@@ -45,8 +45,8 @@ def main(names: list[str]) -> None:
 
 def row(name: str) -> str:
     """One network: `work` is `precision.depthwise_work`, `auto` what the table picks on a CPU with AVX-512 bf16."""
-    model = models.build(name, {}, (3, SIDE, SIDE), 10)
-    work = precision.depthwise_work(model, torch.zeros(1, 3, SIDE, SIDE))
+    model = architectures.build(name, {}, (3, SIDE, SIDE), 10)
+    work = devices.depthwise_work(model, torch.zeros(1, 3, SIDE, SIDE))
     times = measured(name)
     auto = picked(model)
     best = min(times, key=times.__getitem__)
@@ -67,9 +67,9 @@ def row(name: str) -> str:
 def picked(model: nn.Module) -> tuple[str, bool]:
     """Precision, and whether the layout is channels-last, as `auto` picks them on a CPU with AVX-512 bf16."""
     params = parameters.load().train
-    able = precision.plan(params, 0)
+    able = devices.plan(params, 0)
     able = dataclasses.replace(able, device=torch.device("cpu"), bfloat16=True, channels_last=True)
-    plan = precision.suited(able, params, model, torch.zeros(1, 3, SIDE, SIDE))
+    plan = devices.suited(able, params, model, torch.zeros(1, 3, SIDE, SIDE))
     return "bfloat16" if plan.bfloat16 else "float32", plan.channels_last
 
 
@@ -94,7 +94,7 @@ def step(name: str, kind: str, last: bool) -> Callable[[], None]:
     """A training step of a new model on one fixed batch."""
     torch.manual_seed(0)
     layout = torch.channels_last if last else torch.contiguous_format
-    model = models.build(name, {}, (3, SIDE, SIDE), 10).train()
+    model = architectures.build(name, {}, (3, SIDE, SIDE), 10).train()
     model.to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     inputs = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=layout)

@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ratchet.git import git
+from ratchet.registry import tags
+from ratchet.registry.versions import Registry
 from tasks.promote import promote, rollback
-from tasks.versions import tags
-from tasks.versions.git import git
-from tasks.versions.registry import Registry
-from tests.versions.toy import BIN, Toy
+from tests.helpers.toy import BIN, Toy
 
 
 def main() -> None:

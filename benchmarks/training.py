@@ -33,12 +33,12 @@ from torch import Tensor, nn
 
 import tasks.train as verb
 from benchmarks.contenders import ROOT, Bench, Tutorial, fashion, in_lightning, lightning, limit, ours, tutorial
-from tasks import params as parameters
-from tasks.learning import precision
-from tasks.learning.checkpoint import Checkpoints
-from tasks.learning.distributed import ALONE
-from tasks.learning.normalise import Normalise
-from tasks.learning.state import State
+from ratchet import params as parameters
+from ratchet.dataset.normalise import Normalise
+from ratchet.models import devices
+from ratchet.training.checkpoint import Checkpoints
+from ratchet.training.distributed import ALONE
+from ratchet.training.state import State
 
 RESULTS = ROOT / "benchmarks/results.md"
 TURNS = 5
@@ -238,7 +238,7 @@ def _spread(rows: list[tuple[float, float]], timed: bool = True) -> str:
 
 def start(bench: Bench) -> None:
     code = (
-        "import resource\nfrom pathlib import Path\nfrom tasks import params\nfrom tasks.process import age_s\n"
+        "import resource\nfrom pathlib import Path\nfrom tasks import params\nfrom ratchet.process import age_s\n"
         "import tasks.train as verb\nseen = []\n"
         "def stop():\n seen.append(age_s())\n return len(seen) > 10\n"
         "verb.stopping, verb.scratch = stop, lambda tree: tree\n"
@@ -268,7 +268,7 @@ def start(bench: Bench) -> None:
 
 def checkpoints(bench: Bench) -> None:
     params = bench.params()
-    plan = precision.plan(params.train, 0)
+    plan = devices.plan(params.train, 0)
     state = State.start(params, bench.spec, plan, ALONE, bench.train, bench.val)
     state.learn(Normalise(bench.spec, plan.device)(bench.train[range(256)][0]), torch.zeros(256, dtype=torch.int64))
     place, spent = Checkpoints(bench.scratch / "checkpoints"), []
@@ -287,7 +287,7 @@ def checkpoints(bench: Bench) -> None:
 
 def kills(bench: Bench, rounds: int = 50) -> None:
     """Kill -9 a run at random moments until it has finished, `rounds` times; each must end bit-equal."""
-    from tests.learning.samples import images, lay
+    from tests.helpers.learning_samples import images, lay
 
     def run(tree: Path) -> None:
         small = {"train__epochs": 3, "train__batch_size": 50, "train__threads": 1, "train__ema": 0.9}
@@ -364,7 +364,7 @@ def main() -> None:
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     bench = Bench(arguments.prepared)
-    place = f"torch {torch.__version__}, {os.cpu_count()} CPU cores, {precision.plan(bench.params().train, 0)}"
+    place = f"torch {torch.__version__}, {os.cpu_count()} CPU cores, {devices.plan(bench.params().train, 0)}"
     print(place, flush=True)
     found = {}
     try:

@@ -18,10 +18,10 @@ from prefect.events import emit_event
 from flows import events
 
 if TYPE_CHECKING:
-    from flows.outcome import Summary
-    from tasks.compare_data import DataCheck
-    from tasks.versions.registry import Assignment
-    from tasks.versions.tree import Place
+    from flows.summary import Summary
+    from ratchet.registry.versions import Assignment
+    from ratchet.workspace.run_tree import Place
+    from tasks.check_data import DataCheck
 
 PICTURE_LIMIT = 200_000  # bytes of a picture that goes into the database
 

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.server import open_url
-from tasks.versions.registry import Assignment, Version
-from tasks.versions.repository import home
+from ratchet.registry.versions import Assignment, Version
+from ratchet.repository import home
+from service.server import open_url
 
 LIMIT_S = 0.3  # that sending an event may add to a command
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import State, flow
 from prefect.states import Completed
 
-from flows.server import follow_worker
+from service.server import follow_worker
 from tasks.predict import SUFFIXES, predict, predict_new
 
 

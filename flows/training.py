@@ -9,17 +9,17 @@ from typing import Any
 from prefect import State, flow
 
 from flows.artifacts import about_tree, leave_data
-from flows.outcome import Summary, ended
-from flows.server import follow_worker
-from tasks import params
-from tasks.compare import compare
-from tasks.compare_data import compare_data
+from flows.summary import Summary, ended
+from ratchet import params
+from ratchet.stage import StageTask
+from ratchet.workspace.run_tree import workplace
+from service.server import follow_worker
+from tasks.check_data import check_data
+from tasks.gate import gate
 from tasks.promote import promote
 from tasks.refresh import refresh
 from tasks.register import register
-from tasks.stage import StageTask
 from tasks.sync import sync
-from tasks.versions.tree import workplace
 
 ingest, validate, prepare = StageTask("ingest", "network"), StageTask("validate"), StageTask("prepare")
 train, evaluate = StageTask("train"), StageTask("evaluate")
@@ -44,9 +44,9 @@ def training(
         about_tree(place)
         refresh(knobs, tree)
         stages = [ingest(tree), validate(tree)]
-        data = leave_data(compare_data(knobs, tree))
+        data = leave_data(check_data(knobs, tree))
         stages += [prepare(tree), train(tree), evaluate(tree)]
-        decision = compare(knobs, tree, environment)
+        decision = gate(knobs, tree, environment)
         version = register(knobs, tree, decision, place.base, place.settings) if decision.promotes else None
         service = promote(tree, version.name, environment, decision.reason, decision) if version else None
         return ended(place, tuple(stages), data, decision, version, service, time.monotonic() - started)

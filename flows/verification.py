@@ -8,7 +8,7 @@ from prefect import State, flow
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed
 
-from tasks.verify import verify
+from ratchet.upkeep.verify import verify
 
 
 @flow(name="verification", persist_result=False)

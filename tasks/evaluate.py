@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.data.columns import KEEP, own, prefixed
-from tasks.data.dataset import open_inputs
-from tasks.data.files import sha256, write_json, writing
-from tasks.errors import CorruptModel, DataError
-from tasks.learning import metrics, plots, report
-from tasks.learning.card import load_model
-from tasks.learning.predict import probabilities
-from tasks.params import Params
-from tasks.stage import stage
+from ratchet.columns import KEEP, own, prefixed
+from ratchet.dataset.prepared import open_inputs
+from ratchet.errors import CorruptModel, DataError
+from ratchet.evaluation import metrics, plots, report
+from ratchet.files import sha256, write_json, writing
+from ratchet.models.card import load_model
+from ratchet.models.inference import probabilities
+from ratchet.params import Params
+from ratchet.stage import stage
 
 PREPARED = Path("data/prepared")
 

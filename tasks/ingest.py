@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tasks.data import custom_imports, ingestion, lock, memo
-from tasks.data.executor import executor
-from tasks.data.files import writing
-from tasks.data.sources.base import Places
-from tasks.params import Params
-from tasks.stage import home, scratch, stage
+from ratchet import custom_imports
+from ratchet.files import writing
+from ratchet.params import Params
+from ratchet.shards import memo
+from ratchet.shards.executor import executor
+from ratchet.sources import source_lock, to_shards
+from ratchet.sources.base import Places
+from ratchet.stage import home, scratch, stage
 
 
 @stage
@@ -32,11 +34,11 @@ def ingest(params: Params, tree: Path) -> None:
     tree = tree.resolve()
     custom_imports.check_sources(tree, params)
     places = Places(tree, home(tree))
-    entries = lock.read(tree, params.ingest)
+    entries = source_lock.read(tree, params.ingest)
     memory = memo.entries(scratch(tree) / ".memo/ingest", params.run.memo_bytes)
     with memory as store, executor(params.run) as pool, writing(tree / "data/raw") as raw:
         raw.mkdir()
-        info = ingestion.run(params, entries, places, store, raw, pool)
+        info = to_shards.run(params, entries, places, store, raw, pool)
     rate = info["rows"] / (time.monotonic() - began)
     print(f"ingest: {info['rows']:,} rows in {len(info['shards'])} shards, {rate:,.0f} rows/s")
 

@@ -19,19 +19,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import ParamsError, SourceMissing, VersionError
-from tasks.process import locked
-from tasks.stage import step
+from ratchet.errors import ParamsError, SourceMissing, VersionError
+from ratchet.process import locked
+from ratchet.stage import step
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import nn
 
-    from tasks.data.arrival_rows import Arrivals, Checks
-    from tasks.data.arrivals import Format, Input
-    from tasks.data.spec import Spec
-    from tasks.learning.card import Card
-    from tasks.versions.registry import Version
+    from ratchet.dataset.spec import Spec
+    from ratchet.models.card import Card
+    from ratchet.prediction.unlabeled import Format, Input
+    from ratchet.prediction.unlabeled_rows import Arrivals, Checks
+    from ratchet.registry.versions import Version
 
 _RULES = ("dtype", "min", "max", "allowed", "nullable")
 BATCH = 1024  # rows that the model scores at a time
@@ -76,10 +76,10 @@ def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
     if place == output.resolve() or (place.is_dir() and output.resolve().is_relative_to(place)):
         raise ParamsError(f"the output {output} is part of the input {source}; write it somewhere else")
     scorer = _Scorer.of(tree, environment)
-    arrivals = scorer.find(tree, source)
-    if not arrivals.paths and arrivals.paths is not None:
-        raise scorer.nothing(source, arrivals)
-    return scorer.write(arrivals, output, Counter(), always=True)
+    unlabeled = scorer.find(tree, source)
+    if not unlabeled.paths and unlabeled.paths is not None:
+        raise scorer.nothing(source, unlabeled)
+    return scorer.write(unlabeled, output, Counter(), always=True)
 
 
 @step("compute")
@@ -96,9 +96,9 @@ def predict_new(tree: Path, source: str, environment: str, folder: Path) -> Scor
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"the folder {folder}"):
         scorer = _Scorer.of(tree, environment)
-        arrivals = scorer.find(tree, source)
-        known = _scored(folder, scorer.version.name, arrivals.paths)
-        return scorer.write(arrivals, _free(folder), known, always=False)
+        unlabeled = scorer.find(tree, source)
+        known = _scored(folder, scorer.version.name, unlabeled.paths)
+        return scorer.write(unlabeled, _free(folder), known, always=False)
 
 
 def _free(folder: Path) -> Path:
@@ -113,7 +113,7 @@ def _scored(folder: Path, version: str, paths: frozenset[str] | None) -> _Scored
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from tasks.data.parquet import corrupt_if
+    from ratchet.shards.parquet import corrupt_if
 
     known: _Scored = Counter()
     columns = ["version", "path", "row_id"]
@@ -142,8 +142,9 @@ class _Scorer:
 
     @classmethod
     def of(cls, tree: Path, environment: str) -> _Scorer:
-        from tasks.versions import loading, pipeline
-        from tasks.versions.registry import Registry
+        from ratchet.registry import loading
+        from ratchet.registry.versions import Registry
+        from ratchet.store import pipeline
 
         version = Registry(tree).find(environment)  # once: a rollback meanwhile must not mix two versions
         model, card = loading.built(tree, version)
@@ -154,23 +155,23 @@ class _Scorer:
         return cls(version, environment, model, card, card.parsed_spec(), checks, _formats(sections.get("ingest", {})))
 
     def find(self, tree: Path, source: str) -> Input:
-        from tasks.data import arrivals
+        from ratchet.prediction import unlabeled
 
-        return arrivals.find(tree, source, self.spec, self.formats)
+        return unlabeled.find(tree, source, self.spec, self.formats)
 
-    def nothing(self, source: str, arrivals: Input) -> SourceMissing:
-        from tasks.data.arrivals import described, wanted
+    def nothing(self, source: str, unlabeled: Input) -> SourceMissing:
+        from ratchet.prediction.unlabeled import described, wanted
 
-        skipped = described(arrivals.skipped) or "the folder is empty"
+        skipped = described(unlabeled.skipped) or "the folder is empty"
         return SourceMissing(f"{source} has no rows for {self.version.name}: {skipped}; {wanted(self.spec)}")
 
-    def write(self, arrivals: Input, output: Path, known: _Scored, always: bool) -> Scored:
+    def write(self, unlabeled: Input, output: Path, known: _Scored, always: bool) -> Scored:
         """Score the rows that are not `known` into `output`; without any, the file is written only if `always`."""
-        from tasks.data.arrivals import described
+        from ratchet.prediction.unlabeled import described
 
         rows = bad = 0
         new = _New(known)
-        tables = (self._score(part) for part in map(new.of, arrivals.batches()) if part.ids)
+        tables = (self._score(part) for part in map(new.of, unlabeled.batches()) if part.ids)
         first = next(tables, None)
         written = str(output) if first is not None or always else ""
         if written:
@@ -179,17 +180,17 @@ class _Scorer:
                     write(table)
                     rows += table.num_rows
                     bad += table.num_rows - table["reason"].null_count
-        return Scored(self.version.name, self.environment, rows, bad, written, new.known, described(arrivals.skipped))
+        return Scored(self.version.name, self.environment, rows, bad, written, new.known, described(unlabeled.skipped))
 
-    def _score(self, arrivals: Arrivals) -> pa.Table:
+    def _score(self, unlabeled: Arrivals) -> pa.Table:
         import numpy as np
         import pyarrow as pa
 
-        from tasks.data import arrival_rows
-        from tasks.learning.predict import probabilities
+        from ratchet.models.inference import probabilities
+        from ratchet.prediction import unlabeled_rows
 
         classes = pa.array(self.card.classes, pa.string())
-        inputs, reasons = arrival_rows.checked(arrivals, self.spec, self.checks)
+        inputs, reasons = unlabeled_rows.checked(unlabeled, self.spec, self.checks)
         good = np.array([reason is None for reason in reasons], bool)
         scores = probabilities(self.model, self.card, inputs[good], BATCH)  # (good rows, classes)
         finite = np.isfinite(scores).all(axis=1)
@@ -200,9 +201,9 @@ class _Scorer:
         best[good] = scores.argmax(axis=1)
         offsets = np.append(0, np.cumsum(good * len(classes))).astype(np.int32)
         columns = {
-            "path": arrivals.paths,
-            "row": arrivals.rows,
-            "row_id": arrivals.ids,
+            "path": unlabeled.paths,
+            "row": unlabeled.rows,
+            "row_id": unlabeled.ids,
             "version": [self.version.name] * len(good),
             "prediction": classes.take(pa.array(best, mask=~good)),
             "probabilities": pa.ListArray.from_arrays(offsets, scores.ravel(), mask=pa.array(~good)),
@@ -218,17 +219,17 @@ class _New:
         self._left = known
         self.known = 0
 
-    def of(self, arrivals: Arrivals) -> Arrivals:
+    def of(self, unlabeled: Arrivals) -> Arrivals:
         if not self._left:
-            return arrivals
+            return unlabeled
         places = []
-        for place, row in enumerate(zip(arrivals.paths, arrivals.ids, strict=True)):
+        for place, row in enumerate(zip(unlabeled.paths, unlabeled.ids, strict=True)):
             if self._left[row]:
                 self._left[row] -= 1
                 self.known += 1
             else:
                 places.append(place)
-        return arrivals if len(places) == len(arrivals.ids) else arrivals.take(places)
+        return unlabeled if len(places) == len(unlabeled.ids) else unlabeled.take(places)
 
 
 def _checks(version: str, validate: Mapping[str, Any]) -> Checks:
@@ -239,10 +240,10 @@ def _checks(version: str, validate: Mapping[str, Any]) -> Checks:
     """
     from pydantic import ValidationError
 
-    from tasks.data.arrival_rows import Checks
-    from tasks.data.formats import warn
-    from tasks.data.images import MAX_PIXELS
-    from tasks.params import Rules
+    from ratchet.formats import warn
+    from ratchet.images import MAX_PIXELS
+    from ratchet.params import Rules
+    from ratchet.prediction.unlabeled_rows import Checks
 
     columns: dict[str, Rules] = {}
     for name, rule in (validate.get("columns") or {}).items():
@@ -266,7 +267,7 @@ def _checks(version: str, validate: Mapping[str, Any]) -> Checks:
 
 def _formats(ingest: dict[str, Any]) -> list[Format]:
     """How the version's own sources are written, or the defaults."""
-    from tasks.data.arrivals import Format
+    from ratchet.prediction.unlabeled import Format
 
     formats = []
     for source in ingest.get("sources", []):
@@ -292,7 +293,7 @@ def _writing(output: Path, classes: Sequence[str]) -> Iterator[Callable[[pa.Tabl
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    from tasks.data.files import writing
+    from ratchet.files import writing
 
     with writing(output) as temporary:
         if output.suffix == ".parquet":

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tasks.data import memo, preparation, quarantine
-from tasks.data.executor import executor
-from tasks.data.files import writing
-from tasks.data.shards import Shards
-from tasks.params import Params
-from tasks.stage import scratch, stage
+from ratchet.files import writing
+from ratchet.params import Params
+from ratchet.preparation import all_shards
+from ratchet.shards import memo, quarantine
+from ratchet.shards.executor import executor
+from ratchet.shards.shards import Shards
+from ratchet.stage import scratch, stage
 
 
 @stage
@@ -26,7 +27,7 @@ def prepare(params: Params, tree: Path) -> None:
     memory = memo.entries(scratch(tree) / ".memo/prepare", params.run.memo_bytes)
     with memory as store, executor(params.run) as pool, writing(tree / "data/prepared") as out:
         out.mkdir()
-        spec = preparation.run(params.prepare, shards, tree / quarantine.FILE, store, pool, out)
+        spec = all_shards.run(params.prepare, shards, tree / quarantine.FILE, store, pool, out)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in spec.counts.items())
     rate = sum(spec.counts.values()) / (time.monotonic() - began)
     print(f"prepare: {counts} rows, {rate:,.0f} rows/s, {len(spec.classes)} classes, inputs {spec.input_shape}")

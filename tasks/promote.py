@@ -11,18 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import params
-from tasks.errors import Busy, ParamsError, RatchetError, VersionError
-from tasks.stage import origin, step
-from tasks.versions import loading, pipeline, publication, tags
-from tasks.versions.git import Rejected, head
-from tasks.versions.publication import Deadline, Draft
-from tasks.versions.registry import Assignment, Registry, Version
-from tasks.versions.repository import locked
-from tasks.versions.tags import Tag
+from ratchet import params
+from ratchet.errors import Busy, ParamsError, RatchetError, VersionError
+from ratchet.git import Rejected, head
+from ratchet.registry import loading, publication, tags
+from ratchet.registry.publication import Deadline, Draft
+from ratchet.registry.tags import Tag
+from ratchet.registry.versions import Assignment, Registry, Version
+from ratchet.repository import locked
+from ratchet.stage import origin, step
+from ratchet.store import pipeline
 
 if TYPE_CHECKING:
-    from tasks.versions.gate import Decision
+    from ratchet.gate.decisions import Decision
 
 _TRIES = 20
 FETCH_LIMIT_S = 0.8  # for a rollback to learn what others assigned; a remote that is down takes all of it

@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.data import custom_imports, lock
-from tasks.data.sources.base import Entry, Places
-from tasks.data.sources.kinds import resolve
-from tasks.errors import SourceMissing
-from tasks.params import Params, Source
-from tasks.stage import home, log, step
+from ratchet import custom_imports
+from ratchet.errors import SourceMissing
+from ratchet.params import Params, Source
+from ratchet.sources import source_lock
+from ratchet.sources.base import Entry, Places
+from ratchet.sources.types import resolve
+from ratchet.stage import home, log, step
 
 
 @step("network")
@@ -35,10 +36,10 @@ def refresh(params: Params, tree: Path) -> dict[str, Any]:
     custom_imports.check_sources(tree, params)
     custom_imports.check_model(tree, params)
     places = Places(tree, home(tree))
-    before = lock.previous(tree)
+    before = source_lock.previous(tree)
     entries = [_entry(source, places, before) for source in params.ingest.sources]
-    changed = lock.write(tree, entries)
-    changes = lock.compare(before, entries)
+    changed = source_lock.write(tree, entries)
+    changes = source_lock.compare(before, entries)
     summary = [*map(str, changes), *places.notes]
     for line in summary:
         log(f"refresh: {line}")
@@ -52,11 +53,11 @@ def refresh(params: Params, tree: Path) -> dict[str, Any]:
 
 
 def _entry(source: Source, places: Places, before: Sequence[Entry]) -> Entry:
-    pinned = lock.pinning(source)
+    pinned = source_lock.pinning(source)
     try:
         return {"source": pinned, **resolve(source, places)}
     except SourceMissing as error:
-        names = lock.files(before, pinned)
+        names = source_lock.files(before, pinned)
         if not names:
             raise
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""

@@ -13,18 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import CorruptModel, VersionError
-from tasks.overrides import in_words, lasting, replaced
-from tasks.params import Params
-from tasks.stage import origin, step
-from tasks.versions import number, pipeline, publication, remote, snapshot, tags
-from tasks.versions.cache import digest
-from tasks.versions.gate import Decision
-from tasks.versions.git import read
-from tasks.versions.pipeline import Pipeline
-from tasks.versions.publication import Draft
-from tasks.versions.registry import Registry, Version
-from tasks.versions.repository import OBJECTS, locked
+from ratchet.errors import CorruptModel, VersionError
+from ratchet.gate.decisions import Decision
+from ratchet.git import read
+from ratchet.overrides import in_words, lasting, replaced
+from ratchet.params import Params
+from ratchet.registry import number, publication, snapshot, tags
+from ratchet.registry.publication import Draft
+from ratchet.registry.versions import Registry, Version
+from ratchet.repository import OBJECTS, locked
+from ratchet.stage import origin, step
+from ratchet.store import pipeline, remote
+from ratchet.store.cache import digest
+from ratchet.store.pipeline import Pipeline
 
 WEIGHTS, CARD, METRICS = "models/classifier.pt", "models/classifier.json", "reports/metrics.json"
 
@@ -148,6 +149,6 @@ def _card(tree: Path, decision: Decision) -> dict[str, Any]:
     if not found == decision.weights_sha256 == card.get("weights_sha256"):
         raise CorruptModel(
             f"{tree / WEIGHTS} has SHA-256 {found[:12]}, its card says {str(card.get('weights_sha256'))[:12]} and the "
-            f"gate saw {decision.weights_sha256[:12]}; `dvc checkout`, then `python -m tasks.compare`"
+            f"gate saw {decision.weights_sha256[:12]}; `dvc checkout`, then `python -m tasks.gate`"
         )
     return dict(card)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import params
-from tasks.stage import log, step
-from tasks.versions import publication
+from ratchet import params
+from ratchet.registry import publication
+from ratchet.stage import log, step
 
 
 @step("network")

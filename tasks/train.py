@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks import params as parameters
-from tasks.data import custom_code, custom_imports
-from tasks.data.dataset import PreparedDataset
-from tasks.data.files import sha256, writing
-from tasks.data.spec import Spec
-from tasks.learning import checkpoint, distributed, precision
-from tasks.learning.card import Card, pack
-from tasks.learning.checkpoint import Checkpoints
-from tasks.learning.loop import Trained, fit
-from tasks.params import Params
-from tasks.stage import scratch, stage, stopping
+from ratchet import custom_code, custom_imports
+from ratchet import params as parameters
+from ratchet.dataset.prepared import PreparedDataset
+from ratchet.dataset.spec import Spec
+from ratchet.files import code_files, sha256, writing
+from ratchet.models import devices
+from ratchet.models.card import Card, pack
+from ratchet.params import Params
+from ratchet.stage import scratch, stage, stopping
+from ratchet.training import checkpoint, distributed
+from ratchet.training.checkpoint import Checkpoints
+from ratchet.training.loop import Trained, fit
 
 PREPARED = Path("data/prepared")
 CURVES = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
@@ -56,7 +57,7 @@ def _train(params: Params, tree: Path, folder: Path, stop: Callable[[], bool]) -
     prepared = tree / PREPARED
     spec = Spec.read(prepared / "spec.json")
     rows, held_out = (PreparedDataset(prepared / split) for split in ("train", "val"))
-    with distributed.group(precision.device(params.train.device)) as group:
+    with distributed.group(devices.device(params.train.device)) as group:
         trained = fit(params, spec, rows, held_out, Checkpoints(folder), group=group, stop=stop, say=_say)
         if group.leads:
             _write(trained, params, tree)
@@ -72,15 +73,14 @@ def _say(line: str) -> None:
 
 def _key(params: Params, tree: Path) -> str:
     """Everything that decides the outputs: data, code, params, libraries, the kind of device."""
-    rooms = (Path(__file__).parent / room for room in ("data", "learning"))
-    code = [Path(__file__), *(file for room in rooms for file in sorted(room.glob("*.py")))]
+    code = [Path(__file__), *code_files("training", "models", "dataset")]
     own = [tree / "custom/__init__.py", *custom_code.files(tree / "custom/models")]
     data = sorted(file for part in ("spec.json", "train", "val") for file in _files(tree / PREPARED / part))
     values = {
         "model": asdict(params.model),
         "train": asdict(params.train),
         "libraries": _libraries(),
-        "device_type": precision.device(params.train.device).type,
+        "device_type": devices.device(params.train.device).type,
     }
     return checkpoint.key([*code, *(file for file in own if file.is_file()), *data], values)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tasks.data import memo, page, quarantine, validation
-from tasks.data.executor import executor
-from tasks.data.files import write_json
-from tasks.data.formats import VALIDATION
-from tasks.data.shards import Shards
-from tasks.params import Params
-from tasks.stage import scratch, stage
+from ratchet.files import write_json
+from ratchet.formats import VALIDATION
+from ratchet.params import Params
+from ratchet.shards import memo, quarantine
+from ratchet.shards.executor import executor
+from ratchet.shards.shards import Shards
+from ratchet.stage import scratch, stage
+from ratchet.validation import all_shards, page
 
 
 @stage
@@ -31,7 +32,7 @@ def validate(params: Params, tree: Path) -> None:
     shards, out = Shards.open(tree / "data/raw"), tree / quarantine.FILE
     memory = memo.entries(scratch(tree) / ".memo/validate", params.run.memo_bytes)
     with memory as store, executor(params.run) as pool:
-        report = validation.run(params.validate, params.prepare, shards, out, store, pool)
+        report = all_shards.run(params.validate, params.prepare, shards, out, store, pool)
     write_json(tree / "reports/validation.json", VALIDATION.stamped(report))
     page.write(tree / "reports/validation.html", report, shards, out, params.validate.max_pixels)
     rows, reasons = report["rows"], sorted(report["reasons"].items())
@@ -41,7 +42,7 @@ def validate(params: Params, tree: Path) -> None:
     )
     for warning in report["warnings"]:
         print(f"validate: warning: {warning}")
-    validation.fail_if_bad(params.validate, report, shards.info)
+    all_shards.fail_if_bad(params.validate, report, shards.info)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
-    from tests.versions.toy import Toy
+    from tests.helpers.toy import Toy
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests/assets"
@@ -71,7 +71,7 @@ class Checkout:
         return done
 
     def ratchet(self, *arguments: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.run("python", "-m", "flows", *arguments, code=code, **environment)
+        return self.run("python", "-m", "cli", *arguments, code=code, **environment)
 
     def json(self, *arguments: str, **environment: str) -> Any:
         return json.loads(self.ratchet(*arguments, "--json", **environment).stdout)
@@ -182,6 +182,6 @@ def copy(released: Checkout, tmp_path: Path) -> Iterator[Checkout]:
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:
     """A small checkout with real git and a real DVC cache, whose runs cost milliseconds."""
-    from tests.versions.toy import Toy
+    from tests.helpers.toy import Toy
 
     return Toy.make(tmp_path / "checkout")

@@ -16,24 +16,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tasks import compare_data
-from tasks.compare import compare
-from tasks.data import formats, lock, shards, spec
-from tasks.data.drift import drift
-from tasks.data.formats import Format
-from tasks.data.spec import Spec
-from tasks.errors import CorruptModel, VersionError
-from tasks.learning import card
-from tasks.learning.card import Card
+from ratchet import formats, load
+from ratchet.dataset import spec
+from ratchet.dataset.spec import Spec
+from ratchet.errors import CorruptModel, VersionError
+from ratchet.formats import Format
+from ratchet.gate import decisions
+from ratchet.git import git, head
+from ratchet.models import card
+from ratchet.models.card import Card
+from ratchet.registry import tags
+from ratchet.registry.versions import Registry
+from ratchet.shards import shards
+from ratchet.sources import source_lock
+from ratchet.validation.drift import drift
+from tasks import check_data
+from tasks.gate import gate
 from tasks.predict import predict
 from tasks.promote import promote, rollback
 from tasks.register import register
-from tasks.versions import gate, load, tags
-from tasks.versions.git import git, head
-from tasks.versions.registry import Registry
 from tests.conftest import ROOT
-from tests.versions.real import lay
-from tests.versions.toy import Toy
+from tests.helpers.real import lay
+from tests.helpers.toy import Toy
 
 GOLDEN = ROOT / "tests/golden"
 Content = dict[str, Any]
@@ -53,13 +57,13 @@ def read_dataset(content: Content, tree: Path) -> object:
 
 
 def read_lock(content: Content, tree: Path) -> object:
-    written(content, tree / lock.FILE)
-    return lock.previous(tree)
+    written(content, tree / source_lock.FILE)
+    return source_lock.previous(tree)
 
 
 def read_gate(content: Content, tree: Path) -> object:
-    written(content, tree / gate.FILE)
-    return gate.read(tree)
+    written(content, tree / decisions.FILE)
+    return decisions.read(tree)
 
 
 def read_validation(content: Content, tree: Path) -> object:
@@ -80,7 +84,7 @@ def read_assignment(content: Content, tree: Path) -> object:
 
 
 def read_drift(content: Content, tree: Path) -> object:
-    return compare_data.FORMAT.of(content, "drift.json")
+    return check_data.FORMAT.of(content, "drift.json")
 
 
 # kind: how it is read, its format, and the fields that reading takes
@@ -88,12 +92,12 @@ KINDS: dict[str, tuple[Callable[[Content, Path], object], Format, tuple[str, ...
     "card": (read_card, card.FORMAT, card.REQUIRED),
     "spec": (read_spec, spec.FORMAT, (*spec.REQUIRED, "features")),
     "dataset": (read_dataset, shards.FORMAT, (*shards.REQUIRED, "features")),
-    "lock": (read_lock, lock.FORMAT, ("sources",)),
-    "gate": (read_gate, gate.FORMAT, gate.REQUIRED),
+    "lock": (read_lock, source_lock.FORMAT, ("sources",)),
+    "gate": (read_gate, decisions.FORMAT, decisions.REQUIRED),
     "validation": (read_validation, formats.VALIDATION, ()),
     "version": (read_version, tags.FORMAT, ("weights_sha256",)),
     "assignment": (read_assignment, tags.FORMAT, ("version",)),
-    "drift": (read_drift, compare_data.FORMAT, ()),
+    "drift": (read_drift, check_data.FORMAT, ()),
 }
 FILES = sorted(path.name for path in GOLDEN.glob("*.[0-9].json"))
 
@@ -140,9 +144,9 @@ def test_a_newer_number_is_read_with_one_warning_or_refused(
     (record,) = caplog.records
     assert f"format {form.number + 1}" in record.message and f"format {form.number}:" in record.message
     if kind == "lock":
-        assert lock.previous(tmp_path)
-        written({**content, "needs_format": form.number + 1}, tmp_path / lock.FILE)
-        assert lock.previous(tmp_path) == []
+        assert source_lock.previous(tmp_path)
+        written({**content, "needs_format": form.number + 1}, tmp_path / source_lock.FILE)
+        assert source_lock.previous(tmp_path) == []
         return
     with pytest.raises(
         form.error, match=rf"has format {form.number + 1} .*reads format {form.number}.*upgrade Ratchet"
@@ -209,7 +213,7 @@ def test_versions_of_the_first_format_load_predict_are_gated_promoted_and_rolled
     assert toy.serves() == "v1.0.0"
 
     lay_today(toy)
-    decision = compare.fn(toy.params, old, "prod")
+    decision = gate.fn(toy.params, old, "prod")
     assert (decision.champion, decision.compared, decision.verdict) == ("v1.0.0", 1000, "promote")
     assert decision.new_contract == () and 0.9 < (decision.champion_score or 0) < 1
     version = register.fn(toy.params, old, decision, head(old))
@@ -221,7 +225,7 @@ def test_versions_of_the_first_format_load_predict_are_gated_promoted_and_rolled
 
 def lay_today(toy: Toy) -> None:
     """Leave a run of today's with the inputs of the old versions."""
-    from tests.versions.toy import GRAPH, IGNORED
+    from tests.helpers.toy import GRAPH, IGNORED
 
     git("rm", "-r", "-q", "--cached", ".", cwd=toy.tree)
     toy.write({"dvc.yaml": GRAPH, ".gitignore": IGNORED})

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from dvc.utils.serialize import parse_yaml
 
-from tasks import params
-from tasks.errors import ParamsError
-from tasks.overrides import in_words, lasting, replaced
+from ratchet import params
+from ratchet.errors import ParamsError
+from ratchet.overrides import in_words, lasting, replaced
 
 TEXT = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
 HEADING = "--set (the settings of this run)"

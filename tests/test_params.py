@@ -15,8 +15,8 @@ import pytest
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 from ruamel.yaml import YAML
 
-from tasks import params
-from tasks.errors import ParamsError
+from ratchet import params
+from ratchet.errors import ParamsError
 
 ROOT = Path(__file__).parents[1]
 

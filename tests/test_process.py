@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import process
-from tasks.errors import Busy
+from ratchet import process
+from ratchet.errors import Busy
 
 STAGE = """
 import os, sys, time
@@ -98,7 +98,7 @@ def test_a_fault_keeps_its_type_message_and_exit_code(tmp_path: Path) -> None:
     code = """
 import sys
 from tasks import process
-from tasks.errors import Unreachable
+from ratchet.errors import Unreachable
 def body(): raise Unreachable("the hub does not answer")
 sys.exit(process.main("s", body, patient=False))
 """

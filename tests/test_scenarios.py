@@ -20,17 +20,17 @@ import pytest
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
+from ratchet.params import Params
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
-from tasks.params import Params
 from tasks.prepare import prepare
 from tasks.refresh import refresh
 from tasks.train import train
 from tasks.validate import validate
 from tests.conftest import Checkout, fresh
-from tests.data.hub import REPOSITORY, hub
+from tests.helpers.hub import REPOSITORY, hub
 
-pytest_plugins = ["tests.data.fixtures"]
+pytest_plugins = ["tests.helpers.data_fixtures"]
 
 SMALL: dict[str, dict[str, Any]] = {  # what every small data set sets
     "gate": {"on_undecided": "estimate"},

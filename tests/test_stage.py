@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import stage
-from tasks.errors import Busy, InputsChanged, NotARepository
-from tasks.params import Params
-from tasks.stage import Stage
+from ratchet import stage
+from ratchet.errors import Busy, InputsChanged, NotARepository
+from ratchet.params import Params
+from ratchet.stage import Stage
 from tests.conftest import ROOT, Checkout
-from tests.versions.toy import Toy
+from tests.helpers.toy import Toy
 
 
 def test_nothing_is_out_of_date_after_a_run(released: Checkout) -> None:

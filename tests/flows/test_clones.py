@@ -21,7 +21,7 @@ def site(tmp_path: Path) -> Iterator[str]:
     """A web server on loopback with the sample's images in two parquet files."""
     from torchvision.datasets import FashionMNIST
 
-    from tests.data.samples import image_file, png
+    from tests.helpers.data_samples import image_file, png
 
     folder = tmp_path / "site"
     for train in (True, False):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import BIN, Checkout
-from tests.flows.standing import stage_processes, until
+from tests.helpers.standing import stage_processes, until
 
 
 @pytest.mark.long
@@ -24,7 +24,7 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
     copy.set(margin="0.9")
     copy.commit("Let everything through")
     settings = ["--set", "train.seed=7", "--set", "gate.max_shrink=1"]
-    command = [str(BIN / "python"), "-m", "flows", "train", "--json", *settings]
+    command = [str(BIN / "python"), "-m", "cli", "train", "--json", *settings]
     with contextlib.ExitStack() as stack:
         texts = [stack.enter_context((tmp_path / f"{number}.txt").open("w+")) for number in range(2 * count)]
         outputs = list(zip(texts[::2], texts[1::2], strict=True))
@@ -60,7 +60,7 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
 def test_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> None:
     """In 12 GB of address space, 14 GB of weights."""
     settings = "--set model.name=mlp --set 'model.arguments={widths: [60000, 60000]}' --set train.threads=1"
-    done = copy.run("bash", "-c", f"ulimit -v 12000000 && exec python -m flows train {settings}", code=1)
+    done = copy.run("bash", "-c", f"ulimit -v 12000000 && exec python -m cli train {settings}", code=1)
     assert "train: " in done.stderr
     assert "memory" in done.stderr
     assert "Traceback" not in done.stderr
@@ -80,7 +80,7 @@ def test_a_loader_worker_that_dies_is_said_and_the_next_run_goes_on(copy: Checko
     settings = [
         text for key, value in (chosen | {"train.threads": "1"}).items() for text in ("--set", f"{key}={value}")
     ]
-    command = [str(BIN / "python"), "-m", "flows", "train", *settings]
+    command = [str(BIN / "python"), "-m", "cli", "train", *settings]
     with subprocess.Popen(command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr
         next(line for line in run.stderr if "epoch 3/40" in line)

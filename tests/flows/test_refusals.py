@@ -15,11 +15,11 @@ from tests.conftest import Checkout
 
 @pytest.mark.fault(26)
 def test_edited_code_is_refused_before_anything_runs(copy: Checkout) -> None:
-    file = copy.path / "tasks/learning/models.py"
+    file = copy.path / "ratchet/models/architectures.py"
     file.write_text(file.read_text() + "\n# an experiment\n")
     done = copy.ratchet("train", code=1)
-    assert "tasks/learning/models.py" in done.stderr
-    assert "git add tasks/learning/models.py && git commit" in done.stderr
+    assert "ratchet/models/architectures.py" in done.stderr
+    assert "git add ratchet/models/architectures.py && git commit" in done.stderr
     assert "Traceback" not in done.stderr
     assert "up to date" in copy.run("dvc", "status", "ingest").stdout
 
@@ -39,7 +39,7 @@ def test_bad_input_is_one_message_and_changes_nothing(released: Checkout, tmp_pa
 
 
 FAULTY = """
-from tasks.errors import DataError, Unreachable
+from ratchet.errors import DataError, Unreachable
 
 def faulty(params, tree):
     with Path("attempts").open("a") as file:
@@ -69,7 +69,7 @@ def test_others_are_refused_while_it_trains_and_ctrl_c_ends_it_within_seconds(co
     """A second `ratchet train` and `dvc repro` meanwhile change nothing, and the run before still holds afterwards."""
     lock = (copy.path / "dvc.lock").read_bytes()
     copy.set(epochs="2000")
-    command = [sys.executable, "-m", "flows", "train"]
+    command = [sys.executable, "-m", "cli", "train"]
     with subprocess.Popen(command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr
         next(line for line in run.stderr if "epoch 1/2000" in line)

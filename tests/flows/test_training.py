@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import stage
-from tests.conftest import ROOT, Checkout, Second, duplicate
-from tests.test_rooms import MODULES, closure
-from tests.versions.test_texts import REASONS
+from ratchet import stage
+from tests.conftest import Checkout, Second, duplicate
+from tests.registry.test_texts import REASONS
+from tests.test_layout import closure, dep
 
 STAGES = ["ingest", "validate", "prepare", "train", "evaluate"]
 
@@ -78,17 +78,15 @@ def test_a_param_reruns_exactly_the_stages_that_read_it(copy: Checkout) -> None:
         assert set(stage.changes(copy.path)) == readers, other
 
 
-def test_an_edited_module_reruns_exactly_the_stages_that_import_it(copy: Checkout) -> None:
+def test_an_edited_module_reruns_exactly_the_stages_that_import_its_room(copy: Checkout) -> None:
     """Which stages import it is read from the code, not from dvc.yaml."""
-    importers = {name: {MODULES[module] for module in closure(f"tasks.{name}")} for name in STAGES}
-    edited = ("tasks/ingest.py", "tasks/learning/models.py", "tasks/data/shards.py", "tasks/versions/gate.py",
-              "tasks/stage.py")  # fmt: skip
-    readers = [{name for name in STAGES if ROOT / module in importers[name]} for module in edited]
-    assert readers[0] == {"ingest"}
-    assert readers[1] >= {"train", "evaluate"}
-    assert readers[3:] == [set(), set()]
+    listed = {name: {dep(module) for module in closure(f"tasks.{name}")} for name in STAGES}
+    edited = ("tasks.ingest", "ratchet.models.architectures", "ratchet.shards.shards", "ratchet.gate.decisions",
+              "ratchet.stage")  # fmt: skip
+    readers = [{name for name in STAGES if dep(module) in listed[name]} for module in edited]
+    assert readers == [{"ingest"}, {"train", "evaluate"}, {"ingest", "validate", "prepare"}, set(), set()]
     for module, expected in zip(edited, readers, strict=True):
-        file = copy.path / module
+        file = copy.path / f"{module.replace('.', '/')}.py"
         text = file.read_text()
         file.write_text(f"{text}\n# edited\n")
         assert set(stage.changes(copy.path)) == expected, module

@@ -1,0 +1,152 @@
+"""Commands that train, compare and predict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from cli.app import TRAINING, Environment, Json, VersionName, app, show
+from ratchet.errors import ParamsError
+
+if TYPE_CHECKING:
+    from flows.summary import Summary
+
+
+@app.command(rich_help_panel=TRAINING)
+def train(
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a value of params.yaml for this run, such as train.epochs=3; the run then uses its own "
+            "git worktree.",
+        ),
+    ] = None,
+    preset: Annotated[
+        Path | None,
+        typer.Option(
+            "--params",
+            metavar="FILE",
+            help="Override the values that a file lists, such as params/accurate.yaml; --set takes precedence.",
+        ),
+    ] = None,
+    environment: Environment = "prod",
+    as_json: Json = False,
+) -> None:
+    """Run the training flow: read data, train, compare, register a version, promote it.
+
+    Stages whose data, params and code are unchanged are skipped. Uses the Prefect server at PREFECT_API_URL, or starts a
+    temporary one.
+    """
+    from ratchet import params
+    from ratchet.process import age_s
+    from ratchet.stage import home, preload
+    from ratchet.workspace.run_tree import check
+    from service.server import server
+
+    values = params.preset(preset) if preset else {}
+    values |= dict(_pair(text) for text in settings or ())
+    checkout = Path().resolve()
+    check(checkout, values or None)  # fail before a server is started
+    with server(home(checkout)):
+        from cli.tables import show_lines, summary_table
+        from flows.training import training
+
+        preload(checkout)
+        if not as_json:
+            show_lines()
+        try:
+            summary = cast("Summary", training(environment, values or None))
+        except KeyboardInterrupt:
+            print("ratchet: stopped; run the same command again to continue from the last checkpoint", file=sys.stderr)
+            raise typer.Exit(130) from None
+    show(summary, summary_table(summary, age_s()), as_json)
+
+
+@app.command(rich_help_panel=TRAINING)
+def refresh(as_json: Json = False) -> None:
+    """Pin what the sources hold now in source.lock, and say what is new; the next run reads it."""
+    from ratchet import params
+    from tasks.refresh import refresh as step
+
+    pinned = step.fn(params.load(), Path())
+    last = "source.lock is unchanged"
+    if pinned["changed"]:
+        last = "source.lock changed; run `dvc repro` or `ratchet train` to read what it pins"
+    show(pinned, "\n".join([*pinned["summary"], last]), as_json)
+
+
+@app.command(rich_help_panel=TRAINING)
+def predict(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A CSV or parquet file, an image, a folder or glob of them, or hf://datasets/OWNER/NAME.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .parquet or .csv.")],
+    environment: Environment = "prod",
+    as_json: Json = False,
+) -> None:
+    """Score rows with the model in service. Each input row gives one output row; a bad row has a reason."""
+    from tasks.predict import predict as step
+
+    scored = step.fn(Path(), source, environment, output)
+    show(scored, str(scored), as_json)
+
+
+@app.command(rich_help_panel=TRAINING)
+def models(as_json: Json = False) -> None:
+    """List the architectures for `model.name` with their number of parameters (ours for Fashion-MNIST's input, torchvision's
+    for ImageNet's)."""
+    from ratchet.models.architectures import described
+
+    listed = described()
+    show(listed, "\n".join(f"{name:32} {count:>14,}" for name, count in listed.items()), as_json)
+
+
+@app.command(rich_help_panel=TRAINING)
+def gate(
+    champion: Annotated[str, typer.Argument(metavar="A", help="The champion: a version or an environment.")],
+    challenger: Annotated[str, typer.Argument(metavar="B", help="The challenger: a version or an environment.")],
+    as_json: Json = False,
+) -> None:
+    """Compare any two versions on the test rows of B, as the gate does; nothing is written."""
+    from ratchet import params
+    from tasks.gate import gate_versions
+
+    decision = gate_versions(params.load(), Path(), champion, challenger)
+    show(decision.to_dict(), f"{decision.verdict}: {decision.reason}", as_json)
+
+
+@app.command(rich_help_panel=TRAINING)
+def export(
+    version: VersionName,
+    target: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    format: Annotated[
+        str, typer.Option("--format", help="state_dict, safetensors, torch_export or whole_model.")
+    ] = "state_dict",
+    as_json: Json = False,
+) -> None:
+    """Write a version's model in another format, after checking that the file gives the same outputs."""
+    from ratchet.registry import loading
+    from ratchet.registry.versions import Registry
+    from ratchet.upkeep.export import export as write
+
+    found = Registry(Path()).find(version)
+    weights, card = loading.files(Path(), found)
+    write(card, weights, format, target, loading.package(Path(), found, card))
+    done = {"version": found.name, "format": format, "output": str(target)}
+    show(done, f"wrote {found.name} as {format} to {target}; the file gives the same outputs", as_json)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ParamsError(f"--set {text}: expected KEY=VALUE, such as train.epochs=3")
+    return key, value

@@ -1,0 +1,106 @@
+"""Rows to score from a data set of the Hub, streamed: nothing is stored here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from ratchet.dataset.spec import Spec
+from ratchet.errors import ParamsError
+from ratchet.params import HuggingFaceSource
+from ratchet.prediction import unlabeled_rows as rows
+from ratchet.prediction.unlabeled_rows import Arrivals
+
+ADDRESS = "hf://datasets/"
+ROWS = 100  # that are fetched at once
+
+
+def named(source: str) -> tuple[HuggingFaceSource, str | None]:
+    """Which data set `hf://datasets/OWNER/NAME[@REVISION][?config=...&split=...]` names, and which split (None: all)."""
+    from pydantic import ValidationError
+
+    url = urlsplit(source.removeprefix(ADDRESS))
+    repository, _, revision = url.path.partition("@")
+    options = dict(parse_qsl(url.query, keep_blank_values=True))
+    split, config = options.pop("split", None), options.pop("config", None)
+    try:
+        if options:
+            raise ValueError(f"unknown option {', '.join(options)}")
+        address = HuggingFaceSource(
+            type="huggingface",
+            repository=repository,
+            config=config,
+            revision=revision or None,
+            splits={},
+            label="label",
+            image="image",
+        )
+    except (ValidationError, ValueError):
+        raise ParamsError(f"{source!r}: expected {ADDRESS}OWNER/NAME[@REVISION][?config=...&split=...]") from None
+    return address, split
+
+
+def path(address: HuggingFaceSource, split: str) -> str:
+    """What predictions name as the source of a row: without the revision, so that a new commit brings new rows alone."""
+    config = f"config={address.config}&" if address.config else ""
+    return f"{ADDRESS}{address.repository}?{config}split={split}"
+
+
+def read(address: HuggingFaceSource, split: str | None, spec: Spec, count: int) -> Iterator[Arrivals]:
+    """The rows of a split, or of all splits, at most `count` at a time."""
+    import datasets
+
+    from ratchet.sources import huggingface
+
+    datasets.disable_progress_bars()
+    with huggingface.answering(address, "the input"):
+        data = datasets.load_dataset(
+            address.repository, address.config, split=split, revision=address.revision, streaming=True
+        )
+        splits = data if isinstance(data, dict) else {split or str(data.split): data}
+        for title, part in splits.items():
+            yield from _rows(part, path(address, title), address, spec, count)
+
+
+def _rows(data: Any, source: str, address: HuggingFaceSource, spec: Spec, count: int) -> Iterator[Arrivals]:
+    loader = functools.partial(load, address.repository)
+    start = 0
+    for table in data.decode(False).with_format("arrow").iter(min(count, ROWS)):
+        table = table.cast(table.schema.remove_metadata())
+        if spec.kind != "image":
+            rows.require(spec, source, table.column_names)
+        yield rows.of_table(table, spec, source, range(start, start + len(table)), loader)
+        start += len(table)
+
+
+def load(repository: str, address: str) -> tuple[bytes | None, str | None]:
+    """The bytes of an image that the Hub keeps as a file of its own. No other address is opened, least of all a local path."""
+    import fsspec
+
+    target = address.rpartition("::")[2]  # of zip://a.png::hf://...
+    inner = address.removesuffix(target).split("::")[:-1]
+    if not _is_of_hub(target, repository) or not all(
+        part.startswith(("zip://", "tar://", "gzip://")) for part in inner
+    ):
+        return None, f"unread: {address} is not a file of {repository}"
+    try:
+        with fsspec.open(address) as file:
+            content: bytes = file.read(rows.FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None, f"unread: {address} does not exist"
+    if len(content) > rows.FILE_BYTES:
+        return None, f"unread: more than {rows.FILE_BYTES:,} bytes"
+    return content, None
+
+
+def _is_of_hub(address: str, repository: str) -> bool:
+    from huggingface_hub import constants
+
+    starts = (
+        f"{ADDRESS}{repository}@",
+        f"{ADDRESS}{repository}/",
+        f"{constants.ENDPOINT}/datasets/{repository}/resolve/",
+    )
+    return address.startswith(starts) and ".." not in address.split("/")

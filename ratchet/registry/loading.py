@@ -1,0 +1,110 @@
+"""A version from Python: `from ratchet import load; model = load("prod")`.
+
+The name is resolved through the registry, its files are pulled if the cache lacks them, and nothing is loaded before
+its SHA-256 is that of the version's tag.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ratchet import custom_code, git
+from ratchet.errors import CorruptModel, RatchetError
+from ratchet.registry.versions import Registry, Version
+from ratchet.store import pipeline
+from ratchet.store.cache import Cache, digest
+from ratchet.store.remote import pull
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ratchet.models.card import Card
+
+WEIGHTS, CARD = "models/classifier.pt", "models/classifier.json"
+
+
+def load(name: str, tree: Path = Path()) -> nn.Module:
+    """The model of a version, by its number or the environment that it serves in, in eval mode with its `.card`.
+
+    Raises:
+        VersionError: there is no such version.
+        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged; nothing was loaded.
+    """
+    model, card = built(tree, Registry(tree).find(name))
+    model.card = card  # type: ignore[assignment]  # torch types attributes as tensors and modules
+    return model.eval()
+
+
+def built(tree: Path, version: Version) -> tuple[nn.Module, Card]:
+    """The model of a version and its card: the only way to build one, for `load`, `predict`, `export` and the gate.
+
+    A class from `custom/` comes from the version's own commit, so edits in the checkout cannot break or change an old
+    version. Named models come from the installed code: a named architecture never changes.
+    """
+    return built_from(tree, version, *files(tree, version))
+
+
+def built_from(tree: Path, version: Version, weights: Path, card: Path) -> tuple[nn.Module, Card]:
+    """As `built`, from copies of the version's files whose SHA-256 is compared with its tag first."""
+    from ratchet.models.card import load_model
+
+    _check(version, weights, card)
+    try:
+        return load_model(card, weights, package=package(tree, version, card))
+    except RatchetError:
+        raise
+    except Exception as error:  # whatever the code in custom/ raises
+        raise CorruptModel(
+            f"{version.name} cannot be built with the custom/ of its own commit {version.commit[:12]}: {error}"
+        ) from error
+
+
+def package(tree: Path, version: Version, card: Path) -> str:
+    """The name under which the version's own `custom/` is imported; `custom` if its model is not from there."""
+    from ratchet.models.card import Card
+
+    return _package(tree.resolve(), version.commit) if Card.read(card).is_custom else custom_code.PACKAGE
+
+
+@lru_cache(maxsize=16)
+def _package(tree: Path, commit: str) -> str:
+    blobs = git.files(tree, commit, custom_code.PACKAGE)
+    if not blobs:
+        raise CorruptModel(f"its model is a class in custom/, but commit {commit[:12]} has no such folder")
+    contents = git.blobs(tree, list(blobs.values()))
+    names = [name.removeprefix(f"{custom_code.PACKAGE}/") for name in blobs]
+    return custom_code.unpacked(dict(zip(names, contents, strict=True)))
+
+
+def path(name: str, tree: Path = Path()) -> Path:
+    """The file with the weights of a version, checked; raises as `load` does. It is DVC's: read it, don't write it."""
+    return files(tree, Registry(tree).find(name))[0]
+
+
+def files(tree: Path, version: Version) -> tuple[Path, Path]:
+    """Weights and card of a version in DVC's cache, pulled if they are not there, and checked.
+
+    Raises:
+        ObjectsMissing, Unreachable: they are unavailable.
+        CorruptData, CorruptModel: they are not what the version's tag says.
+    """
+    contents = pipeline.of_commit(tree, version.commit)
+    outputs = [contents.output(name) for name in (WEIGHTS, CARD)]
+    for output in outputs:
+        pull(tree, output)
+    weights, card = (Cache(tree).path(output.md5) for output in outputs)
+    _check(version, weights, card)
+    return weights, card
+
+
+def _check(version: Version, weights: Path, card: Path) -> None:
+    """Compare the SHA-256 of both files with those in the version's tag; raises `CorruptModel`."""
+    for file, name, key in ((weights, WEIGHTS, "weights_sha256"), (card, CARD, "card_sha256")):
+        expected = version.data.get(key)
+        if digest(file, "sha256") != expected:
+            raise CorruptModel(
+                f"{name} of {version.name}: the SHA-256 of {file} is not the one in its tag ({str(expected)[:12]}), so it "
+                f"was not loaded; for details, run `ratchet verify {version.name}`"
+            )

@@ -1,0 +1,305 @@
+"""A folder of image files: `<class>/...`, or `<split>/<class>/...` with the usual words for splits.
+
+What a class's folder contains in further folders belongs to the class. A tree that can be read in
+two ways is refused, and every file that is not read is counted with the reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from ratchet import images
+from ratchet.errors import CorruptData, SourceMissing
+from ratchet.params import ImageFolderSource
+from ratchet.shards.splits import SPLITS, split_of
+from ratchet.sources.base import Entry, Part, Places, Rows, image_table, pin
+from ratchet.sources.skipped import Skipped, printable
+
+ROWS = 10  # files in one batch
+FILE_BYTES = 1 << 27  # of one file; a larger one is skipped
+
+# Reasons for skipping a file
+HIDDEN = "hidden"
+SUFFIX = "suffix"
+NO_CLASS = "not in a class folder"
+ENCODING = "name not UTF-8"
+LINK = "link"
+UNREADABLE = "unreadable"
+LARGE = f"over {FILE_BYTES >> 20} MiB"
+NEEDS_HEIF = f"HEIC without {images.HEIF_EXTRA}"
+
+
+def resolve(source: ImageFolderSource, places: Places) -> Entry:
+    """The images in class folders; `places.notes` gets their number and what is skipped."""
+    root = places.find(source.path)
+    if not root.is_dir():
+        raise SourceMissing(f"ingest.sources: there is no folder {source.path}; create it, or correct the path")
+    skipped = Skipped()
+    names = sorted(_images(root, skipped), key=lambda name: PurePosixPath(name).parts)
+    layout = Layout.of(source.path, names, skipped)
+    files = []
+    for name in names:
+        if layout.label(name) is None:
+            skipped.add(NO_CLASS, name)
+            continue
+        try:
+            files.append(pin(root / name, name))
+        except OSError:
+            skipped.add(UNREADABLE, name)
+    places.notes.append(f"{source.path}: {layout.summary(len(files))}" + f"; {skipped}" * bool(skipped))
+    return {"files": files}
+
+
+def parts(source: ImageFolderSource, entry: Entry, places: Places) -> list[Part]:
+    """One for each class and split."""
+    files = entry["files"]
+    layout = Layout.of(source.path, [file["name"] for file in files], Skipped())
+    root = places.find(source.path)
+    groups = itertools.groupby(files, key=lambda file: PurePosixPath(file["name"]).parts[: layout.depth])
+    return [Part(source, root, tuple(group), layout.detail(folders)) for folders, group in groups]
+
+
+def read(part: Part) -> Rows:
+    return Rows(_batches(part))
+
+
+def _batches(part: Part) -> Iterator[pa.Table]:
+    for start in range(0, len(part.files), ROWS):
+        names = [file["name"] for file in part.files[start : start + ROWS]]
+        contents = [(Path(part.root) / name).read_bytes() for name in names]
+        columns: dict[str, list[Any]] = {"path": names}
+        if "split" in part.detail:
+            columns["split"] = [part.detail["split"]] * len(names)
+        yield image_table(contents, pa.array([part.detail["label"]] * len(names), pa.string()), **columns)
+
+
+# ── which files are images ───────────────────────────────────────────────────────────────────────
+
+
+def _images(root: Path, skipped: Skipped) -> Iterator[str]:
+    """The names of the images below `root`, in no particular order. Links to folders are not followed."""
+    inside = root.resolve()
+
+    def unreadable(error: OSError) -> None:
+        skipped.add(UNREADABLE, Path(error.filename).relative_to(root).as_posix())
+
+    for folder, subfolders, files in os.walk(root, onerror=unreadable):
+        place = Path(folder)
+        for name in list(subfolders):
+            reason = _folder_skipped(place / name)
+            if reason:
+                subfolders.remove(name)
+                skipped.add(reason, (place / name).relative_to(root).as_posix() + "/")
+        for name in files:
+            path = place / name
+            reason = _file_skipped(path, inside)
+            relative = path.relative_to(root).as_posix()
+            if reason is None and not _is_utf8(relative):
+                reason = ENCODING
+            if reason:
+                skipped.add(reason, relative)
+            else:
+                yield relative
+
+
+def _folder_skipped(path: Path) -> str | None:
+    if path.name.startswith("."):
+        return HIDDEN
+    return LINK if path.is_symlink() else None
+
+
+def _file_skipped(path: Path, inside: Path) -> str | None:
+    """Why a file is not read, or None."""
+    suffix = path.suffix.lower()
+    if path.name.startswith("."):
+        return HIDDEN
+    if suffix not in images.suffixes():
+        return NEEDS_HEIF if suffix in images.HEIC_SUFFIXES else SUFFIX
+    try:
+        if path.is_symlink() and not path.resolve(strict=True).is_relative_to(inside):
+            return LINK
+        if not path.is_file():
+            return UNREADABLE
+        return LARGE if path.stat().st_size > FILE_BYTES else None
+    except (OSError, RuntimeError):  # a link to nothing, or a loop of links
+        return LINK if path.is_symlink() else UNREADABLE
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ── splits and classes ───────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the folders of a tree are read."""
+
+    splits: bool  # whether the first folders are splits
+    folders: frozenset[tuple[str, ...]]  # of the classes: (class,) or (split, class)
+
+    @classmethod
+    def of(cls, path: str, names: Sequence[str], skipped: Skipped) -> Layout:
+        """The one way to read these images of the source at `path`.
+
+        Raises:
+            SourceMissing: there is no image in a folder.
+            CorruptData: the tree can be read in two ways.
+        """
+        trails = [PurePosixPath(name).parts[:-1] for name in names]
+        top = sorted({trail[0] for trail in trails if trail})
+        if not top:
+            raise SourceMissing(_nothing(path, names, skipped))
+        words = [name for name in top if split_of(name)]
+        if not words:
+            _refuse_wrapped(path, top, trails)
+            _refuse_splits_within(path, trails)
+            _refuse_classes_within(path, trails)
+            return cls(False, frozenset(trail[:1] for trail in trails if trail))
+        _refuse_mixed(path, top, words)
+        _refuse_twins(path, words)
+        _refuse_without_classes(path, words, trails)
+        return cls(True, frozenset(trail[:2] for trail in trails if len(trail) > 1))
+
+    @property
+    def depth(self) -> int:
+        return 2 if self.splits else 1
+
+    def label(self, name: str) -> str | None:
+        """The class of an image; None if it is not in the folder of a class."""
+        folders = PurePosixPath(name).parts[:-1][: self.depth]
+        return folders[-1] if folders in self.folders else None
+
+    def detail(self, folders: tuple[str, ...]) -> dict[str, Any]:
+        """What `read` has to know of the images in a class's folder."""
+        label = {"label": folders[-1]}
+        return {**label, "split": split_of(folders[0])} if self.splits else label
+
+    def summary(self, count: int) -> str:
+        classes = len({folders[-1] for folders in self.folders})
+        text = f"{_counted(count, 'image')} in {_counted(classes, 'class', 'classes')}"
+        if not self.splits:
+            return text
+        given = {split_of(folders[0]) for folders in self.folders}
+        return f"{text}, splits {', '.join(split for split in SPLITS if split in given)}"
+
+
+def _counted(count: int, singular: str, plural: str | None = None) -> str:
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Up to five names for a message."""
+    quoted = [printable(name) for name in names]
+    return ", ".join(quoted[:5]) + f" and {len(quoted) - 5} more" * (len(quoted) > 5)
+
+
+def _nothing(path: str, names: Sequence[str], skipped: Skipped) -> str:
+    if names:
+        return (
+            f"ingest.sources: the {_counted(len(names), 'image')} at {path} are not in folders; "
+            "move each into a folder named after its class"
+        )
+    seen = f" ({skipped})" if skipped else ""
+    return f"ingest.sources: no image in a class's folder at {path}{seen}; put images into {path}/CLASS/"
+
+
+def _refuse_wrapped(path: str, top: Sequence[str], trails: Sequence[tuple[str, ...]]) -> None:
+    """A single folder with further folders: is it a class, or does it wrap the data set?"""
+    nested = sorted({trail[1] for trail in trails if len(trail) > 1})
+    if len(top) == 1 and nested:
+        raise CorruptData(
+            f"ingest.sources: {path} holds the single folder {_listed(top)}, which is either a class "
+            f"or the folder around the data set ({_listed(nested)}); "
+            f"set the path to {path.rstrip('/')}/{printable(top[0])}, or move its images out of their folders"
+        )
+
+
+def _refuse_splits_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
+    """`<class>/<split>/`: the splits would be ignored."""
+    within: dict[str, set[str | None]] = {}
+    for trail in trails:
+        if trail:
+            within.setdefault(trail[0], set()).add(split_of(trail[1]) if len(trail) > 1 else None)
+    split = sorted(name for name, splits in within.items() if None not in splits)
+    if split:
+        raise CorruptData(
+            f"ingest.sources: {path} can be read in two ways: as classes that contain splits "
+            f"(CLASS/SPLIT, in {_listed(split)}), or as classes whose inner folders mean nothing; "
+            "arrange it as SPLIT/CLASS to use the splits, or move the images out of the inner folders"
+        )
+
+
+def _refuse_classes_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
+    """Folders that are not named like splits, and yet may be: `train_set/<class>/`, or `2020/<class>/`."""
+    inner: dict[str, set[str | None]] = {}
+    for trail in trails:
+        if trail:
+            inner.setdefault(trail[0], set()).add(trail[1] if len(trail) > 1 else None)
+    groups = {name: folders for name, folders in inner.items() if None not in folders}
+    shared = len(groups) == len(inner) and any(set.union(*groups.values()) == names for names in groups.values())
+    if len(set(map(_split_within, groups)) - {None}) > 1 or (shared and max(map(len, groups.values())) > 1):
+        folders = sorted({trail[1] for trail in trails if len(trail) > 1})
+        raise CorruptData(
+            f"ingest.sources: {path} can be read in two ways: as the classes {_listed(sorted(inner))}, or "
+            f"as splits or groups ({_listed(sorted(groups))}) that hold the classes {_listed(folders)}; move "
+            "the images out of the inner folders to get the former, or rename the outer folders to train, val and "
+            "test to get splits"
+        )
+
+
+def _split_within(name: str) -> str | None:
+    """The split that a part of a folder's name means: `seg_train`, `test-images`, `train2017`."""
+    return next(filter(None, map(split_of, re.findall(r"[^\W\d_]+", name))), None)
+
+
+def _refuse_mixed(path: str, top: Sequence[str], words: Sequence[str]) -> None:
+    others = [name for name in top if name not in words]
+    if others:
+        raise CorruptData(
+            f"ingest.sources: {path} can be read in two ways: as the splits {_listed(words)} beside "
+            f"other folders ({_listed(others)}), or as the classes {_listed(top)}; "
+            f"move {_listed(others)} out of {path} to get the splits, "
+            f"or rename {_listed(words)} to get the classes"
+        )
+
+
+def _refuse_twins(path: str, words: Sequence[str]) -> None:
+    by_split: dict[str | None, list[str]] = {}
+    for word in words:
+        by_split.setdefault(split_of(word), []).append(word)
+    for split, twins in by_split.items():
+        if len(twins) > 1:
+            raise CorruptData(
+                f"ingest.sources: {path} can be read in two ways: the folders {_listed(twins)} as one "
+                f"split ({split}), or as different ones; merge them, or move one out of {path}"
+            )
+
+
+def _refuse_without_classes(path: str, words: Sequence[str], trails: Sequence[tuple[str, ...]]) -> None:
+    """Folders named like splits that hold no classes, or splits again."""
+    inner: dict[str, set[str]] = {word: set() for word in words}
+    for trail in trails:
+        if len(trail) > 1:
+            inner[trail[0]].add(trail[1])
+    bare = [word for word in words if all(map(split_of, inner[word]))]
+    if bare:
+        raise CorruptData(
+            f"ingest.sources: {path} can be read in two ways: as the splits {_listed(words)}, of which "
+            f"{_listed(bare)} has no folders of classes, or as classes of these names; "
+            f"sort the images of {_listed(bare)} into folders of classes or move it out of {path} "
+            f"to get the splits, or rename {_listed(words)} to get the classes"
+        )

@@ -1,0 +1,265 @@
+"""What a Dataset or source class of yours yields, as rows: an image or features, and a label.
+
+| value | becomes |
+|---|---|
+| image: PIL image | its pixels, as they are |
+| image: bytes; a path to a file in the checkout | the file as it is |
+| image: uint8 array or tensor (H, W), (H, W, 1), (H, W, 3), (1, H, W), (3, H, W) | PNG |
+| image: the same in floats from 0 to 1, as `ToTensor` makes them | 255 times that, rounded |
+| features: 1-D array, tensor or list of numbers; a dict of numbers | columns `feature_names`, or x0, x1, ...; the keys |
+| label: whole number, text, bool, float, or an array or tensor of one | the same; `labels.py` makes it text |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ratchet.errors import CorruptData
+from ratchet.sources.base import array_id, encoded
+
+EXPECTED_IMAGE = (
+    "expected a PIL image, the bytes of an image file, a path to one, or a uint8 or 0..1 float array or tensor of shape "
+    "(H, W), (H, W, 3) or (3, H, W)"
+)
+EXPECTED_ITEM = "expected (image, label), (features, label) or a dict with the key label"
+MODES = {  # of PIL: the mode whose pixels are stored
+    **{mode: mode for mode in ("L", "RGB", "RGBA", "I;16")},
+    **dict.fromkeys(("LA", "La", "RGBa", "PA"), "RGBA"),
+    **dict.fromkeys(("CMYK", "YCbCr", "HSV"), "RGB"),
+    "1": "L",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source; either `image` (and its `id`) or `features`."""
+
+    label: Any
+    image: bytes | None = None
+    id: str | None = None  # of pixels that were no file
+    features: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)  # columns beside an image; the split
+
+    @property
+    def columns(self) -> tuple[bool, tuple[str, ...]]:
+        return self.is_image, (*self.features, *self.others)
+
+    @property
+    def is_image(self) -> bool:
+        return not self.features
+
+    def digest(self) -> bytes:
+        """Of all that the row holds."""
+        content = self.id or hashlib.blake2b(self.image or b"").hexdigest()
+        values = [(type(self.label).__name__, self.label), *self.features.items(), *self.others.items()]
+        return hashlib.blake2b(repr((content if self.is_image else "", values)).encode(), digest_size=16).digest()
+
+
+class BadItem(Exception):
+    """What is wrong with an item, in words."""
+
+
+def row(item: object, feature_names: Sequence[str] | None, tree: Path, place: str) -> Row:
+    """One item as a row.
+
+    Args:
+        feature_names: names for features that come without.
+        tree: the checkout, where images may be named by their path.
+        place: what a message calls the item, such as `custom.sources.mine:Mine, row 3`.
+
+    Raises:
+        CorruptData: the item cannot be read in exactly one way.
+    """
+    try:
+        if isinstance(item, Mapping):
+            return _of_mapping(item, tree)
+        if isinstance(item, (tuple, list)) and len(item) == 2:
+            return _of_pair(item[0], item[1], feature_names, tree)
+        raise BadItem(f"the item is {_described(item)}; {EXPECTED_ITEM}")
+    except BadItem as problem:
+        raise CorruptData(f"{place}: {problem}") from None
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # of a tensor or PIL image that cannot be read
+        raise CorruptData(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def _of_mapping(item: Mapping[Any, Any], tree: Path) -> Row:
+    if "label" not in item:
+        raise BadItem(f"the item has the keys {', '.join(map(str, item)) or '(none)'}; {EXPECTED_ITEM}")
+    rest = {str(key): value for key, value in item.items() if key != "label"}
+    if len(rest) < len(item) - 1:
+        raise BadItem(f"the item has the keys {', '.join(map(repr, item))}, of which two have the same name")
+    others = {"split": rest.pop("split")} if "split" in rest else {}
+    label = _label(item["label"])
+    if "image" in rest:
+        image, name = _image(rest.pop("image"), tree)
+        return Row(label, image, name, others=others | _columns(rest))
+    if not rest:
+        raise BadItem("the item has a label and nothing to predict it from; add image, or features by name")
+    return Row(label, features=_columns(rest), others=others)
+
+
+def _of_pair(value: object, label: object, feature_names: Sequence[str] | None, tree: Path) -> Row:
+    if isinstance(value, Mapping):
+        if "label" in value:
+            raise BadItem("the item has a label of its own and one among its features; remove one of them")
+        return _of_mapping({**value, "label": label}, tree)
+    array = _array(value)
+    if array is not None and array.ndim == 1:
+        return Row(_label(label), features=_features(array, feature_names))
+    if isinstance(value, (list, tuple)):
+        raise BadItem(f"image is {_described(value)}; {EXPECTED_IMAGE}")
+    image, name = _image(value, tree)
+    return Row(_label(label), image, name)
+
+
+def _features(array: np.ndarray, names: Sequence[str] | None) -> dict[str, Any]:
+    if array.dtype.kind not in "biuf":
+        raise BadItem(f"the features are {array.dtype}; expected numbers")
+    names = [f"x{number}" for number in range(len(array))] if names is None else [str(name) for name in names]
+    if len(names) != len(array) or len(set(names)) != len(names) or not names:
+        raise BadItem(f"there are {len(array)} features and {len(names)} feature_names ({', '.join(names[:5])}, ...)")
+    return dict(zip(names, array.astype(np.float64).tolist(), strict=True))
+
+
+def _columns(values: Mapping[str, object]) -> dict[str, Any]:
+    columns = {name: _scalar(value) for name, value in values.items()}
+    for name, value in columns.items():
+        if value is not None and not isinstance(value, (str, Real)):
+            raise BadItem(f"{name} is {_described(value)}; expected one number or text")
+    return columns
+
+
+def _label(value: object) -> Any:
+    scalar = _scalar(value)
+    if scalar is None or isinstance(scalar, (str, bytes, Real)):
+        return scalar
+    raise BadItem(f"label is {_described(value)}; expected one number or text (the class, not one value per class)")
+
+
+def _scalar(value: object) -> Any:
+    """A number or text out of an array or tensor of one; anything else as it is."""
+    if isinstance(value, (bytes, str)):
+        return value
+    array = _array(value) if hasattr(value, "shape") or hasattr(value, "dtype") else None
+    return array.reshape(()).item() if array is not None and array.size == 1 and array.ndim <= 1 else value
+
+
+def _array(value: object) -> np.ndarray | None:
+    """The array of an array, a tensor or a list of numbers; None for anything else."""
+    if isinstance(value, np.ma.MaskedArray):
+        return np.asarray(np.ma.filled(value.astype(np.float64), np.nan))
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value)
+    if hasattr(value, "detach") and hasattr(value, "numpy"):  # a tensor, without importing torch
+        tensor = value.detach().cpu()
+        return np.asarray((tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy())
+    if isinstance(value, (list, tuple)) and value:
+        numbers = [_scalar(number) for number in value]
+        if all(isinstance(number, Real) for number in numbers):
+            return np.asarray(numbers, np.float64)
+    return None
+
+
+# ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _image(value: object, tree: Path) -> tuple[bytes | None, str | None]:
+    """The bytes of an image file, and an id where the value was pixels."""
+    if value is None:
+        return None, None
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value), None
+    if isinstance(value, (str, Path)):
+        return _file(Path(value), tree), None
+    if isinstance(value, Image.Image):
+        pixels = _pixels(value)
+    else:
+        array = _array(value)
+        if array is None or isinstance(value, (list, tuple)):
+            raise BadItem(f"image is {_described(value)}; {EXPECTED_IMAGE}")
+        pixels = _bytes(_channels_last(array))
+    return encoded(pixels), array_id(pixels)
+
+
+def _file(path: Path, tree: Path) -> bytes:
+    """A file in the checkout, or, in a run's tree (`.runs/<run>`), in the checkout it belongs to."""
+    tree = tree.resolve()
+    inside = [tree, *(parent.parent for parent in tree.parents if parent.name == ".runs")]
+    for root in inside:
+        file = (root / path).resolve()
+        if file.is_file() and any(file.is_relative_to(place) for place in inside):
+            return file.read_bytes()
+    raise BadItem(f"image is the path {path}, which is not a file in {tree}; read the file and yield its bytes")
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    mode = MODES.get(image.mode)
+    if image.mode == "P":
+        mode = "RGBA" if "transparency" in image.info else "RGB"
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() >= 0 and values.max() < 65536:
+            return values.astype(np.uint16)
+    if mode is None:
+        raise BadItem(f"image is a PIL image of mode {image.mode}; convert it to RGB or L")
+    return np.asarray(image if mode == image.mode else image.convert(mode))
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3), out of these, (H, W, 1), (1, H, W) or (3, H, W)."""
+    if not array.size:
+        raise BadItem(f"image is an array of shape {array.shape}, which has no pixels")
+    if array.ndim == 2:
+        if 1 in array.shape:
+            raise BadItem(
+                f"image has the shape {array.shape}, which can be features or an image with a side of one pixel; yield "
+                "features as a one-dimensional array, or a PIL image"
+            )
+        return array
+    if array.ndim == 3:
+        first, last = array.shape[0] in (1, 3), array.shape[2] in (1, 3)
+        if first and last:
+            raise BadItem(
+                f"image has the shape {array.shape}, which can be (channels, height, width) or (height, width, channels); "
+                "yield a PIL image, or a two-dimensional array"
+            )
+        if first or last:
+            array = np.moveaxis(array, 0, 2) if first else array
+            return array[:, :, 0] if array.shape[2] == 1 else array
+    raise BadItem(f"image has the shape {array.shape}; {EXPECTED_IMAGE}")
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """uint8, out of uint8 or floats from 0 to 1."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind != "f":
+        raise BadItem(f"image is an array of {array.dtype}; {EXPECTED_IMAGE}")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):
+        raise BadItem(
+            f"image has values from {low:g} to {high:g}; expected 0 to 1 in floats, or 0 to 255 in uint8 (take a "
+            "normalisation out: Ratchet does it)"
+        )
+    return np.ascontiguousarray(np.rint(array.astype(np.float64) * 255).astype(np.uint8))
+
+
+def _described(value: object) -> str:
+    """Such as `a list of 3 tuples`, `a Tensor of shape (2, 2)`, `None`."""
+    if value is None:
+        return "None"
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        inner = {type(part).__name__ for part in value}
+        of = f"{len(value)} {inner.pop()}s" if len(inner) == 1 else f"{len(value)} values"
+        return f"a {kind} of {of}"
+    shape = getattr(value, "shape", None)
+    return f"a {kind} of shape {tuple(shape)}" if isinstance(shape, tuple) else f"a {kind}"

@@ -1,0 +1,241 @@
+"""Make a version's state that of the checked-out branch, by one commit: `ratchet adopt v1.1.0`.
+
+The commit takes params, locks and reports from the version's own commit, and its code on request.
+Then the files, data and model in the checkout follow, until `dvc status` is clean. Everything that
+can be refused is refused first. From the moment the branch has moved, the same command completes
+what was cut off: each file here is the old commit's or the new one's, so nothing can be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ratchet import params, stage
+from ratchet.errors import ObjectsMissing, ParamsError, VersionError
+from ratchet.git import git, head, read, resolve
+from ratchet.process import RUN_LOCK, STAGE_LOCK, locked
+from ratchet.registry import snapshot, tags
+from ratchet.registry.versions import Registry, Version
+from ratchet.store import pipeline, remote
+from ratchet.workspace import branch, edits, version_tree
+from ratchet.workspace.branch import Blob, Changes
+
+_COMMANDS = ("cli", "flows", "service")  # no stage reads them, but they call the code that stages are made of
+_LISTED = 5  # paths that a message names
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """The branch afterwards."""
+
+    version: str
+    branch: str
+    commit: str
+    changed: bool  # False: there was nothing to do
+    rebuilt: list[str]  # outputs that their stages made again
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What git has to change. Code comes last: until then this program stays usable."""
+
+    state: Changes  # params, locks, reports; with code also dvc.yaml and the ignore files
+    code: Changes
+
+    @property
+    def everything(self) -> Changes:
+        return {**self.state, **self.code}
+
+
+def adopt(tree: Path, name: str, code: bool = False) -> Adopted:
+    """Commit a version's state to the branch checked out in `tree`; check out its data and model.
+
+    Args:
+        code: take the code too: the packages that the stages use, and dvc.yaml.
+
+    Raises:
+        VersionError: no such version, or a withdrawn one; no branch is checked out; an edit would
+            be lost; without `code`, the code here is not the version's.
+        ParamsError: without `code`, the code here does not take the version's params.
+        ObjectsMissing, CorruptData, Unreachable: its data or model is unavailable or damaged.
+        Busy: a run, a stage or another git command works in this checkout.
+    """
+    version = _usable(Registry(tree).find(name))
+    what = f"the checkout {tree.resolve()}"
+    with locked(tree / RUN_LOCK, what):
+        with locked(tree / STAGE_LOCK, what):
+            remote.share_cache(tree)
+            ref, old = branch.current(tree), head(tree)
+            change = _checked(tree, version, old, code)
+            message = _message(version, code)
+            new, is_done, lacking = _switch(tree, version, ref, old, change, message)
+        _rebuild(tree, version, lacking)
+        _check_result(tree, version)
+    return Adopted(version.name, ref.removeprefix("refs/heads/"), new, not is_done, lacking)
+
+
+def _usable(version: Version) -> Version:
+    if version.withdrawn is not None:
+        why = version.withdrawn.data.get("reason") or "no reason was given"
+        raise VersionError(
+            f"{version.name} is withdrawn ({why}); `ratchet versions` lists the others, and "
+            f"`ratchet checkout {version.name} --into DIR` shows it in a folder of its own"
+        )
+    return version
+
+
+def _message(version: Version, code: bool) -> str:
+    what = "Params, locks, reports and code" if code else "Params, locks and reports"
+    subject = f"Adopt {tags.ARTIFACT} {version.name}"
+    return f"{subject}\n\n{what} are those of commit {version.commit}.\n"
+
+
+# ── what can be refused ─────────────────────────────────────────────────────────────────────────
+
+
+def _checked(tree: Path, version: Version, old: str, code: bool) -> _Change:
+    """What has to change, once nothing is known that speaks against it; raises as `adopt`."""
+    commits = [old, *_cut_off(tree, version, old, code)]
+    change = _change(tree, version, commits, code)
+    others = [other.commit for other in Registry(tree).versions() if other != version]
+    likely = [*commits, version.commit, *others]
+    lost = edits.files(tree, change.everything, likely, exempt=snapshot.GATE)
+    packages = {path.partition("/")[0] for path in change.code}
+    _refuse(version, lost | edits.untracked(tree, packages, change.code))
+    if not code:
+        _check_code(tree, version, old)
+    wanted = pipeline.of_commit(tree, version.commit).outputs
+    _refuse(version, edits.outputs(tree, wanted, stage.changes(tree)))
+    version_tree.fetch(tree, version.commit)
+    return change
+
+
+def _cut_off(tree: Path, version: Version, old: str, code: bool) -> list[str]:
+    """The parent of `old` if `old` is the commit of an earlier call.
+
+    That call may have been cut off; then files of the parent are still here.
+    """
+    parent = resolve(tree, f"{old}^")
+    message = git("log", "-1", "--format=%B", old, cwd=tree)
+    return [parent] if parent and message.strip() == _message(version, code).strip() else []
+
+
+def _change(tree: Path, version: Version, commits: Sequence[str], code: bool) -> _Change:
+    """What to do to files that are as in one of `commits`."""
+    roots = {*snapshot.ALWAYS, *snapshot.GATE}
+    packages: set[str] = set()
+    for commit in (*commits, version.commit):
+        in_git, in_cache, deps = pipeline.listed_paths(tree, commit)
+        roots |= in_git
+        if code:
+            folders = {str(PurePosixPath(path).parent) for path in in_cache} - {"."}
+            roots |= {pipeline.PIPELINE, ".dvcignore"}
+            roots |= {f"{folder}/.gitignore" for folder in folders}
+            packages |= {*_COMMANDS, *(dep.partition("/")[0] for dep in deps)}
+    # a report of an earlier run that the version lacks would make its folder differ
+    state = dict.fromkeys(set(edits.present(tree, roots)) - set(snapshot.GATE))
+    state |= _difference(tree, version, commits, roots)
+    program = _difference(tree, version, commits, packages)
+    return _Change(state, {path: blob for path, blob in program.items() if path not in state})
+
+
+def _difference(tree: Path, version: Version, commits: Sequence[str], roots: Iterable[str]) -> dict[str, Blob | None]:
+    """All files at or below `roots` in the commits or the version: what they are in the version."""
+    roots = list(roots)
+    before = {path for commit in commits for path in branch.files(tree, commit, roots)}
+    return {**dict.fromkeys(sorted(before)), **branch.files(tree, version.commit, roots)}
+
+
+def _refuse(version: Version, lost: Iterable[str]) -> None:
+    names = sorted(lost)
+    if names:
+        raise VersionError(
+            f"{_listed(names)}: not committed and in no version, so adopting {version.name} would "
+            "lose it; commit it, or set it aside (`git stash --include-untracked`; move outputs of "
+            "DVC elsewhere)"
+        )
+
+
+def _check_code(tree: Path, version: Version, old: str) -> None:
+    """Refuse unless the code here is the version's: DVC would find its outputs out of date."""
+    with_code = f"`ratchet adopt {version.name} --code` takes the version's code too"
+    names = pipeline.differing(tree, old, pipeline.of_commit(tree, version.commit).code)
+    graphs = {read(tree, commit, pipeline.PIPELINE) for commit in (old, version.commit)}
+    if len(graphs) > 1:
+        names = [pipeline.PIPELINE, *names]
+    if names:
+        raise VersionError(
+            f"{_listed(names)}: not as in {version.name}, so its data and model would be out of date here; {with_code}"
+        )
+    edited = pipeline.edited(tree, old, remote.code_hashes(tree))
+    if edited:
+        raise VersionError(f"{_listed(edited)}: edited and not committed; commit it or run `git stash` first")
+    try:
+        params.parse(pipeline.params_of(tree, version.commit))
+    except ParamsError as error:
+        message = f"the code here does not take the params of {version.name}; {with_code}"
+        raise ParamsError(f"{message}\n{error}") from None
+
+
+# ── the change ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _switch(
+    tree: Path, version: Version, ref: str, old: str, change: _Change, message: str
+) -> tuple[str, bool, list[str]]:
+    """Commit, then bring the checkout in line, code last.
+
+    Returns:
+        the branch's commit, whether everything was there already, and the outputs that DVC's
+        cache lacks.
+    """
+    new = branch.commit(tree, old, change.everything, message)
+    is_done = new == old and not stage.changes(tree)
+    with branch.prepared(tree, change.everything) as area:
+        is_done = is_done and not any(area.iterdir())
+        with branch.index(tree):
+            branch.move(tree, ref, new, old, message.partition("\n")[0])
+            branch.write_index(tree, change.everything)
+            branch.place(tree, area, change.state)
+        lacking = remote.checkout(tree)
+        _remove_temporary_files(tree, version)
+        branch.place(tree, area, change.code)
+    return new, is_done, lacking
+
+
+def _remove_temporary_files(tree: Path, version: Version) -> None:
+    """Remove what DVC, killed, left beside an output; inside a folder, its checkout does that."""
+    outputs = pipeline.of_commit(tree, version.commit).outputs
+    for folder in {(tree / output.path).parent for output in outputs}:
+        for file in list(folder.glob(".*.tmp")):
+            if remote.TEMPORARY.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+
+def _rebuild(tree: Path, version: Version, lacking: Sequence[str]) -> None:
+    """Run the stages whose outputs the cache lacks: those outputs are never pushed."""
+    stages: dict[str, None] = {}
+    for output in pipeline.of_commit(tree, version.commit).outputs:
+        if output.path in lacking:
+            stages[output.stage] = None
+            if output.pushed:
+                raise ObjectsMissing(f"{output.path} of {version.name} left DVC's cache meanwhile; run this again")
+    if stages:
+        version_tree.repro(tree, "--single-item", *stages)
+
+
+def _check_result(tree: Path, version: Version) -> None:
+    stages = {output.stage for output in pipeline.of_commit(tree, version.commit).outputs}
+    left = sorted(stages & stage.changes(tree).keys())
+    if left:
+        raise VersionError(
+            f"the branch has the state of {version.name}, but DVC finds {_listed(left)} out of "
+            "date here; for details, run `dvc status`"
+        )
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+    return ", ".join(paths[:_LISTED]) + more

@@ -1,0 +1,107 @@
+"""Publish what was registered: objects to the DVC remote, confirmed by listing, then the tags to a git remote.
+
+Each step is safe to repeat. A tag is never moved on the other side: one that differs there is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ratchet.errors import Busy, RemoteRefused, VersionError
+from ratchet.git import Rejected
+from ratchet.params import Params
+from ratchet.registry import publication, tags
+from ratchet.registry.versions import Registry
+from ratchet.repository import locked
+from ratchet.store import pipeline, remote
+
+_BATCH = 500  # references in one push
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What one push came to: versions whose objects the remote holds for certain, and tags that were new there."""
+
+    versions: list[str]
+    objects: int
+    tags: list[str]
+
+
+def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> Pushed:
+    """Publish a version, or all of them, with their assignments.
+
+    Args:
+        name: a version; None: every one that is not expired.
+        to: the git remote for the tags; empty: `register.push_to`, and if that is empty too, no tag leaves this machine.
+
+    Raises:
+        ObjectsMissing, CorruptData: an object is missing or damaged; no tag was pushed.
+        VersionError: a tag differs on the git remote.
+        RemoteRefused: the git remote does not accept a tag.
+        Unreachable: a remote does not respond.
+    """
+    to = to or params.register.push_to
+    if to.startswith("-"):
+        raise VersionError(f"{to!r} is not a git remote; `git remote` lists the remotes")
+    waiting = {tag.name for tag in publication.pending(tree)}
+    if to and to == params.register.push_to:
+        problem = publication.sync(tree, to)
+        if problem:
+            raise RemoteRefused(problem)
+    registry = Registry(tree)
+    chosen = [registry.find(name)] if name else [version for version in registry.versions() if not version.expired]
+    if not to and not remote.configured(tree):
+        raise VersionError("there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to")
+    if to:
+        _unmoved(tree, to)  # before the upload, which may take hours
+    # no lock: versions are immutable, and a rollback must not wait for an upload
+    objects = sum(remote.push(tree, pipeline.of_commit(tree, version.commit).outputs) for version in chosen)
+    commits = {version.commit for version in chosen}
+    sent = _push_tags(tree, to, None if name is None else commits) if to else []
+    arrived = sorted(waiting - {tag.name for tag in publication.pending(tree)})
+    return Pushed([version.name for version in chosen], objects, [*arrived, *sent])
+
+
+def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
+    """Push the tags on `commits` (None: all) that the git remote lacks, versions first; returns their names.
+
+    Those that are pending are left out: a rollback that is under way may take its tag back.
+    """
+    pushed: list[str] = []
+    for attempt in range(_TRIES):
+        there = _unmoved(tree, to)
+        with locked(tree):
+            waiting = {tag.name for tag in publication.pending(tree)}
+            ours = [tag for tag in tags.read(tree, *tags.EVERYTHING) if tag.name not in {*there, *waiting}]
+        wanted = [tag for tag in ours if commits is None or tag.commit in commits]
+        wanted.sort(key=lambda tag: (tag.parsed.number is None, tag.parsed.cancels, tag.date))
+        try:
+            for start in range(0, len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                tags.push(tree, to, [f"{tag.oid}:{tags.REFS}{tag.name}" for tag in batch])
+                pushed += [tag.name for tag in batch]
+            break
+        except Rejected:  # another command pushed some of them meanwhile
+            if attempt == _TRIES - 1:
+                raise
+    return pushed
+
+
+def _unmoved(tree: Path, to: str) -> dict[str, str]:
+    """The registry's tags on the git remote, once none is known to differ from ours."""
+    before: set[tuple[str, str, str]] = set()
+    for _ in range(_TRIES):
+        there = tags.listed(tree, to)
+        differing, _ = publication.differences(tree, there)
+        if not differing:
+            return there
+        moved = sorted(name for name, *_ in differing & before)
+        if moved:
+            differ = f"{', '.join(moved[:3])} differ{'s' if len(moved) == 1 else ''}"
+            raise VersionError(
+                f"{differ} on {to}: moved by hand, here or there; for details, run `ratchet verify --all`"
+            )
+        before = differing  # seen once, it may be a rollback that is being taken back
+    raise Busy(f"the tags on {to} change all the time; repeat the command")

@@ -1,0 +1,232 @@
+"""Where a run works: the checkout itself, or a git worktree of its own (the run's tree).
+
+A run's tree is at the commit fixed when the run starts, shares the main checkout's DVC cache, and begins with the newest
+version's locks and outputs, so that what is up to date is found so. The main checkout does not move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ratchet import params, repository
+from ratchet.errors import Busy, DirtyCode, PassingFault, RatchetError, VersionError
+from ratchet.git import files, git, head, read, resolve
+from ratchet.overrides import lasting, replaced
+from ratchet.process import RUN_LOCK, locked
+from ratchet.registry import publication
+from ratchet.registry.versions import Registry
+from ratchet.repository import home
+from ratchet.store import pipeline, remote
+
+FOLDER = ".runs"
+KEPT = 5  # trees of failed runs, and reports of ended ones
+LAID_OVER = ("source.lock", "dvc.lock", "reports")  # from the newest version
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run works."""
+
+    tree: Path
+    base: str  # the commit that its version will have as parent
+    reports: Path  # where its reports are once it has ended
+    settings: Mapping[str, Any]  # values that replaced those in params.yaml
+    unused: tuple[str, ...] = ()  # what is edited in the checkout, so that this run does not use it
+    removed: tuple[str, ...] = ()  # trees of killed runs
+
+
+def _sync(tree: Path) -> None:
+    publication.sync(tree, params.load(tree).register.push_to)
+
+
+@contextlib.contextmanager
+def workplace(
+    checkout: Path,
+    settings: Mapping[str, Any] | None,
+    revision: str = "HEAD",
+    sync: Callable[[Path], None] = _sync,
+) -> Iterator[Place]:
+    """The checkout (`settings` is None), or a run's tree of `revision` with these values in its params.yaml.
+
+    A run's tree is removed when the run ends well; after a failure the last five are kept.
+
+    Args:
+        sync: exchanges the registry's tags with the git remote that the params in a tree name; called
+            only if they name one.
+
+    Raises:
+        Busy: another run works in this checkout.
+        DirtyCode: code in this checkout was edited and not committed, or git's attributes change it.
+        ParamsError: a key that params.yaml does not have, or a value that it may not have.
+        NotARepository: no git repository, or no commit in it.
+        VersionError: there is no such revision.
+        Unreachable: the git remote that `register.push_to` names does not respond.
+    """
+    runs = home(checkout) / FOLDER
+    removed = _remove_killed(runs, checkout)
+    if settings is None:
+        base = check(checkout, None)
+        if params.load(checkout).register.push_to:
+            sync(checkout)
+        remote.share_cache(checkout)
+        lock = checkout / RUN_LOCK
+        with locked(lock, f"the checkout {checkout.resolve()}"):
+            yield Place(checkout, base, checkout / "reports", {}, removed=removed)
+        return
+    base = _commit(checkout, settings, revision)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    unused = tuple(edits(checkout, base)) if revision == "HEAD" else ()
+    place = Place(runs / name, base, runs / "reports" / name, settings, unused, removed)
+    with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
+        try:
+            repository.add_worktree(checkout, place.tree, place.base)
+            remote.share(checkout, place.tree)
+            _check_out_as_committed(place)
+            file = place.tree / params.FILE
+            file.write_text(replaced(file.read_text(encoding="utf-8"), settings), encoding="utf-8")
+            if params.load(place.tree).register.push_to:
+                sync(place.tree)
+            _lay_over_newest(place.tree)
+            yield place
+        except PassingFault:  # nothing in its tree explains the fault
+            drop(checkout, place.tree)
+            raise
+        except BaseException:
+            _ended(place.tree)
+            _drop_all_but(KEPT, runs, checkout)
+            raise
+        if _keep_reports(place):
+            drop(checkout, place.tree)
+        else:
+            _ended(place.tree)
+
+
+def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "HEAD") -> str:
+    """The commit that such a run would start from, before anything is started.
+
+    Raises:
+        DirtyCode: the checkout has edits that the run would not use, or that no version could name.
+        ParamsError, NotARepository, VersionError: as `workplace`.
+    """
+    if settings is None:
+        base = head(checkout)
+        params.load(checkout)
+        changed = pipeline.edited(checkout, base, remote.code_hashes(checkout))
+        pipeline.refuse_dirty(checkout, changed, base)
+        return base
+    base = _commit(checkout, settings, revision)
+    unused = edits(checkout, base)
+    if unused == [params.FILE]:
+        raise DirtyCode(
+            f"{params.FILE} is edited and not committed, and a run with --set or --params would "
+            f"use that of commit {base[:12]}; commit it (`git commit {params.FILE}`), or run "
+            "`ratchet train` without them to train with it as it is"
+        )
+    pipeline.refuse_dirty(checkout, unused, base)
+    return base
+
+
+def edits(checkout: Path, commit: str) -> list[str]:
+    """What differs in `checkout` from `commit`: params.yaml, dvc.yaml, and the stages' code.
+
+    A run in a tree of its own does not use these edits.
+    """
+    try:
+        changed = pipeline.edited(checkout, commit, remote.code_hashes(checkout))
+    except RatchetError:  # half edited, so that DVC cannot read it
+        changed = [pipeline.PIPELINE]
+    file = checkout / params.FILE
+    if not file.is_file() or file.read_bytes() != read(checkout, commit, params.FILE):
+        changed.append(params.FILE)
+    return changed
+
+
+def _commit(checkout: Path, settings: Mapping[str, Any], revision: str) -> str:
+    """The commit of `revision`, once its params.yaml is known to take the settings."""
+    repository.check_worktrees(checkout)
+    commit = resolve(checkout, f"{revision}^{{commit}}") or (head(checkout) if revision == "HEAD" else None)
+    if commit is None:
+        raise VersionError(f"{checkout.resolve()} has no commit {revision!r}; `git log --all --oneline` lists all")
+    text = (read(checkout, commit, params.FILE) or b"").decode()
+    replaced(text, settings)
+    replaced(text, lasting(settings, pipeline.listed_sections(checkout, commit)))  # what its version will hold
+    return commit
+
+
+def _check_out_as_committed(place: Place) -> None:
+    """Raise `DirtyCode` if git wrote code with other bytes than the commit holds: no version could name it."""
+    changed = pipeline.edited(place.tree, place.base, remote.code_hashes(place.tree))
+    if changed:
+        raise DirtyCode(
+            f"git checks out {', '.join(changed)} with other bytes than commit {place.base[:12]} holds; remove the "
+            "attributes that cause it (eol, text, ident, filter, working-tree-encoding) from .gitattributes or "
+            ".git/info/attributes"
+        )
+
+
+def _keep_reports(place: Place) -> bool:
+    """Copy the reports of a run that ended well. If that fails, its tree keeps them, and the run stays a success."""
+    try:
+        place.reports.parent.mkdir(exist_ok=True)
+        shutil.copytree(place.tree / "reports", place.reports)
+    except OSError as error:
+        shutil.rmtree(place.reports, ignore_errors=True)
+        print(
+            f"ratchet: the reports of this run are in {place.tree}/reports; copying them failed: {error}",
+            file=sys.stderr,
+        )
+        return False
+    for old in sorted(place.reports.parent.iterdir())[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return True
+
+
+def drop(checkout: Path, tree: Path) -> None:
+    """Remove a run's tree as far as that is possible: what is left does not change how the run ended."""
+    with contextlib.suppress(OSError, RatchetError):
+        repository.remove_worktree(checkout, tree)
+    _ended(tree)
+
+
+def _ended(tree: Path) -> None:
+    """A tree without a lock file is that of a run that ended by itself."""
+    tree.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _remove_killed(runs: Path, checkout: Path) -> tuple[str, ...]:
+    """Remove the trees of killed runs: their lock files are there, and no process holds them."""
+    removed = []
+    for lock in runs.glob("*.lock"):
+        tree = lock.with_suffix("")
+        with contextlib.suppress(Busy, FileNotFoundError), locked(lock, tree.name, 0, create=False):
+            was_there = tree.exists()
+            drop(checkout, tree)
+            if was_there and not tree.exists():
+                removed.append(f"{FOLDER}/{tree.name}")
+    return tuple(removed)
+
+
+def _drop_all_but(kept: int, runs: Path, checkout: Path) -> None:
+    """Remove the oldest trees of runs that failed; those that still run have a lock file."""
+    trees = [tree for tree in runs.iterdir() if (tree / ".git").is_file()]
+    failed = sorted(tree for tree in trees if not tree.with_suffix(".lock").exists())
+    for tree in failed[:-kept]:
+        drop(checkout, tree)
+
+
+def _lay_over_newest(tree: Path) -> None:
+    versions = Registry(tree).versions()
+    if not versions:
+        return
+    commit = versions[0].commit
+    present = [path for path in LAID_OVER if files(tree, commit, path)]
+    git("restore", "--source", commit, "--worktree", "--", *present, cwd=tree)
+    remote.checkout(tree)
