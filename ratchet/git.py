@@ -56,7 +56,7 @@ _RACES = (
 )
 # ... and what fails again, although git reports it as a reference that it cannot lock
 _FINAL = ("Permission denied", "Read-only file system", "No space left on device", "quota exceeded")
-SECRETS = re.compile(r"://[^/@\s]+@")  # a user and a password in a URL
+_SECRETS = re.compile(r"://[^/@\s]+@")  # a user and a password in a URL
 
 _SETTINGS = {
     # what runs beside git
@@ -204,7 +204,13 @@ def _command(args: Sequence[str]) -> str:
     return next((word for word in args if not word.startswith("-") and "=" not in word), "")
 
 
+def without_secrets(text: str) -> str:
+    """`text` with *** for the user and password of each URL."""
+    return _SECRETS.sub("://***@", text)
+
+
 def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> VersionError | Unreachable:
+    stdout, stderr = without_secrets(stdout), without_secrets(stderr)
     lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
     if "not a git repository" in stderr:
         return NotARepository(
@@ -216,7 +222,7 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
     if lock:
         return _locked(_command(args), lock)
     words = [line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in lines[-3:]]
-    reason = SECRETS.sub("://***@", "; ".join(words))
+    reason = "; ".join(words)
     command = _command(args)
     # `git push --porcelain` prints one line per reference: a flag, the names, and why
     verdicts = [line.split("\t")[-1] for line in stdout.splitlines() if line.startswith("!\t")]
@@ -227,7 +233,7 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
     remote = args[args.index("--") + 1] if "--" in args else ""
     if "does not appear to be a git repository" in stderr and remote not in remotes(cwd):
         return VersionError(
-            f"there is no git remote {SECRETS.sub('://***@', remote)!r}; `git remote` lists the remotes, "
+            f"there is no git remote {without_secrets(remote)!r}; `git remote` lists the remotes, "
             "and register.push_to in params.yaml names the one for versions"
         )
     if any(phrase in stderr for phrase in _UNREACHABLE):
@@ -256,7 +262,7 @@ def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
     causes = [verdict for verdict in verdicts if "atomic" not in verdict] or list(verdicts)
     lines = [line.removeprefix("remote: ") for line in stderr.splitlines() if line.startswith("remote: ")]
     server = [line.removeprefix("error: ").strip() for line in lines]
-    message = SECRETS.sub("://***@", "; ".join(filter(None, server)))
+    message = "; ".join(filter(None, server))
     if all("atomic" in verdict for verdict in causes) and _is_race(message):
         return Rejected(f"git push was refused: {message}")
     final = [verdict for verdict in causes if not _is_race(verdict)]

@@ -56,6 +56,10 @@ def reply(verdict: str) -> str:
             "", "remote: Permission to a/b.git denied to c.\nfatal: unable to access 'https://u:secret@h/': "
             "The requested URL returned error: 403", RemoteRefused, "refuses access",
         ),
+        (
+            reply("[remote rejected] (mirror of https://u:secret@h/)"),
+            "remote: read only; push to https://u:secret@h/", RemoteRefused, "read only",
+        ),
         ("", "fatal: could not read Username for 'https://h': terminal prompts disabled", RemoteRefused, "access"),
         ("", "fatal: unable to access 'https://h/': The requested URL returned error: 503", Unreachable, "503"),
         ("", f"ssh: connect to host h port 22: No route to host\n{DIED}", Unreachable, "No route to host"),
@@ -67,6 +71,13 @@ def test_replies(tmp_path: Path, stdout: str, stderr: str, expected: type[Except
     error = _failure(PUSH, tmp_path, stdout, stderr)
     assert type(error) is expected
     assert message in str(error)
+    assert "secret" not in str(error)
+
+
+def test_a_remote_that_is_a_url_is_named_without_its_password(toy: Toy) -> None:
+    url = "https://u:secret@h/x"
+    error = _failure(("push", "--", url), toy.tree, "", f"fatal: '{url}' does not appear to be a git repository")
+    assert "there is no git remote 'https://***@h/x'" in str(error)
     assert "secret" not in str(error)
 
 

@@ -215,7 +215,7 @@ def test_a_body_may_call_sys_exit_with_anything(tmp_path: Path, end: str, code: 
 @pytest.mark.fault(3)
 def test_a_stage_ends_when_its_lease_does_though_its_parent_lives(tmp_path: Path) -> None:
     """The parent of a stage is DVC; the flow holds the other end of its standard input."""
-    environment = {**os.environ, process.LEASE: "stdin"}
+    environment = process._environment(tmp_path / "status")  # what a flow sets for DVC
     command = [sys.executable, "-c", STAGE.format(asks=True)]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from ratchet.errors import RatchetError, Unreachable, VersionError
 from ratchet.files import FULL
-from ratchet.git import SECRETS
+from ratchet.git import without_secrets
 
 _NETWORK = {
     errno.ECONNABORTED,
@@ -75,7 +75,7 @@ def explained() -> Iterator[None]:
 
 def line(error: BaseException) -> str:
     """The error's message as one line without credentials."""
-    return SECRETS.sub("://***@", " ".join(str(error).split())) or type(error).__name__
+    return without_secrets(" ".join(str(error).split())) or type(error).__name__
 
 
 def unreachable(error: BaseException) -> Unreachable:
@@ -143,7 +143,7 @@ def _status(error: BaseException) -> int | None:
 
 def _denied(error: BaseException) -> VersionError:
     name = getattr(error, "filename", None)
-    place = f" to {SECRETS.sub('://***@', str(name))}" if name else ""
+    place = f" to {without_secrets(str(name))}" if name else ""
     return VersionError(
         f"access{place} was denied ({line(error)}); check the permissions of the folder, or the "
         "credentials of the DVC remote in .dvc/config.local"
