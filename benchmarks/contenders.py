@@ -1,4 +1,7 @@
-"""What training is measured against: the tutorial's loop, Lightning, and the bare step; and Ratchet's own loop beside them."""
+"""What training is measured against: the tutorial's loop, Lightning, and the bare step.
+
+And Ratchet's own loop beside them.
+"""
 
 from __future__ import annotations
 
@@ -73,12 +76,19 @@ class Bench:
         trained = self.fit(params)
         seconds = time.perf_counter() - began
         name, arguments = params.model.name, params.model.arguments
-        model = architectures.build(name, arguments, self.spec.input_shape, len(self.spec.classes)).eval()
+        model = architectures.build(
+            name, arguments, self.spec.input_shape, len(self.spec.classes)
+        ).eval()
         model.load_state_dict({key: value.cpu() for key, value in trained.weights.items()})
-        test, normalise = PreparedDataset(self.prepared / "test"), Normalise(self.spec, torch.device("cpu"))
+        test, normalise = (
+            PreparedDataset(self.prepared / "test"),
+            Normalise(self.spec, torch.device("cpu")),
+        )
         with torch.no_grad():
             inputs, targets = test[range(len(test))]
-            found = torch.cat([model(normalise(part)).argmax(1) for part in torch.split(inputs, 1000)])
+            found = torch.cat(
+                [model(normalise(part)).argmax(1) for part in torch.split(inputs, 1000)]
+            )
         return (found == targets).double().mean().item(), seconds
 
     def say(self, line: str) -> None:
@@ -90,7 +100,7 @@ def _silent(_line: str) -> None:
     """A benchmark prints its own lines."""
 
 
-# ── the contenders ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the contenders ────────────────────────────────────────────────────────────────────────────────
 
 
 def ours(bench: Bench, name: str, steps: int) -> float:
@@ -112,7 +122,10 @@ def limit(bench: Bench, name: str, steps: int) -> float:
     plan = devices.plan(params.train, 0)
     state = State.start(params, bench.spec, plan, ALONE, bench.train, bench.val)
     inputs, targets = bench.train[range(256)]
-    inputs, targets = Normalise(bench.spec, plan.device)(inputs.to(plan.device)), targets.to(plan.device)
+    inputs, targets = (
+        Normalise(bench.spec, plan.device)(inputs.to(plan.device)),
+        targets.to(plan.device),
+    )
     for _ in range(3):
         state.learn(inputs, targets).item()
     began = time.perf_counter()
@@ -127,7 +140,9 @@ class Tutorial:
 
     def __init__(self, bench: Bench, name: str, lr: float | None = None) -> None:
         tensor = torchvision.transforms.ToTensor()
-        data = torchvision.datasets.FashionMNIST(fashion(bench.scratch), train=True, transform=tensor)
+        data = torchvision.datasets.FashionMNIST(
+            fashion(bench.scratch), train=True, transform=tensor
+        )
         self.loader = DataLoader(data, batch_size=256 if lr is None else 64, shuffle=True)
         self.device = devices.device("auto")
         model = architectures.build(name, {}, bench.spec.input_shape, len(bench.spec.classes))
@@ -201,7 +216,10 @@ def fashion(folder: Path) -> Path:
     raw = folder / "FashionMNIST/raw"
     if not raw.exists():
         raw.mkdir(parents=True)
-        for place in (Path("/usr/share/datasets/fashion-mnist"), ROOT / "data/downloads/FashionMNIST/raw"):
+        for place in (
+            Path("/usr/share/datasets/fashion-mnist"),
+            ROOT / "data/downloads/FashionMNIST/raw",
+        ):
             for file in place.glob("*ubyte.gz"):
                 with gzip.open(file) as packed, (raw / file.stem).open("wb") as plain:
                     shutil.copyfileobj(packed, plain)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.data [PART ...] [--write]
 
-Parts: speed, memory, damage, hostile, growth, same; all of them by default. Fashion-MNIST is read as `ratchet refresh` finds
-it. `--write` puts the figures into `benchmarks/results.md`, section "Data".
+Parts: speed, memory, damage, hostile, growth, same; all of them by default. Fashion-MNIST is read
+as `ratchet refresh` finds it. `--write` puts the figures into `benchmarks/results.md`, section
+"Data".
 """
 
 from __future__ import annotations
@@ -88,11 +89,18 @@ class Bench:
 
     @functools.cached_property
     def large(self) -> Path:
-        """Parquet files of Fashion-MNIST ten times over; nine of them with noise of their own, so that no image is twice."""
+        """Parquet files of Fashion-MNIST ten times over.
+
+        Nine of them with noise of their own, so that no image is twice.
+        """
         folder = self.scratch / "large"
         folder.mkdir()
         with ProcessPoolExecutor() as pool:
-            list(pool.map(noisy, range(COPIES), [self.fashion / "data/raw"] * COPIES, [folder] * COPIES))
+            list(
+                pool.map(
+                    noisy, range(COPIES), [self.fashion / "data/raw"] * COPIES, [folder] * COPIES
+                )
+            )
         return folder
 
 
@@ -107,7 +115,9 @@ def noisy(copy: int, raw: Path, folder: Path) -> None:
                 noise = rows.integers(0, 4, pixels.shape, np.uint8) * (pixels > 0) * (copy > 0)
                 images.append({"bytes": png((pixels ^ noise).astype(np.uint8)), "path": None})
             made.append(table.set_column(2, "image", pa.array(images, IMAGE)))
-        pq.write_table(pa.concat_tables(made), folder / f"{copy}-{number}.parquet", row_group_size=1000)
+        pq.write_table(
+            pa.concat_tables(made), folder / f"{copy}-{number}.parquet", row_group_size=1000
+        )
 
 
 def png(array: np.ndarray) -> bytes:
@@ -124,7 +134,7 @@ def timed(stage: Stage, params: Params, tree: Path) -> float:
     return time.perf_counter() - began
 
 
-# ── speed ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── speed ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def speed(bench: Bench) -> None:
@@ -149,29 +159,46 @@ def speed(bench: Bench) -> None:
         for name in obvious:
             code = f"from benchmarks.data import {name}; print({name}({files!r}))"
             done = subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+                [sys.executable, "-W", "ignore", "-c", code],
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=ROOT,
             )
             obvious[name].append(float(done.stdout.split()[-1]))
     best = {name: rows / statistics.median(times) for name, times in obvious.items()}
     both = rows / sum(map(statistics.median, obvious.values()))
     rate, limit = rows / statistics.median(ours), rows / statistics.median(limits)
     workers = bench.params.run.workers
-    usual = f"pandera on pandas with PIL ({best['validation']:,.0f} rows/s), then `load_dataset` and `map` with PIL "
+    usual = (
+        f"pandera on pandas with PIL ({best['validation']:,.0f} rows/s), then `load_dataset` and"
+        " `map` with PIL "
+    )
     usual += f"({best['preparation']:,.0f} rows/s), one process"
     ceiling = f"the limit: each image decoded twice on {workers} processes, and nothing else"
-    bench.say(f"| validation with full decode, then preparation, of {rows:,} images | rows/s | times |\n|---|---|---|")
+    bench.say(
+        f"| validation with full decode, then preparation, of {rows:,} images | rows/s | times"
+        " |\n|---|---|---|"
+    )
     bench.say(f"| {usual} | {both:,.0f} | 1.0 |")
-    bench.say(f"| Ratchet, {workers} workers, their start included | {rate:,.0f} | {rate / both:.1f} |")
+    bench.say(
+        f"| Ratchet, {workers} workers, their start included | {rate:,.0f} | {rate / both:.1f} |"
+    )
     bench.say(f"| {ceiling} | {limit:,.0f} | {limit / both:.1f} |")
     imports = statistics.median(whole) - statistics.median(ours)
-    bench.say(f"\nMedians of three turns. The imports of the two stage processes come on top: {imports:.1f} s.")
+    bench.say(
+        "\nMedians of three turns. The imports of the two stage processes come on top:"
+        f" {imports:.1f} s."
+    )
 
 
 def run(stage: str, tree: Path) -> tuple[float, float]:
     """Seconds of a stage as a process of its own, and the rows a second that it gives itself."""
     began = time.perf_counter()
     command = [sys.executable, "-m", f"tasks.{stage}"]
-    done = subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     rate = re.search(r"([\d,]+) rows/s", done.stdout)
     assert rate, done.stderr
     return time.perf_counter() - began, float(rate[1].replace(",", ""))
@@ -215,30 +242,42 @@ def preparation(files: list[str]) -> float:
         began = time.perf_counter()
         data = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
         data = data.cast_column("image", datasets.Image())
-        data.map(lambda row: {"pixels": np.asarray(row["image"], np.uint8)}, remove_columns=["image"])
+        data.map(
+            lambda row: {"pixels": np.asarray(row["image"], np.uint8)}, remove_columns=["image"]
+        )
         return time.perf_counter() - began
 
 
-# ── memory ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def memory(bench: Bench) -> None:
     """Each stage as a process of its own, whole tree of processes, on one and on ten times Fashion-MNIST."""
     bench.say(
-        f"| peak private memory (RssAnon of the process tree), MB | 70,000 rows | {70_000 * COPIES:,} rows | ratio |"
+        "| peak private memory (RssAnon of the process tree), MB | 70,000 rows |"
+        f" {70_000 * COPIES:,} rows | ratio |"
     )
     bench.say("|---|---|---|---|")
     trees = {}
     for name, pattern in (("one", "0-*.parquet"), ("ten", "*.parquet")):
         trees[name] = bench.tree(name)
         source = ParquetSource(
-            type="parquet", path=f"{bench.large}/{pattern}", label="label", image="image", split="split"
+            type="parquet",
+            path=f"{bench.large}/{pattern}",
+            label="label",
+            image="image",
+            split="split",
         )
-        save(replace(bench.params, ingest=replace(bench.params.ingest, sources=(source,))), trees[name])
+        save(
+            replace(bench.params, ingest=replace(bench.params.ingest, sources=(source,))),
+            trees[name],
+        )
         refresh.fn(parameters.load(trees[name]), trees[name])
     for stage in STAGES:
         (one, first), (ten, second) = (peak(stage, tree) for tree in trees.values())
-        bench.say(f"| {stage} ({first:.0f} s, {second:.0f} s) | {one:.0f} | {ten:.0f} | {ten / one:.2f} |")
+        bench.say(
+            f"| {stage} ({first:.0f} s, {second:.0f} s) | {one:.0f} | {ten:.0f} | {ten / one:.2f} |"
+        )
 
 
 def save(params: Params, tree: Path) -> None:
@@ -273,7 +312,7 @@ def anonymous(pid: int) -> float:
     return total / 1000
 
 
-# ── damage ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── damage ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def damage(bench: Bench) -> None:
@@ -290,9 +329,9 @@ def damage(bench: Bench) -> None:
         hashed += refused(damaged.verify)
         pages[fate(damaged, whole)] += 1
     bench.say(
-        f"- 200 single-bit flips in a shard of {len(content):,} bytes: its SHA-256, checked before it is read, finds {hashed}. "
-        f"Page checksums and structure alone: {pages['refused']} refused, {pages['without effect']} in bytes without effect, "
-        f"{pages['silent']} silent."
+        f"- 200 single-bit flips in a shard of {len(content):,} bytes: its SHA-256, checked before"
+        f" it is read, finds {hashed}. Page checksums and structure alone: {pages['refused']}"
+        f" refused, {pages['without effect']} in bytes without effect, {pages['silent']} silent."
     )
     cut = 0
     for _ in range(200):
@@ -300,7 +339,8 @@ def damage(bench: Bench) -> None:
         cut += fate(damaged, whole) == "refused"
     bench.say(f"- 200 parquet files cut at random places: {cut} refused.")
     bench.say(
-        f"- 200 images (PNG, JPEG, GIF, BMP, WebP) cut at random places: {cut_pictures(bench)} quarantined with their row."
+        f"- 200 images (PNG, JPEG, GIF, BMP, WebP) cut at random places: {cut_pictures(bench)}"
+        " quarantined with their row."
     )
 
 
@@ -339,7 +379,9 @@ def quarantined(bench: Bench, tree: Path) -> tuple[int, float]:
     """Rows that validation sets aside of the folder `pets`, and the peak of private memory in MB."""
     source = ImageFolderSource(type="imagefolder", path="pets")
     checks = replace(bench.params.validate, max_bad_fraction=1.0)
-    params = replace(bench.params, ingest=replace(bench.params.ingest, sources=(source,)), validate=checks)
+    params = replace(
+        bench.params, ingest=replace(bench.params.ingest, sources=(source,)), validate=checks
+    )
     save(params, tree)
     refresh.fn(params, tree)
     highest = max(peak(stage, tree)[0] for stage in ("ingest", "validate"))
@@ -364,10 +406,13 @@ def hostile(bench: Bench) -> None:
     (pets / "round").symlink_to(pets)
     set_aside, highest = quarantined(bench, tree)
     rows = Shards.open(tree / "data/raw").info["rows"]
-    bench.say(f"- A hostile folder: {rows} rows, {set_aside} quarantined, no link followed, peak {highest:.0f} MB.")
+    bench.say(
+        f"- A hostile folder: {rows} rows, {set_aside} quarantined, no link followed, peak"
+        f" {highest:.0f} MB."
+    )
 
 
-# ── growth ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── growth ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def growth(bench: Bench) -> None:
@@ -387,8 +432,9 @@ def growth(bench: Bench) -> None:
     moved = sum(after[row] != split for row, split in before.items())
     nothing_s, _ = prepared(params, tree)
     bench.say(
-        f"- 1,000 rows more in a file of their own: {moved} of {len(before):,} rows moved to another split. The stages took "
-        f"{more_s:.1f} s instead of {all_s:.1f} s, and {nothing_s:.1f} s with nothing new, imports included."
+        f"- 1,000 rows more in a file of their own: {moved} of {len(before):,} rows moved to"
+        f" another split. The stages took {more_s:.1f} s instead of {all_s:.1f} s, and"
+        f" {nothing_s:.1f} s with nothing new, imports included."
     )
 
 
@@ -411,7 +457,8 @@ def same(bench: Bench) -> None:
     files = sorted((first / "data/raw").iterdir())
     equal = sum(sha256(file) == sha256(again / "data/raw" / file.name) for file in files)
     bench.say(
-        f"- The same source ingested twice, in two folders, nothing remembered: {equal} of {len(files)} files byte-identical."
+        f"- The same source ingested twice, in two folders, nothing remembered: {equal} of"
+        f" {len(files)} files byte-identical."
     )
 
 
@@ -441,9 +488,13 @@ def write(figures: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
-    parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/results.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the figures into benchmarks/results.md"
+    )
     arguments = parser.parse_args()
     with bench_on_scratch() as bench:
         bench.say(f"{os.cpu_count()} CPU cores, `python -m benchmarks.data`.\n")

@@ -2,9 +2,10 @@
 
     python -m benchmarks.evaluation [loop] [intervals] [prediction] [--rows 1000000]
 
-`loop`: the model of this checkout (after `make run`) on its test rows: accuracy to the last digit, images a second, in turns.
-`intervals`: 500 resamples of 10,000 rows and 10 classes; torchmetrics comes with the extra `bench`.
-`prediction`: rows of features in one parquet file, scored by what serves in prod of a small repository of its own.
+`loop`: the model of this checkout (after `make run`) on its test rows: accuracy to the last digit,
+images a second, in turns. `intervals`: 500 resamples of 10,000 rows and 10 classes; torchmetrics
+comes with the extra `bench`. `prediction`: rows of features in one parquet file, scored by what
+serves in prod of a small repository of its own.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def loop() -> None:
     inputs, targets = open_inputs(test), np.load(test / "targets.npy")
     model, card = load_model(Path("models/classifier.json"), Path("models/classifier.pt"))
     pictures = [Image.fromarray(pixels[0]) for pixels in np.asarray(inputs)]
-    prepared = transforms.Compose([transforms.ToTensor(), transforms.Normalize(card.spec["mean"], card.spec["std"])])
+    prepared = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(card.spec["mean"], card.spec["std"])]
+    )
 
     class Pictures(Dataset[tuple[torch.Tensor, int]]):
         def __len__(self) -> int:
@@ -84,7 +87,10 @@ def loop() -> None:
             right[name].add(found)
     print("| evaluation, float32 | right answers | images a second, median |\n|---|---|---|")
     for name in times:
-        print(f"| {name} | {sorted(right[name])} of {len(targets):,} | {statistics.median(times[name]):,.0f} |")
+        print(
+            f"| {name} | {sorted(right[name])} of {len(targets):,} |"
+            f" {statistics.median(times[name]):,.0f} |"
+        )
 
 
 def intervals() -> None:
@@ -96,12 +102,17 @@ def intervals() -> None:
     targets = random.integers(0, 10, 10_000)
     scores = np.exp(random.normal(size=(10_000, 10)) + 2 * np.eye(10)[targets])
     shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
-    _, seconds = timed(lambda: metrics.summary(targets, shares, [str(n) for n in range(10)], resamples=500))
+    _, seconds = timed(
+        lambda: metrics.summary(targets, shares, [str(n) for n in range(10)], resamples=500)
+    )
     print(f"ours, every figure with its interval, 500 resamples: {seconds:.1f} s")
     try:
         _, importing = timed(lambda: __import__("torchmetrics"))
     except ImportError:
-        sys.exit("torchmetrics is not installed: `.venv/bin/pip install -c constraints.txt -e '.[bench]'`")
+        sys.exit(
+            "torchmetrics is not installed: `.venv/bin/pip install -c constraints.txt -e"
+            " '.[bench]'`"
+        )
     from torchmetrics import wrappers
     from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
@@ -120,7 +131,10 @@ def intervals() -> None:
 
 
 def prediction(rows: int) -> None:
-    """Every seventh row is bad; peak private memory is RssAnon of this process, sampled every 20 ms."""
+    """Every seventh row is bad.
+
+    Peak private memory is RssAnon of this process, sampled every 20 ms.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,7 +149,9 @@ def prediction(rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         toy = Toy.make(Path(folder) / "checkout")
         lay(toy, 0.2)
-        version = register.fn(toy.params, toy.tree, gate.fn(toy.params, toy.tree, "prod"), head(toy.tree))
+        version = register.fn(
+            toy.params, toy.tree, gate.fn(toy.params, toy.tree, "prod"), head(toy.tree)
+        )
         promote.fn(toy.tree, version.name, "prod", "")
         values = np.where(np.arange(rows) % 7 == 0, np.inf, np.linspace(-1, 1, rows))
         pq.write_table(pa.table({"x": values}), toy.tree / "new.parquet", row_group_size=100_000)
@@ -149,13 +165,16 @@ def prediction(rows: int) -> None:
         watcher = threading.Thread(target=watch)
         watcher.start()
         before = private_bytes()
-        done, seconds = timed(lambda: predict.fn(toy.tree, "new.parquet", "prod", toy.tree / "out.parquet"))
+        done, seconds = timed(
+            lambda: predict.fn(toy.tree, "new.parquet", "prod", toy.tree / "out.parquet")
+        )
         stop.set()
         watcher.join()
         written = pq.read_metadata(toy.tree / "out.parquet").num_rows
     print(
-        f"{rows:,} rows in, {written:,} out, {done.bad:,} of them with a reason; {rows / seconds:,.0f} rows/s; "
-        f"peak private memory {peak[0] / 1e6:,.0f} MB ({before / 1e6:,.0f} MB before)"
+        f"{rows:,} rows in, {written:,} out, {done.bad:,} of them with a reason;"
+        f" {rows / seconds:,.0f} rows/s; peak private memory {peak[0] / 1e6:,.0f} MB"
+        f" ({before / 1e6:,.0f} MB before)"
     )
 
 

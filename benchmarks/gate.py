@@ -2,10 +2,12 @@
 
     python -m benchmarks.gate [--draws 1000] [--never 100000] [--small]
 
-Each draw is a test set: a row's class, whether it is an easy one, and whether champion and challenger answer it right.
-Both err mostly on the same rows, as two models of one kind do. Prints tables in Markdown.
+Each draw is a test set: a row's class, whether it is an easy one, and whether champion and
+challenger answer it right. Both err mostly on the same rows, as two models of one kind do. Prints
+tables in Markdown.
 
-Seeds start at `FIRST`. The rule was settled before they were drawn for the first time: change both together.
+Seeds start at `FIRST`. The rule was settled before they were drawn for the first time: change both
+together.
 """
 
 from __future__ import annotations
@@ -39,7 +41,14 @@ PARAMS = replace(
 Choice = Literal["refuse", "estimate", "promote"]
 CHOICES: tuple[Choice, ...] = ("refuse", "estimate", "promote")  # of gate.on_undecided
 SMALL = (30, 60, 80, 143, 300, 540, 1000)  # test rows
-GAPS = (0.0, 0.02, 0.05, -0.02, -0.05, -0.09)  # true accuracy of the challenger less the champion's 0.90
+GAPS = (
+    0.0,
+    0.02,
+    0.05,
+    -0.02,
+    -0.05,
+    -0.09,
+)  # true accuracy of the challenger less the champion's 0.90
 BETTER, MEANS = replace(PARAMS, rule="better"), replace(PARAMS, metric="macro_recall")
 CLASSES = tuple("abcdefghij")
 EVEN = np.full(10, 0.1)
@@ -52,15 +61,26 @@ SHIFTS = {
 }
 
 
-def draw(seed: int, rows: int, champion: np.ndarray, challenger: np.ndarray, prevalence: np.ndarray = EVEN) -> Answers:
+def draw(
+    seed: int,
+    rows: int,
+    champion: np.ndarray,
+    challenger: np.ndarray,
+    prevalence: np.ndarray = EVEN,
+) -> Answers:
     """One test set on which the models have these true accuracies per class, (10,) each."""
     generator = np.random.default_rng(seed)
     targets = generator.choice(len(CLASSES), rows, p=prevalence)
-    return Answers(targets, *(said(generator, targets, accuracy) for accuracy in (champion, challenger)))
+    return Answers(
+        targets, *(said(generator, targets, accuracy) for accuracy in (champion, challenger))
+    )
 
 
 def said(generator: np.random.Generator, targets: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Answers that are right with this probability per class. Each tenth row by position is hard for all models."""
+    """Answers that are right with this probability per class.
+
+    Each tenth row by position is hard for all models.
+    """
     hard = np.arange(len(targets)) % 10 == 0
     right_if_hard = 0.5
     right_if_easy = (accuracy[targets] - 0.1 * right_if_hard) / 0.9
@@ -88,7 +108,8 @@ def verdicts(
 def downhill(step: float, promotions: int, rows: int, seed: int) -> tuple[int, float]:
     """Promotions that get through, and the accuracy lost, when every challenger is a little worse than the champion.
 
-    All versions answer the same rows; champion and best before it are scored again on them, as the flow does.
+    All versions answer the same rows; champion and best before it are scored again on them, as the
+    flow does.
     """
     generator = np.random.default_rng(seed)
     targets = generator.choice(len(CLASSES), rows)
@@ -98,7 +119,12 @@ def downhill(step: float, promotions: int, rows: int, seed: int) -> tuple[int, f
     for _ in range(promotions):
         challenger = said(generator, targets, alike(accuracy - step))
         before = Answers(targets, best, challenger) if best is not champion else None
-        if judgement.decide(PARAMS, Answers(targets, champion, challenger), CLASSES, before).verdict == "promote":
+        if (
+            judgement.decide(
+                PARAMS, Answers(targets, champion, challenger), CLASSES, before
+            ).verdict
+            == "promote"
+        ):
             passed, accuracy, champion = passed + 1, accuracy - step, challenger
     return passed, level - accuracy
 
@@ -108,13 +134,22 @@ def five_rows(seed: int) -> bool:
     small = np.array([0.0005, *[0.9995 / 9] * 9])
     answers = draw(seed, 10_000, alike(0.91), alike(0.93), small)
     lost = answers._replace(challenger=np.where(answers.targets == 0, 1, answers.challenger))
-    return any(judgement.decide(params, lost, CLASSES).verdict != "promote" for params in (PARAMS, MEANS))
+    return any(
+        judgement.decide(params, lost, CLASSES).verdict != "promote" for params in (PARAMS, MEANS)
+    )
 
 
 def small_sets(draws: int) -> None:
     """Shares that end with a promotion, for each `gate.on_undecided`."""
-    heads = ["equal" if gap == 0 else f"{100 * abs(gap):.0f} {'better' if gap > 0 else 'worse'}" for gap in GAPS]
-    print(f"| {draws:,} draws each; % promoted with {', '.join(CHOICES)} | " + " | ".join(heads) + " |")
+    heads = [
+        "equal" if gap == 0 else f"{100 * abs(gap):.0f} {'better' if gap > 0 else 'worse'}"
+        for gap in GAPS
+    ]
+    print(
+        f"| {draws:,} draws each; % promoted with {', '.join(CHOICES)} | "
+        + " | ".join(heads)
+        + " |"
+    )
     print("|---" * (len(GAPS) + 1) + "|")
     for rows in SMALL:
         cells = [_promoted(draws, rows, 0.9, 0.9 + gap) for gap in GAPS]
@@ -125,7 +160,9 @@ def _promoted(draws: int, rows: int, champion: float, challenger: float) -> str:
     """For each of `CHOICES` the share of promotions, as `0 / 53 / 97`, of the same draws."""
     counts = Counter(dict.fromkeys(CHOICES, 0))
     for n in range(draws):
-        found = judgement.decide(PARAMS, draw(FIRST + n, rows, alike(champion), alike(challenger)), CLASSES)
+        found = judgement.decide(
+            PARAMS, draw(FIRST + n, rows, alike(champion), alike(challenger)), CLASSES
+        )
         counts.update(choice for choice in CHOICES if _passes(found, choice))
     return " / ".join(f"{100 * counts[choice] / draws:.0f}" for choice in CHOICES)
 
@@ -138,7 +175,8 @@ def _passes(found: judgement.Judgement, choice: Choice) -> bool:
 def repeated_use(repeats: int) -> None:
     """20 challengers on small test sets, each a little worse than the champion: points lost, on average and at most."""
     print(
-        f"\n| {repeats} repeats; points lost with estimate | same rows each time | new rows each time |\n|---|---|---|"
+        f"\n| {repeats} repeats; points lost with estimate | same rows each time | new rows each"
+        " time |\n|---|---|---|"
     )
     for rows in (80, 300, 1000):
         for step in (0.005, 0.01, 0.02):
@@ -146,7 +184,10 @@ def repeated_use(repeats: int) -> None:
             for fresh in (False, True):
                 lost = [100 * drift(step, rows, fresh, FIRST + seed) for seed in range(repeats)]
                 cells.append(f"{np.mean(lost):.1f}, at most {max(lost):.1f}")
-            print(f"| {rows:,} rows, {100 * step:.1f} points worse each | {' | '.join(cells)} |", flush=True)
+            print(
+                f"| {rows:,} rows, {100 * step:.1f} points worse each | {' | '.join(cells)} |",
+                flush=True,
+            )
 
 
 def drift(step: float, rows: int, fresh: bool, seed: int) -> float:
@@ -176,8 +217,15 @@ def drift(step: float, rows: int, fresh: bool, seed: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--never", type=int, default=100_000, help="draws of a shift of prevalence, over all its rows")
-    parser.add_argument("--small", action="store_true", help="the tables of small test sets alone, a minute or two")
+    parser.add_argument(
+        "--never",
+        type=int,
+        default=100_000,
+        help="draws of a shift of prevalence, over all its rows",
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="the tables of small test sets alone, a minute or two"
+    )
     arguments = parser.parse_args()
     small_sets(arguments.draws)
     repeated_use(max(1, arguments.draws // 10))
@@ -187,11 +235,20 @@ def main() -> None:
     overall(arguments.draws)
     of_a_class(arguments.draws)
     named = sum(five_rows(FIRST + n) for n in range(arguments.draws))
-    print(f"\nA class of some 5 rows, always wrong, kept a better model out in {named} of {arguments.draws} draws.")
+    print(
+        f"\nA class of some 5 rows, always wrong, kept a better model out in {named} of"
+        f" {arguments.draws} draws."
+    )
     for step in (0.001, 0.002, 0.004):
-        ends = [downhill(step, 20, 10_000, FIRST + seed) for seed in range(max(1, arguments.draws // 20))]
+        ends = [
+            downhill(step, 20, 10_000, FIRST + seed)
+            for seed in range(max(1, arguments.draws // 20))
+        ]
         passed, lost = (max(end[part] for end in ends) for part in (0, 1))
-        print(f"20 challengers, each {step} worse than the one before: at most {passed} got through, {lost:.3f} lost.")
+        print(
+            f"20 challengers, each {step} worse than the one before: at most {passed} got through,"
+            f" {lost:.3f} lost."
+        )
     prevalence(arguments.never)
 
 
@@ -200,7 +257,10 @@ def overall(draws: int) -> None:
     equal, ten = alike(0.92), 10_000
     row("equal, 10,000 rows, rule better", verdicts(BETTER, draws, ten, equal, equal))
     row("equal, 1,000 rows, rule better", verdicts(BETTER, draws, 1000, equal, equal))
-    row("2 points better, 10,000 rows, rule better", verdicts(BETTER, draws, ten, alike(0.91), alike(0.93)))
+    row(
+        "2 points better, 10,000 rows, rule better",
+        verdicts(BETTER, draws, ten, alike(0.91), alike(0.93)),
+    )
     row("equal, 10,000 rows, margin 0.005", verdicts(PARAMS, draws, ten, equal, equal))
     row("worse by the margin, 10,000 rows", verdicts(PARAMS, draws, ten, equal, alike(0.915)))
     row("2 points worse, 10,000 rows", verdicts(PARAMS, draws, ten, alike(0.93), alike(0.91)))
@@ -233,20 +293,26 @@ def prevalence(draws: int) -> None:
         ):
             first = 2 * FIRST + total.total()  # no seed twice
             found = verdicts(params, each, rows, accuracy, accuracy, shares, first)
-            row(f"equal, {name}, {rows:,} rows, {params.metric}{', unlike classes' * (accuracy is UNLIKE)}", found)
+            row(
+                f"equal, {name}, {rows:,} rows,"
+                f" {params.metric}{', unlike classes' * (accuracy is UNLIKE)}",
+                found,
+            )
             total += found
     print(f"\nRefused: {total['refuse']} of {total.total():,}.")
 
 
 def head(draws: int) -> None:
     print(
-        f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | worse | undecided |\n|---|---|---|---|---|"
+        f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | worse | undecided"
+        " |\n|---|---|---|---|---|"
     )
 
 
 def row(name: str, counts: Counter[str]) -> None:
     shares = " | ".join(
-        f"{counts[verdict] / counts.total():.1%}" for verdict in ("promote", "refuse", "worse", "undecided")
+        f"{counts[verdict] / counts.total():.1%}"
+        for verdict in ("promote", "refuse", "worse", "undecided")
     )
     print(f"| {name} | {shares} |", flush=True)
 

@@ -2,8 +2,9 @@
 
     python benchmarks/orchestration.py        in a checkout where `ratchet train` has run
 
-Bare DVC: `dvc repro` of five empty stages. Bare Prefect: a flow of as many empty tasks as the training flow calls, on the
-same running server, as a whole process. Medians of seven, taken in turn.
+Bare DVC: `dvc repro` of five empty stages. Bare Prefect: a flow of as many empty tasks as the
+training flow calls, on the same running server, as a whole process. Medians of seven, taken in
+turn.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def seconds(command: list[str], folder: Path) -> float:
 def side_by_side(ours: list[str], here: Path, bare: list[str], there: Path) -> tuple[float, float]:
     """Medians in seconds of two commands run in turn."""
     pairs = [(seconds(ours, here), seconds(bare, there)) for _ in range(ROUNDS)]
-    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+    return statistics.median(pair[0] for pair in pairs), statistics.median(
+        pair[1] for pair in pairs
+    )
 
 
 def main() -> None:
@@ -65,14 +68,16 @@ def main() -> None:
         subprocess.run(dvc, cwd=there, check=True, capture_output=True)
         ours, bare = side_by_side(dvc, here, dvc, there)
         print(
-            f"dvc repro, nothing to do    {ours:5.2f} s   five empty stages        {bare:5.2f} s   ratio {ours / bare:.2f}"
+            f"dvc repro, nothing to do    {ours:5.2f} s   five empty stages        {bare:5.2f} s  "
+            f" ratio {ours / bare:.2f}"
         )
         with server(home(here)):
             os.environ["PYTHONPATH"] = str(here)
             flow = [python, "-c", EMPTY_FLOW.format(home=str(home(here)))]
             ours, bare = side_by_side([python, "-m", "cli", "train", "--json"], here, flow, there)
         print(
-            f"the flow, nothing to do     {ours:5.2f} s   a flow of empty tasks    {bare:5.2f} s   ratio {ours / bare:.2f}"
+            f"the flow, nothing to do     {ours:5.2f} s   a flow of empty tasks    {bare:5.2f} s  "
+            f" ratio {ours / bare:.2f}"
         )
 
 

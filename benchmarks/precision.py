@@ -3,8 +3,8 @@
     python -m benchmarks.precision                        every network below, some 10 minutes
     python -m benchmarks.precision resnet18 mobilenet_v2  those alone
 
-Each network takes training steps (forward, backward, AdamW) in its four variants in turn, so that all meet the same load.
-The figures are medians.
+Each network takes training steps (forward, backward, AdamW) in its four variants in turn, so that
+all meet the same load. The figures are medians.
 """
 
 from __future__ import annotations
@@ -22,8 +22,25 @@ from ratchet import params as parameters
 from ratchet.models import architectures, devices
 
 NETWORKS = (
-    *("cnn", "resnet_small", "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "densenet121"),
-    *("vgg11", "vgg11_bn", "alexnet", "squeezenet1_1", "googlenet", "inception_v3", "vit_b_16", "swin_t"),
+    *(
+        "cnn",
+        "resnet_small",
+        "resnet18",
+        "resnet50",
+        "wide_resnet50_2",
+        "resnext50_32x4d",
+        "densenet121",
+    ),
+    *(
+        "vgg11",
+        "vgg11_bn",
+        "alexnet",
+        "squeezenet1_1",
+        "googlenet",
+        "inception_v3",
+        "vit_b_16",
+        "swin_t",
+    ),
     *("regnet_x_400mf", "regnet_y_400mf", "convnext_tiny", "efficientnet_v2_s", "efficientnet_b0"),
     *("mnasnet1_0", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
     *("shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
@@ -75,7 +92,11 @@ def picked(model: nn.Module) -> tuple[str, bool]:
 
 def measured(name: str) -> dict[tuple[str, bool], float]:
     """Seconds of a step, by precision and whether the layout is channels-last."""
-    steps = {(kind, last): step(name, kind, last) for kind in ("float32", "bfloat16") for last in (True, False)}
+    steps = {
+        (kind, last): step(name, kind, last)
+        for kind in ("float32", "bfloat16")
+        for last in (True, False)
+    }
     for take in steps.values():
         take()
     times: dict[tuple[str, bool], list[float]] = {variant: [] for variant in steps}

@@ -2,8 +2,9 @@
 
     python -m benchmarks.registry [--versions 10000] [--gto 500]
 
-Prints a table in Markdown (docs and `benchmarks/results.md` quote it). GTO is timed on a history of its own size, since its
-time grows with the square of it. Best of three, whole processes where it says so.
+Prints a table in Markdown (docs and `benchmarks/results.md` quote it). GTO is timed on a history of
+its own size, since its time grows with the square of it. Best of three, whole processes where it
+says so.
 """
 
 from __future__ import annotations
@@ -37,14 +38,25 @@ def measure(folder: Path, many: int, few: int) -> None:
     """Make both repositories and print the table."""
     large, small = grown(folder / "large", many), grown(folder / "small", few)
     print(f"| {many:,} versions, {many:,} promotions | seconds |\n|---|---|")
-    row("what serves in prod (`Registry.serving`, in-process)", lambda: Registry(large.tree).serving("prod"))
+    row(
+        "what serves in prod (`Registry.serving`, in-process)",
+        lambda: Registry(large.tree).serving("prod"),
+    )
     row("all versions (`Registry.versions`)", lambda: Registry(large.tree).versions())
     row("history of prod (`Registry.history`)", lambda: Registry(large.tree).history("prod"))
     turn = (f"v1.{many - 1}.0", f"v1.{many - 2}.0")
     row("promote, in-process", lambda: promote.fn(large.tree, turn[0], "prod"), lambda: back(large))
-    row("roll back, in-process", lambda: back(large), lambda: promote.fn(large.tree, turn[0], "prod"))
+    row(
+        "roll back, in-process",
+        lambda: back(large),
+        lambda: promote.fn(large.tree, turn[0], "prod"),
+    )
     command = [str(BIN / "ratchet"), "rollback", "--json"]
-    row("`ratchet rollback`, whole process", lambda: run(command, large.tree), lambda: again(large, turn[0]))
+    row(
+        "`ratchet rollback`, whole process",
+        lambda: run(command, large.tree),
+        lambda: again(large, turn[0]),
+    )
     print(f"\n| {few:,} versions, {few:,} promotions | ratchet | gto |\n|---|---|---|")
     ours = (
         best(lambda: Registry(small.tree).versions()),
@@ -64,10 +76,20 @@ def grown(tree: Path, count: int) -> Toy:
     for n in range(1, count):
         put = {"action": "promote", "version": f"v1.{n}.0", "under": n, "reason": "", "by": "flow"}
         lines += [
-            f"commit refs/heads/growing\nmark :{n}\ncommitter Ada <ada@localhost> {base + 2 * n} +0000",
+            (
+                f"commit refs/heads/growing\nmark :{n}\ncommitter Ada <ada@localhost>"
+                f" {base + 2 * n} +0000"
+            ),
             text(f"classifier v1.{n}.0\n") + f"\nfrom {first.commit}\n",
-            tag(f"classifier@v1.{n}.0", n, base + 2 * n, tags.message(f"classifier v1.{n}.0", ["Grown."], first.data)),
-            tag(f"classifier#prod#{n + 1}", n, base + 2 * n + 1, tags.message("into prod", [], put)),
+            tag(
+                f"classifier@v1.{n}.0",
+                n,
+                base + 2 * n,
+                tags.message(f"classifier v1.{n}.0", ["Grown."], first.data),
+            ),
+            tag(
+                f"classifier#prod#{n + 1}", n, base + 2 * n + 1, tags.message("into prod", [], put)
+            ),
         ]
     git("fast-import", "--quiet", "--force", cwd=tree, input="\n".join(lines) + "\n")
     git("update-ref", "-d", "refs/heads/growing", cwd=tree)
@@ -121,7 +143,9 @@ print(json.dumps({{
     "show": timed(lambda: api.show(".")),
     "assign": timed(lambda: api.assign(".", "classifier", "prod", version="v1.{count - 3}.0", force=True)),
 }}))"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tree, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, check=True, capture_output=True, text=True
+    )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.training [PART ...] [--prepared data/prepared] [--write]
 
-Parts, with the minutes that they take on two cores: throughput (3), target (15), recipe (4), accurate (20), ingredients
-(45), start (1), checkpoints (1), seeds (1), kills (5); all of them by default. Contenders run in turns within one process,
-so that what else the machine does hits all alike, and the ratio of each turn is what counts (medians).
-`--write` puts the figures into `benchmarks/results.md`, section "Training".
+Parts, with the minutes that they take on two cores: throughput (3), target (15), recipe (4),
+accurate (20), ingredients (45), start (1), checkpoints (1), seeds (1), kills (5); all of them by
+default. Contenders run in turns within one process, so that what else the machine does hits all
+alike, and the ratio of each turn is what counts (medians). `--write` puts the figures into
+`benchmarks/results.md`, section "Training".
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ import torchvision
 from torch import Tensor, nn
 
 import tasks.train as verb
-from benchmarks.contenders import ROOT, Bench, Tutorial, fashion, in_lightning, lightning, limit, ours, tutorial
+from benchmarks.contenders import (
+    ROOT,
+    Bench,
+    Tutorial,
+    fashion,
+    in_lightning,
+    lightning,
+    limit,
+    ours,
+    tutorial,
+)
 from ratchet import params as parameters
 from ratchet.dataset.normalise import Normalise
 from ratchet.models import devices
@@ -42,12 +53,17 @@ from ratchet.training.state import State
 
 RESULTS = ROOT / "benchmarks/results.md"
 TURNS = 5
-RATES = (0.05, 0.01, 0.1, 0.001)  # learning rates that the tutorial's loop is tuned over, the likeliest first
+RATES = (
+    0.05,
+    0.01,
+    0.1,
+    0.001,
+)  # learning rates that the tutorial's loop is tuned over, the likeliest first
 EPOCHS = (2, 3, 1)  # lengths of Ratchet's schedule, likewise
 GOAL = 0.90
 
 
-# ── the parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the parts ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def throughput(bench: Bench) -> None:
@@ -62,30 +78,43 @@ def throughput(bench: Bench) -> None:
             contenders["lightning"] = lightning
         except ImportError:
             pass
-        turns = [{key: run(bench, name, steps) for key, run in contenders.items()} for _ in range(TURNS)]
+        turns = [
+            {key: run(bench, name, steps) for key, run in contenders.items()} for _ in range(TURNS)
+        ]
 
         def ratio(key: str, turns: list[dict[str, float]] = turns) -> str:
             if key not in turns[0]:
                 return "not installed"
             middle = statistics.median(turn[key] for turn in turns)
-            return f"{middle:,.0f} (×{statistics.median(turn['ours'] / turn[key] for turn in turns):.2f})"
+            return (
+                f"{middle:,.0f}"
+                f" (×{statistics.median(turn['ours'] / turn[key] for turn in turns):.2f})"
+            )
 
         here = statistics.median(turn["ours"] for turn in turns)
-        bench.say(f"| `{name}` | {here:,.0f} | {ratio('limit')} | {ratio('tutorial')} | {ratio('lightning')} |")
+        bench.say(
+            f"| `{name}` | {here:,.0f} | {ratio('limit')} | {ratio('tutorial')} |"
+            f" {ratio('lightning')} |"
+        )
     bench.say("\n(×n): how many times as fast Ratchet was, median of the ratios of 5 turns.")
 
 
 def target(bench: Bench) -> None:
     """Seconds of training to `GOAL` on the test rows, which are asked every half epoch and whose evaluation is not counted.
 
-    Each contender is tuned with one seed (the tutorial's rate, the epochs of Ratchet's schedule), then run with three.
+    Each contender is tuned with one seed (the tutorial's rate, the epochs of Ratchet's schedule),
+    then run with three.
     """
     rates = _tuned(bench, RATES, lambda lr, watch: _by_tutorial(bench, lr, watch))
     epochs = _tuned(bench, EPOCHS, lambda count, watch: _by_ratchet(bench, count, 0, watch))
     lr, count = min(rates, key=rates.__getitem__), min(epochs, key=epochs.__getitem__)
     contenders: dict[str, Callable[[int, Reached], None]] = {
-        f"Ratchet, `train.epochs={count:g}`": lambda seed, watch: _by_ratchet(bench, int(count), seed, watch),
-        f"tutorial, SGD with momentum, batch 64, rate {lr:g}": lambda _, watch: _by_tutorial(bench, lr, watch),
+        f"Ratchet, `train.epochs={count:g}`": lambda seed, watch: _by_ratchet(
+            bench, int(count), seed, watch
+        ),
+        f"tutorial, SGD with momentum, batch 64, rate {lr:g}": lambda _, watch: _by_tutorial(
+            bench, lr, watch
+        ),
         "the same in Lightning, bf16-mixed": lambda _, watch: _by_lightning(bench, lr, watch),
     }
     spent: dict[str, list[float]] = {name: [] for name in contenders}
@@ -96,18 +125,28 @@ def target(bench: Bench) -> None:
             with contextlib.suppress(ImportError):
                 run(seed, watch)
             spent[name].append(watch.spent if watch.reached else math.inf)
-    bench.say(f"| seconds to {GOAL:.2f} test accuracy, `cnn`, 3 seeds | median | each | |\n|---|---|---|---|")
+    bench.say(
+        f"| seconds to {GOAL:.2f} test accuracy, `cnn`, 3 seeds | median | each |"
+        " |\n|---|---|---|---|"
+    )
     mine = statistics.median(next(iter(spent.values())))
     for name, each in spent.items():
         middle = statistics.median(each)
-        bench.say(f"| {name} | {middle:.1f} | {', '.join(f'{one:.1f}' for one in each)} | ×{middle / mine:.1f} |")
+        bench.say(
+            f"| {name} | {middle:.1f} | {', '.join(f'{one:.1f}' for one in each)} |"
+            f" ×{middle / mine:.1f} |"
+        )
     bench.say(
-        f"\nTuned with one seed: the tutorial's rate ({_each(rates, RATES)}), Ratchet's epochs ({_each(epochs, EPOCHS)})."
+        f"\nTuned with one seed: the tutorial's rate ({_each(rates, RATES)}), Ratchet's epochs"
+        f" ({_each(epochs, EPOCHS)})."
     )
 
 
 def _each(found: dict[float, float], values: Iterable[float]) -> str:
-    return ", ".join(f"{value:g}: {f'{found[value]:.1f} s' if value in found else 'not in time'}" for value in values)
+    return ", ".join(
+        f"{value:g}: {f'{found[value]:.1f} s' if value in found else 'not in time'}"
+        for value in values
+    )
 
 
 class Reached:
@@ -133,15 +172,23 @@ class Reached:
             model.eval()
             with torch.no_grad():
                 device = next(model.parameters()).device
-                said = [model(part.to(device)).argmax(1).cpu() for part in torch.split(self._inputs, 1000)]
+                said = [
+                    model(part.to(device)).argmax(1).cpu()
+                    for part in torch.split(self._inputs, 1000)
+                ]
             model.train()
             self.reached = (torch.cat(said) == self._targets).double().mean().item() >= GOAL
             self._since = time.perf_counter()
         return self.reached or self.steps >= 2 * half * self.EPOCHS or self.spent > self._bound
 
 
-def _tuned(bench: Bench, values: Iterable[float], run: Callable[[Any, Reached], None]) -> dict[float, float]:
-    """Seconds to `GOAL` with each value that reaches it; one that is much slower than another is cut short."""
+def _tuned(
+    bench: Bench, values: Iterable[float], run: Callable[[Any, Reached], None]
+) -> dict[float, float]:
+    """Seconds to `GOAL` with each value that reaches it.
+
+    One that is much slower than another is cut short.
+    """
     found: dict[float, float] = {}
     for value in values:
         torch.manual_seed(0)
@@ -213,7 +260,10 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "constant rate of 0.001": {"train__schedule": None, "train__lr": 0.001},
     "SGD with momentum, rate 0.05": {
-        "train__optimizer": {"name": "SGD", "arguments": {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}},
+        "train__optimizer": {
+            "name": "SGD",
+            "arguments": {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+        },
         "train__lr": 0.05,
     },
     "no label smoothing": {"train__criterion": {"name": "CrossEntropyLoss", "arguments": {}}},
@@ -238,12 +288,11 @@ def _spread(rows: list[tuple[float, float]], timed: bool = True) -> str:
 
 def start(bench: Bench) -> None:
     code = (
-        "import resource\nfrom pathlib import Path\nfrom tasks import params\nfrom ratchet.process import age_s\n"
-        "import tasks.train as verb\nseen = []\n"
-        "def stop():\n seen.append(age_s())\n return len(seen) > 10\n"
-        "verb.stopping, verb.scratch = stop, lambda tree: tree\n"
-        "try: verb.train.fn(params.load(), Path())\n"
-        "except SystemExit: print(seen[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        "import resource\nfrom pathlib import Path\nfrom tasks import params\nfrom ratchet.process"
+        " import age_s\nimport tasks.train as verb\nseen = []\ndef stop():\n seen.append(age_s())\n"
+        " return len(seen) > 10\nverb.stopping, verb.scratch = stop, lambda tree: tree\ntry:"
+        " verb.train.fn(params.load(), Path())\nexcept SystemExit: print(seen[0],"
+        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
     rows = []
     for turn in range(3):
@@ -262,7 +311,8 @@ def start(bench: Bench) -> None:
         rows.append([float(value) for value in done.stdout.split()[-2:]])
     first, memory = (statistics.median(column) for column in zip(*rows, strict=True))
     bench.say(
-        f"From the start of the process to the end of its first step: {first:.1f} s. Peak memory: {memory:,.0f} MB."
+        f"From the start of the process to the end of its first step: {first:.1f} s. Peak memory:"
+        f" {memory:,.0f} MB."
     )
 
 
@@ -270,7 +320,10 @@ def checkpoints(bench: Bench) -> None:
     params = bench.params()
     plan = devices.plan(params.train, 0)
     state = State.start(params, bench.spec, plan, ALONE, bench.train, bench.val)
-    state.learn(Normalise(bench.spec, plan.device)(bench.train[range(256)][0]), torch.zeros(256, dtype=torch.int64))
+    state.learn(
+        Normalise(bench.spec, plan.device)(bench.train[range(256)][0]),
+        torch.zeros(256, dtype=torch.int64),
+    )
     place, spent = Checkpoints(bench.scratch / "checkpoints"), []
     for step in range(11):
         began = time.perf_counter()
@@ -286,11 +339,19 @@ def checkpoints(bench: Bench) -> None:
 
 
 def kills(bench: Bench, rounds: int = 50) -> None:
-    """Kill -9 a run at random moments until it has finished, `rounds` times; each must end bit-equal."""
+    """Kill -9 a run at random moments until it has finished, `rounds` times.
+
+    Each must end bit-equal.
+    """
     from tests.helpers.learning_samples import images, lay
 
     def run(tree: Path) -> None:
-        small = {"train__epochs": 3, "train__batch_size": 50, "train__threads": 1, "train__ema": 0.9}
+        small = {
+            "train__epochs": 3,
+            "train__batch_size": 50,
+            "train__threads": 1,
+            "train__ema": 0.9,
+        }
         vars(verb)["scratch"] = lambda tree: tree
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             verb.train.fn(bench.params(**small, run__checkpoint_seconds=0.05), tree)
@@ -325,8 +386,8 @@ def kills(bench: Bench, rounds: int = 50) -> None:
             killed += 1
         equal += written(tree) == expected
     bench.say(
-        f"{killed} kills (SIGKILL at random moments) over {rounds} runs: {equal} of {rounds} ended bit-equal to the run that "
-        "nobody killed."
+        f"{killed} kills (SIGKILL at random moments) over {rounds} runs: {equal} of {rounds} ended"
+        " bit-equal to the run that nobody killed."
     )
 
 
@@ -340,31 +401,55 @@ def seeds(bench: Bench) -> None:
     found = [once(seed) for seed in (0, 0, 1, 2)]
     bench.train.targets = whole
     same, different = found[0] == found[1], len(set(found)) == 3
-    bench.say(f"The same seed twice gives bit-equal weights: {same}; three seeds give three models: {different}.")
+    bench.say(
+        f"The same seed twice gives bit-equal weights: {same}; three seeds give three models:"
+        f" {different}."
+    )
 
 
 PARTS = {
     part.__name__: part
-    for part in (kills, throughput, target, recipe, accurate, ingredients, start, checkpoints, seeds)
+    for part in (
+        kills,
+        throughput,
+        target,
+        recipe,
+        accurate,
+        ingredients,
+        start,
+        checkpoints,
+        seeds,
+    )
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--prepared", type=Path, default=ROOT / "data/prepared")
     parser.add_argument(
-        "--gpu", action="store_true", help="only where there is a CUDA device; the parts that it changes"
+        "--gpu",
+        action="store_true",
+        help="only where there is a CUDA device; the parts that it changes",
     )
-    parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/results.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the figures into benchmarks/results.md"
+    )
     arguments = parser.parse_args()
     if arguments.gpu and not torch.cuda.is_available():
         parser.error("this machine has no CUDA device")
-    chosen = arguments.parts or (["throughput", "target", "recipe", "start"] if arguments.gpu else list(PARTS))
+    chosen = arguments.parts or (
+        ["throughput", "target", "recipe", "start"] if arguments.gpu else list(PARTS)
+    )
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     bench = Bench(arguments.prepared)
-    place = f"torch {torch.__version__}, {os.cpu_count()} CPU cores, {devices.plan(bench.params().train, 0)}"
+    place = (
+        f"torch {torch.__version__}, {os.cpu_count()} CPU cores,"
+        f" {devices.plan(bench.params().train, 0)}"
+    )
     print(place, flush=True)
     found = {}
     try:
@@ -383,10 +468,16 @@ def write(title: str, place: str, found: dict[str, str]) -> None:
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
     section = re.compile(rf"(?ms)^## {title}\n.*?(?=^## |\Z)")
     before = section.search(text)
-    held = dict(re.findall(r"(?ms)^### (\w+)\n\n(.*?)\n*(?=^### |\Z)", before.group() if before else ""))
-    parts = "\n\n".join(f"### {part}\n\n{(held | found)[part]}" for part in PARTS if part in held | found)
+    held = dict(
+        re.findall(r"(?ms)^### (\w+)\n\n(.*?)\n*(?=^### |\Z)", before.group() if before else "")
+    )
+    parts = "\n\n".join(
+        f"### {part}\n\n{(held | found)[part]}" for part in PARTS if part in held | found
+    )
     note = (
-        "" if torch.cuda.is_available() else " No CUDA device was used yet; `make bench-gpu` prints the same for one."
+        ""
+        if torch.cuda.is_available()
+        else " No CUDA device was used yet; `make bench-gpu` prints the same for one."
     )
     made = f"## {title}\n\n`python -m benchmarks.training`, {place}.{note}\n\n{parts}\n\n"
     text = section.sub(lambda _: made, text) if before else f"{text.rstrip()}\n\n{made}"

@@ -1,6 +1,7 @@
 """What all commands share: the application, its options, and how results and errors are printed.
 
-Each command imports what it needs when it runs, so that a command without torch, Prefect or DVC starts fast.
+Each command imports what it needs when it runs, so that a command without torch, Prefect or DVC
+starts fast.
 """
 
 from __future__ import annotations
@@ -38,19 +39,30 @@ def _in_a_checkout(context: typer.Context) -> None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Environment = Annotated[str, typer.Option("--environment", "-e", help="An environment, such as prod or staging.")]
+Environment = Annotated[
+    str, typer.Option("--environment", "-e", help="An environment, such as prod or staging.")
+]
 VersionName = Annotated[
-    str, typer.Argument(metavar="VERSION", help="A version such as v1.2.0, or an environment such as prod.")
+    str,
+    typer.Argument(
+        metavar="VERSION", help="A version such as v1.2.0, or an environment such as prod."
+    ),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
 
-TRAINING, VERSIONS, UPKEEP = "Train and predict", "Versions and service", "Upkeep"  # panels of --help
+TRAINING, VERSIONS, UPKEEP = (
+    "Train and predict",
+    "Versions and service",
+    "Upkeep",
+)  # panels of --help
 
 
 def show(content: Any, shown: Any, as_json: bool) -> None:
     """Print `content` (a dataclass or JSON values) for programs, or `shown` (text or a table) for people."""
     if as_json:
-        plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
+        plain = (
+            asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
+        )
         print(json.dumps(plain, indent=2, default=str))
         return
     from cli.tables import console
@@ -59,7 +71,10 @@ def show(content: Any, shown: Any, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line. A `RatchetError` is printed as one message on stderr; the exit code is the error's."""
+    """Run the command line.
+
+    A `RatchetError` is printed as one message on stderr; the exit code is the error's.
+    """
     isolate()
     try:
         app()

@@ -22,8 +22,11 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override a value of params.yaml for this run, such as train.epochs=3; the run then uses its own "
-            "git worktree.",
+            help=(
+                "Override a value of params.yaml for this run, such as train.epochs=3; the run then"
+                " uses its own "
+                "git worktree."
+            ),
         ),
     ] = None,
     preset: Annotated[
@@ -31,7 +34,10 @@ def train(
         typer.Option(
             "--params",
             metavar="FILE",
-            help="Override the values that a file lists, such as params/accurate.yaml; --set takes precedence.",
+            help=(
+                "Override the values that a file lists, such as params/accurate.yaml; --set takes"
+                " precedence."
+            ),
         ),
     ] = None,
     environment: Environment = "prod",
@@ -39,8 +45,8 @@ def train(
 ) -> None:
     """Run the training flow: read data, train, compare, register a version, promote it.
 
-    Stages whose data, params and code are unchanged are skipped. Uses the Prefect server at PREFECT_API_URL, or starts a
-    temporary one.
+    Stages whose data, params and code are unchanged are skipped. Uses the Prefect server at
+    PREFECT_API_URL, or starts a temporary one.
     """
     from ratchet import params
     from ratchet.process import age_s
@@ -62,7 +68,10 @@ def train(
         try:
             summary = cast("Summary", training(environment, values or None))
         except KeyboardInterrupt:
-            print("ratchet: stopped; run the same command again to continue from the last checkpoint", file=sys.stderr)
+            print(
+                "ratchet: stopped; run the same command again to continue from the last checkpoint",
+                file=sys.stderr,
+            )
             raise typer.Exit(130) from None
     show(summary, summary_table(summary, age_s()), as_json)
 
@@ -86,14 +95,22 @@ def predict(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A CSV or parquet file, an image, a folder or glob of them, or hf://datasets/OWNER/NAME.",
+            help=(
+                "A CSV or parquet file, an image, a folder or glob of them, or"
+                " hf://datasets/OWNER/NAME."
+            ),
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .parquet or .csv.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: .parquet or .csv.")
+    ],
     environment: Environment = "prod",
     as_json: Json = False,
 ) -> None:
-    """Score rows with the model in service. Each input row gives one output row; a bad row has a reason."""
+    """Score rows with the model in service.
+
+    Each input row gives one output row; a bad row has a reason.
+    """
     from tasks.predict import predict as step
 
     scored = step.fn(Path(), source, environment, output)
@@ -112,8 +129,12 @@ def models(as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=TRAINING)
 def gate(
-    champion: Annotated[str, typer.Argument(metavar="A", help="The champion: a version or an environment.")],
-    challenger: Annotated[str, typer.Argument(metavar="B", help="The challenger: a version or an environment.")],
+    champion: Annotated[
+        str, typer.Argument(metavar="A", help="The champion: a version or an environment.")
+    ],
+    challenger: Annotated[
+        str, typer.Argument(metavar="B", help="The challenger: a version or an environment.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Compare any two versions on the test rows of B, as the gate does; nothing is written."""
@@ -142,7 +163,11 @@ def export(
     weights, card = loading.files(Path(), found)
     write(card, weights, format, target, loading.package(Path(), found, card))
     done = {"version": found.name, "format": format, "output": str(target)}
-    show(done, f"wrote {found.name} as {format} to {target}; the file gives the same outputs", as_json)
+    show(
+        done,
+        f"wrote {found.name} as {format} to {target}; the file gives the same outputs",
+        as_json,
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -22,7 +22,10 @@ def versions(as_json: Json = False) -> None:
     if not found and not as_json:
         show([], registry.none(), as_json)
         return
-    where = [dict(zip(("environments", "environments_before"), places(each, served), strict=True)) for each in found]
+    where = [
+        dict(zip(("environments", "environments_before"), places(each, served), strict=True))
+        for each in found
+    ]
     listed = [{**version.as_dict(), **at} for version, at in zip(found, where, strict=True)]
     show(listed, versions_table(found, served), as_json)
 
@@ -59,13 +62,19 @@ def history(environment: Annotated[str, typer.Argument()] = "prod", as_json: Jso
     from ratchet.registry.versions import Registry
 
     found = spans(Registry(Path()), environment)
-    nothing = f"no version has served in {environment} yet; run `ratchet promote VERSION --environment {environment}`"
+    nothing = (
+        f"no version has served in {environment} yet; run `ratchet promote VERSION --environment"
+        f" {environment}`"
+    )
     show([vars(span) for span in found], history_table(found) if found else nothing, as_json)
 
 
 @app.command(rich_help_panel=VERSIONS)
 def promote(
-    version: VersionName, environment: Environment = "prod", reason: Reason = "", as_json: Json = False
+    version: VersionName,
+    environment: Environment = "prod",
+    reason: Reason = "",
+    as_json: Json = False,
 ) -> None:
     """Put a version into service. The previous one stays in the history, for `ratchet rollback`."""
     from flows import events
@@ -81,23 +90,34 @@ def promote(
 def rollback(
     environment: Environment = "prod",
     to: Annotated[
-        str | None, typer.Option("--to", metavar="VERSION", help="Default: the version that served before.")
+        str | None,
+        typer.Option("--to", metavar="VERSION", help="Default: the version that served before."),
     ] = None,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
-    """Put the previous version back into service, with or without the git remote. No scheduled run undoes it."""
+    """Put the previous version back into service, with or without the git remote.
+
+    No scheduled run undoes it.
+    """
     from flows import events
     from tasks.promote import rollback as step
 
     assignment = step.fn(Path(), environment, to, reason)
-    show(assignment.as_dict(), f"{assignment.version} serves in {environment} again{assignment.not_pushed}", as_json)
+    show(
+        assignment.as_dict(),
+        f"{assignment.version} serves in {environment} again{assignment.not_pushed}",
+        as_json,
+    )
     events.assigned(assignment)
 
 
 @app.command(rich_help_panel=VERSIONS)
 def path(version: VersionName, as_json: Json = False) -> None:
-    """Print the path of a version's weights, verified, for other programs. The file belongs to DVC's cache: only read it."""
+    """Print the path of a version's weights, verified, for other programs.
+
+    The file belongs to DVC's cache: only read it.
+    """
     from ratchet import path as find
 
     found = str(find(version).resolve())
@@ -113,7 +133,10 @@ def checkout(
     into: Annotated[Path, typer.Option("--into", help="The folder to create.")],
     as_json: Json = False,
 ) -> None:
-    """Check out a version into a new folder: code, params, locks, data and model. `dvc repro` has nothing to do there."""
+    """Check out a version into a new folder: code, params, locks, data and model.
+
+    `dvc repro` has nothing to do there.
+    """
     from ratchet.upkeep.checkout import checkout as step
 
     done = step(Path(), version, into)
@@ -124,7 +147,9 @@ def checkout(
 @app.command(rich_help_panel=VERSIONS)
 def adopt(
     version: VersionName,
-    code: Annotated[bool, typer.Option("--code", help="Take the version's code too, dvc.yaml included.")] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Take the version's code too, dvc.yaml included.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a version's params, locks, reports, data and model those of the current branch, by one commit."""
@@ -142,17 +167,27 @@ def adopt(
 
 @app.command(rich_help_panel=UPKEEP)
 def verify(
-    version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: every version.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every version and environment (the default).")] = False,
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Default: every version.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every version and environment (the default).")
+    ] = False,
     rerun: Annotated[
         bool,
         typer.Option(
-            "--rerun", help="Rebuild the version from its sources and compare; takes as long as a training run."
+            "--rerun",
+            help=(
+                "Rebuild the version from its sources and compare; takes as long as a training run."
+            ),
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check versions: tags, commits, SHA-256 of objects in cache and remote, safe loading. Exit code 1 on any fault."""
+    """Check versions: tags, commits, SHA-256 of objects in cache and remote, safe loading.
+
+    Exit code 1 on any fault.
+    """
     from ratchet.upkeep.verify import rerun as make_again
     from ratchet.upkeep.verify import verify as step
 
@@ -170,8 +205,13 @@ def verify(
 @app.command(rich_help_panel=UPKEEP)
 def push(
     version: Annotated[str | None, typer.Argument(metavar="[VERSION]")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every version that is not expired.")] = False,
-    to: Annotated[str, typer.Option("--to", metavar="REMOTE", help="The git remote; default: register.push_to.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Every version that is not expired.")
+    ] = False,
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="REMOTE", help="The git remote; default: register.push_to."),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Publish versions: first the objects to the DVC remote, which are confirmed there, then the tags to a git remote."""
@@ -182,7 +222,8 @@ def push(
         raise VersionError("expected a version or --all; `ratchet versions` lists the versions")
     done = step(params.load(), Path(), version, to)
     text = (
-        f"{', '.join(done.versions) or 'nothing'}: {done.objects} objects on the DVC remote, {len(done.tags)} new tags"
+        f"{', '.join(done.versions) or 'nothing'}: {done.objects} objects on the DVC remote,"
+        f" {len(done.tags)} new tags"
     )
     show(done, text, as_json)
 
@@ -201,12 +242,19 @@ def withdraw(version: VersionName, reason: Reason, as_json: Json = False) -> Non
 
 @app.command(rich_help_panel=UPKEEP)
 def reinstate(version: VersionName, reason: Reason, as_json: Json = False) -> None:
-    """Make a withdrawn version usable again, unless it has expired. The reason is kept in the history."""
+    """Make a withdrawn version usable again, unless it has expired.
+
+    The reason is kept in the history.
+    """
     from flows import events
     from ratchet.upkeep.withdraw import reinstate as step
 
     done = step(Path(), version, reason)
-    text = f"{done.name} can be promoted again" if done.changed else f"{done.name} is not withdrawn; nothing changed"
+    text = (
+        f"{done.name} can be promoted again"
+        if done.changed
+        else f"{done.name} is not withdrawn; nothing changed"
+    )
     show(done.as_dict(), text, as_json)
     if done.changed:
         events.changed("reinstated", done, reason)
@@ -219,7 +267,10 @@ def expire(version: VersionName, reason: Reason = "", as_json: Json = False) -> 
     from ratchet.upkeep.withdraw import expire as step
 
     done = step(Path(), version, reason)
-    text = f"{done.name} is expired; `ratchet gc --apply` deletes those of its objects that are older than {_grace()}"
+    text = (
+        f"{done.name} is expired; `ratchet gc --apply` deletes those of its objects that are older"
+        f" than {_grace()}"
+    )
     show(done.as_dict(), text, as_json)
     if done.changed:
         events.changed("expired", done, reason)
@@ -232,10 +283,12 @@ def _already(is_new: bool) -> str:
 @app.command(rich_help_panel=UPKEEP)
 def gc(
     apply: Annotated[
-        bool, typer.Option("--apply", help="Delete them; without this option they are only counted.")
+        bool,
+        typer.Option("--apply", help="Delete them; without this option they are only counted."),
     ] = False,
     on_remote: Annotated[
-        bool, typer.Option("--remote", help="Include objects of expired versions on the DVC remote.")
+        bool,
+        typer.Option("--remote", help="Include objects of expired versions on the DVC remote."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -245,9 +298,15 @@ def gc(
     found = collect(Path(), apply, on_remote)
     remote = f", and {len(found.on_remote)} objects on the remote" if on_remote else ""
     verb = "deleted" if apply else "can be deleted with --apply:"
-    text = f"{verb} {len(found.objects)} objects, {found.bytes / 1e6:,.1f} MB, in the cache{remote}; {found.kept} stay"
+    text = (
+        f"{verb} {len(found.objects)} objects, {found.bytes / 1e6:,.1f} MB, in the cache{remote};"
+        f" {found.kept} stay"
+    )
     if found.young:
-        text += f", {found.young} of them unneeded but younger than {_grace()}; run this again later to delete those"
+        text += (
+            f", {found.young} of them unneeded but younger than {_grace()}; run this again later to"
+            " delete those"
+        )
     show(found, text, as_json)
 
 

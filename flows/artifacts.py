@@ -27,7 +27,10 @@ PICTURE_LIMIT = 200_000  # bytes of a picture that goes into the database
 
 
 def leave(summary: Summary, reports: Path) -> None:
-    """Leave the run's artifacts: what ran and why; and, if anything did, metrics, the gate's word, pictures, the report."""
+    """Leave the run's artifacts: what ran and why.
+
+    And, if anything did, metrics, the gate's word, pictures, the report.
+    """
     rows = [
         {
             "stage": stage.stage,
@@ -40,7 +43,10 @@ def leave(summary: Summary, reports: Path) -> None:
     create_table_artifact(rows, key="stages", description="What was cached, and why the rest ran")
     if all(stage.how == "cached" for stage in summary.stages):
         return
-    metrics = [{"metric": "accuracy", "value": summary.accuracy}, {"metric": "loss", "value": summary.loss}]
+    metrics = [
+        {"metric": "accuracy", "value": summary.accuracy},
+        {"metric": "loss", "value": summary.loss},
+    ]
     create_table_artifact(metrics, key="metrics", description="On the test rows")
     serves = (
         f"{summary.serves} serves in {summary.environment}"
@@ -48,14 +54,17 @@ def leave(summary: Summary, reports: Path) -> None:
         else f"nothing serves in {summary.environment}"
     )
     create_markdown_artifact(
-        f"**{summary.name}**: {summary.reason}\n\nNew version: {summary.version or 'none'}. {serves}.",
+        f"**{summary.name}**: {summary.reason}\n\nNew version: {summary.version or 'none'}."
+        f" {serves}.",
         key="gate",
         description="What the gate decided",
     )
     for picture in sorted((reports / "plots").glob("*.png")):
         if picture.stat().st_size < PICTURE_LIMIT:
             data = base64.b64encode(picture.read_bytes()).decode()
-            create_image_artifact(f"data:image/png;base64,{data}", key=picture.stem.replace("_", "-"))
+            create_image_artifact(
+                f"data:image/png;base64,{data}", key=picture.stem.replace("_", "-")
+            )
     for file, key in (("report.html", "report"), ("gate.html", "gate-page")):
         kept = Path(summary.report).parent / file  # a run's tree is gone when someone looks
         create_link_artifact(kept.resolve().as_uri(), key=key, link_text=f"{file}, on the worker")
@@ -67,12 +76,17 @@ def leave_data(check: DataCheck) -> DataCheck:
         get_run_logger().info("data: %s", line)
     if check.lines:
         text = "\n".join(f"- {line}" for line in check.lines)
-        create_markdown_artifact(text, key="data", description="What changed in the data since the newest version")
+        create_markdown_artifact(
+            text, key="data", description="What changed in the data since the newest version"
+        )
     return check
 
 
 def about_tree(place: Place) -> None:
-    """Log the trees of killed runs that were removed; warn of edits in the checkout that this run does not use."""
+    """Log the trees of killed runs that were removed.
+
+    Warn of edits in the checkout that this run does not use.
+    """
     if place.removed:
         get_run_logger().info("removed what killed runs had left: %s", ", ".join(place.removed))
     if not place.unused:

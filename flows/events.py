@@ -28,13 +28,20 @@ LIMIT_S = 0.3  # that sending an event may add to a command
 
 def resource(version: str) -> dict[str, str]:
     """The resource that an event is about."""
-    return {"prefect.resource.id": f"ratchet.version.{version}", "prefect.resource.name": f"classifier@{version}"}
+    return {
+        "prefect.resource.id": f"ratchet.version.{version}",
+        "prefect.resource.name": f"classifier@{version}",
+    }
 
 
 def of_assignment(assignment: Assignment) -> tuple[str, str, dict[str, object]]:
     """The event's last word, the version, and the payload."""
     word = "rolled-back" if assignment.action == "rollback" else "promoted"
-    return word, assignment.version, {"environment": assignment.environment, "reason": assignment.reason}
+    return (
+        word,
+        assignment.version,
+        {"environment": assignment.environment, "reason": assignment.reason},
+    )
 
 
 def assigned(assignment: Assignment) -> None:
@@ -50,7 +57,10 @@ def changed(word: str, version: Version, reason: str) -> None:
 
 
 def post(word: str, version: str, payload: Mapping[str, object]) -> None:
-    """Send one event to the standing server; a server that is down or slow is given up after `LIMIT_S`."""
+    """Send one event to the standing server.
+
+    A server that is down or slow is given up after `LIMIT_S`.
+    """
     sender = threading.Thread(target=_post, args=(word, version, payload), daemon=True)
     sender.start()
     sender.join(LIMIT_S)
@@ -74,7 +84,9 @@ def _post(word: str, version: str, payload: Mapping[str, object]) -> None:
         request = urllib.request.Request(f"{url}/events", json.dumps([event]).encode(), headers)
         with open_url(request, timeout_s=LIMIT_S):
             pass
-    except Exception:  # an event is a courtesy: whatever is wrong with the server, the change was made
+    except (
+        Exception
+    ):  # an event is a courtesy: whatever is wrong with the server, the change was made
         return
 
 

@@ -25,7 +25,9 @@ def promotion(version: str, environment: str = "prod", reason: str = "promoted b
         message = f"{assignment.version} serves in {environment} already"
         return Completed(name="Unchanged", message=message, data=assignment)
     artifacts.assigned(assignment)
-    return Completed(name="Promoted", message=f"{assignment.version} serves in {environment}", data=assignment)
+    return Completed(
+        name="Promoted", message=f"{assignment.version} serves in {environment}", data=assignment
+    )
 
 
 @flow(name="rollback", persist_result=False)

@@ -26,7 +26,9 @@ class Summary:
     accuracy: float  # of this run's model on the test rows, 0 to 1
     loss: float  # mean over the test rows
     reason: str  # the gate's
-    data: tuple[str, ...]  # what changed in the data since the newest version, and whether the test rows are too few
+    data: tuple[
+        str, ...
+    ]  # what changed in the data since the newest version, and whether the test rows are too few
     version: str | None  # that this run made
     environment: str
     serves: str | None  # the version in that environment now
@@ -62,7 +64,10 @@ def ended(
     service: Assignment | None,
     seconds: float,
 ) -> State[Summary]:
-    """The final state of a run. A refusal is no failure: the run ends *Completed*, named for what came of it."""
+    """The final state of a run.
+
+    A refusal is no failure: the run ends *Completed*, named for what came of it.
+    """
     metrics = json.loads((place.tree / "reports/metrics.json").read_text(encoding="utf-8"))
     serving = Registry(place.tree).serving(decision.environment)
     summary = Summary(

@@ -17,5 +17,14 @@ def verification() -> State:
     found = verify(Path())
     if not found:
         return Completed(name="Verified", message="every version is what it promises")
-    create_table_artifact([vars(finding) for finding in found], key="faults", description="What `ratchet verify` found")
-    return Failed(message=f"{len(found)} faults, the first: {found[0].version} {found[0].what}: {found[0].message}")
+    create_table_artifact(
+        [vars(finding) for finding in found],
+        key="faults",
+        description="What `ratchet verify` found",
+    )
+    return Failed(
+        message=(
+            f"{len(found)} faults, the first: {found[0].version} {found[0].what}:"
+            f" {found[0].message}"
+        )
+    )

@@ -1,7 +1,8 @@
 """The columns of shards: names that no column of a user can have, and features as float64.
 
-`row_id`, `label`, `split` and `image` are Ratchet's own. A column of the user is in a shard as `feature:NAME` (float64)
-or `keep:NAME` (text), or as both, so that no name has a meaning of its own.
+`row_id`, `label`, `split` and `image` are Ratchet's own. A column of the user is in a shard as
+`feature:NAME` (float64) or `keep:NAME` (text), or as both, so that no name has a meaning of its
+own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from ratchet.errors import CorruptData
 FEATURE, KEEP = "feature:", "keep:"
 MISSING = pa.array(  # what pyarrow reads as a missing number, and pandas' own words
     [
-        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+        *(
+            "",
+            "#N/A",
+            "#N/A N/A",
+            "#NA",
+            "-1.#IND",
+            "-1.#QNAN",
+            "-NaN",
+            "-nan",
+            "1.#IND",
+            "1.#QNAN",
+        ),
         *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
     ]
 )
@@ -54,7 +66,10 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    return any(rule(kind) for rule in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    return any(
+        rule(kind)
+        for rule in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -63,7 +78,9 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def numbers(column: pa.ChunkedArray | pa.Array, decimal: str = ".") -> pa.Array:
-    """A feature as float64 (N,): numbers, booleans, or text that holds nothing else; `decimal` is the mark in text.
+    """A feature as float64 (N,): numbers, booleans, or text that holds nothing else.
+
+    `decimal` is the mark in text.
 
     Raises:
         NotNumbers: the column has another type, or a value that is not a number.
@@ -88,7 +105,9 @@ def _parsed(text: pa.Array, decimal: str) -> pa.Array:
     try:
         return words.cast(pa.float64())
     except pa.ArrowInvalid:
-        words = pc.if_else(pc.is_in(words, TRUE), "1", pc.if_else(pc.is_in(words, FALSE), "0", words))
+        words = pc.if_else(
+            pc.is_in(words, TRUE), "1", pc.if_else(pc.is_in(words, FALSE), "0", words)
+        )
     try:
         return words.cast(pa.float64())
     except pa.ArrowInvalid:

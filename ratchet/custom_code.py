@@ -1,8 +1,9 @@
 """Classes from a folder `custom/`: the one in a tree, or the one that an old version was trained with.
 
-Python has one module per name, so another `custom/` than the one it would find is imported as `ratchet_custom_<hash of its
-files>`. Inside that package `import custom.x` and `from custom.x import y`, at the top or in a function, find the package's
-own modules. Nothing in `sys.modules` is replaced, so threads may load different versions at the same time.
+Python has one module per name, so another `custom/` than the one it would find is imported as
+`ratchet_custom_<hash of its files>`. Inside that package `import custom.x` and `from custom.x
+import y`, at the top or in a function, find the package's own modules. Nothing in `sys.modules` is
+replaced, so threads may load different versions at the same time.
 `importlib.import_module("custom.x")` cannot be redirected; such a module is refused.
 """
 
@@ -45,18 +46,26 @@ def imported(tree: Path, module: str) -> ModuleType:
 
 
 def package(folder: Path) -> str:
-    """The name under which the `custom/` in `folder` can be imported beside any other; the folder has to stay."""
+    """The name under which the `custom/` in `folder` can be imported beside any other.
+
+    The folder has to stay.
+    """
     name = _PREFIX + digest(folder)
     if name not in _folders or not _folders[name].is_dir():
         _folders[name] = folder.resolve()
         importlib.invalidate_caches()
     if _FINDER not in sys.meta_path:
-        sys.meta_path.insert(0, _FINDER)  # before Python's own, which would find the modules by their package's path
+        sys.meta_path.insert(
+            0, _FINDER
+        )  # before Python's own, which would find the modules by their package's path
     return name
 
 
 def unpacked(content: Mapping[str, bytes]) -> str:
-    """As `package`, for files by their path in `custom/`; they are written to a folder that lives as long as the process."""
+    """As `package`, for files by their path in `custom/`.
+
+    They are written to a folder that lives as long as the process.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ratchet-custom-"))
     atexit.register(_remove, folder, os.getpid())
     for name, data in content.items():
@@ -92,7 +101,10 @@ def files(folder: Path) -> Iterator[Path]:
 
 
 def digest(folder: Path) -> str:
-    """Hash of the names and contents of all files in a folder, less what Python writes; a missing one has none."""
+    """Hash of the names and contents of all files in a folder, less what Python writes.
+
+    A missing one has none.
+    """
     found = hashlib.blake2b(digest_size=16)
     for file in files(folder):
         found.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
@@ -122,13 +134,19 @@ class _Finder(MetaPathFinder):
         if place.is_dir():
             return self._of_folder(fullname, place)
         file = place.with_name(f"{place.name}.py")
-        return spec_from_file_location(fullname, file, loader=_Loader(fullname, str(file))) if file.is_file() else None
+        return (
+            spec_from_file_location(fullname, file, loader=_Loader(fullname, str(file)))
+            if file.is_file()
+            else None
+        )
 
     def _of_folder(self, fullname: str, place: Path) -> ModuleSpec | None:
         file, inside = place / "__init__.py", [str(place)]
         if file.is_file():
             loader = _Loader(fullname, str(file))
-            return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=inside)
+            return spec_from_file_location(
+                fullname, file, loader=loader, submodule_search_locations=inside
+            )
         spec = ModuleSpec(fullname, None, is_package=True)
         spec.submodule_search_locations = inside
         return spec
@@ -139,7 +157,9 @@ class _Loader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         if _BY_NAME.search(Path(self.path).read_bytes()):
-            raise ImportError(f"{self.path} imports a module of custom/ by a string; write an import statement")
+            raise ImportError(
+                f"{self.path} imports a module of custom/ by a string; write an import statement"
+            )
         top = module.__name__.partition(".")[0]
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": partial(_import, top)}
         super().exec_module(module)

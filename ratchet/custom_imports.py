@@ -1,7 +1,8 @@
 """What `custom/` imports, read without running it: code outside a stage's deps would change unnoticed, so it is refused.
 
-Sources are in `custom/sources/`, a dep of `ingest`; models are in `custom/models/`, a dep of `train` and `evaluate`. So an
-edited model does not read the data again, and an edited source does not train by itself.
+Sources are in `custom/sources/`, a dep of `ingest`; models are in `custom/models/`, a dep of
+`train` and `evaluate`. So an edited model does not read the data again, and an edited source does
+not train by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from ratchet.errors import ParamsError
 from ratchet.params import CustomSource, Params
 
 BY_NAME = {"import_module", "__import__"}
-BY_PATH = {"spec_from_file_location", "run_path", "run_module", "SourceFileLoader", "addsitedir", "resolve_name"}
+BY_PATH = {
+    "spec_from_file_location",
+    "run_path",
+    "run_module",
+    "SourceFileLoader",
+    "addsitedir",
+    "resolve_name",
+}
 
 
 @dataclass(frozen=True)
@@ -58,13 +66,16 @@ def _check(tree: Path, key: str, name: str, room: Room) -> None:
     if not module.startswith(f"{home}."):
         last = module.rpartition(".")[2]
         raise ParamsError(
-            f"{key}: {name} is not in {room.folder}/; move the module there, with what it imports from custom/, and "
+            f"{key}: {name} is not in {room.folder}/; move the module there, with what it imports"
+            " from custom/, and "
             f'write "{home}.{last}:{attribute}"'
         )
     closure = _Closure(tree, room)
     if not closure.has(module):
         path = module.replace(".", "/")
-        raise ParamsError(f"{key}: {name} does not exist: there is no {path}.py; create it, or correct the name")
+        raise ParamsError(
+            f"{key}: {name} does not exist: there is no {path}.py; create it, or correct the name"
+        )
     closure.follow(module)
 
 
@@ -77,7 +88,9 @@ class _Closure:
 
     def has(self, module: str) -> bool:
         """A tree without a `custom/` uses the one that Python finds."""
-        return not (self._tree / "custom").is_dir() or any(name == module for name, _ in self._files(module))
+        return not (self._tree / "custom").is_dir() or any(
+            name == module for name, _ in self._files(module)
+        )
 
     def follow(self, module: str) -> None:
         waiting, seen = [*self._files(module)], set()
@@ -109,14 +122,27 @@ class _Closure:
             spec = find_spec(module)
         except (ImportError, ValueError):
             return
-        file = None if spec is None or not spec.has_location or spec.origin is None else Path(spec.origin)
-        if file is not None and file.is_relative_to(self._tree.resolve()) and "site-packages" not in file.parts:
+        file = (
+            None
+            if spec is None or not spec.has_location or spec.origin is None
+            else Path(spec.origin)
+        )
+        if (
+            file is not None
+            and file.is_relative_to(self._tree.resolve())
+            and "site-packages" not in file.parts
+        ):
             yield module, file
 
     def _refuse_outside(self, importer: Path, line: int, name: str, file: Path) -> bool:
-        """Raise `ParamsError` for a file that is not a dep; return whether its own imports have to be read too."""
+        """Raise `ParamsError` for a file that is not a dep.
+
+        Return whether its own imports have to be read too.
+        """
         path = _shown(file, self._tree)
-        own = path.startswith(("tasks/", "ratchet/"))  # a test checks that dvc.yaml lists what these import
+        own = path.startswith(
+            ("tasks/", "ratchet/")
+        )  # a test checks that dvc.yaml lists what these import
         if own and file.stem == "__init__":
             return False
         kept = (
@@ -125,9 +151,14 @@ class _Closure:
         if kept and any(path == dep or path.startswith(f"{dep}/") for dep in self._deps):
             return not own
         raise ParamsError(
-            f"{_shown(importer, self._tree)}, line {line}: imports {name} ({path}), which is not a dep of "
-            f"{' and '.join(self._room.stages)}, so a change in it would go unnoticed; move it to {self._room.folder}/"
-            + (f", or add {path} to the deps of ingest in dvc.yaml" if self._room == SOURCES else "")
+            f"{_shown(importer, self._tree)}, line {line}: imports {name} ({path}), which is not a"
+            f" dep of {' and '.join(self._room.stages)}, so a change in it would go unnoticed; move"
+            f" it to {self._room.folder}/"
+            + (
+                f", or add {path} to the deps of ingest in dvc.yaml"
+                if self._room == SOURCES
+                else ""
+            )
         )
 
 
@@ -158,8 +189,8 @@ def _imports(module: str, file: Path, tree: Path) -> Iterator[tuple[str, int]]:
         line = getattr(node, "lineno", 0)
         if name := _by_path(node) or ("" if id(node) in called else _renamed(node)):
             raise ParamsError(
-                f"{_shown(file, tree)}, line {line}: {name} loads code in a way that Ratchet cannot follow, so a change in "
-                "that code would go unnoticed; write an import statement"
+                f"{_shown(file, tree)}, line {line}: {name} loads code in a way that Ratchet cannot"
+                " follow, so a change in that code would go unnoticed; write an import statement"
             )
         if isinstance(node, ast.Import):
             yield from ((alias.name, line) for alias in node.names)
@@ -178,8 +209,8 @@ def _literal(node: ast.Call, package: str, file: Path, tree: Path) -> str:
         if name.partition(".")[0] != "custom":
             return name
     raise ParamsError(
-        f"{_shown(file, tree)}, line {node.lineno}: imports a module by {ast.unparse(node)}, which Ratchet cannot follow; "
-        "write an import statement"
+        f"{_shown(file, tree)}, line {node.lineno}: imports a module by {ast.unparse(node)}, which"
+        " Ratchet cannot follow; write an import statement"
     )
 
 
@@ -188,10 +219,15 @@ def _by_path(node: ast.AST) -> str:
         return "sys.path"
     if isinstance(node, ast.ImportFrom):
         names = {"path"} if node.module == "sys" else BY_PATH
-        return next((f"{node.module}.{alias.name}" for alias in node.names if alias.name in names), "")
+        return next(
+            (f"{node.module}.{alias.name}" for alias in node.names if alias.name in names), ""
+        )
     if isinstance(node, ast.Call):
         name = _name(node.func)
-        in_place = isinstance(node.func, ast.Name) and name in ("eval", "compile")  # not model.eval(), torch.compile()
+        in_place = isinstance(node.func, ast.Name) and name in (
+            "eval",
+            "compile",
+        )  # not model.eval(), torch.compile()
         return name if in_place or name in {*BY_PATH, "exec"} else ""
     return ""
 
@@ -199,7 +235,9 @@ def _by_path(node: ast.AST) -> str:
 def _renamed(node: ast.AST) -> str:
     """`import_module` under another name, whose calls cannot be told from others."""
     if isinstance(node, ast.ImportFrom):
-        return next((alias.name for alias in node.names if alias.name in BY_NAME and alias.asname), "")
+        return next(
+            (alias.name for alias in node.names if alias.name in BY_NAME and alias.asname), ""
+        )
     return _name(node) if _name(node) in BY_NAME else ""
 
 

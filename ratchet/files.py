@@ -27,7 +27,9 @@ _PREFIX = ".ratchet-"  # of temporary folders; none of these is ever a user's
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that replaces it when the block succeeds; otherwise it is deleted.
+    """A temporary name beside `path` that replaces it when the block succeeds.
+
+    Otherwise it is deleted.
 
     The block makes a file or a folder at that name. Everything in it is synced to disk before it is
     renamed. Of two that write the same path at once the later one stays.
@@ -80,7 +82,9 @@ def beside(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL and "No space left" not in str(error):
             raise
-        raise RatchetError(f"the disk is full: {path} could not be written; make room, then run it again") from None
+        raise RatchetError(
+            f"the disk is full: {path} could not be written; make room, then run it again"
+        ) from None
 
 
 @contextmanager
@@ -88,7 +92,9 @@ def _held_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that is locked for as long as this process uses it."""
     prefix = f"{_PREFIX}{path.name[:40]}."
     for _ in range(_TRIES):
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as name:
+        with tempfile.TemporaryDirectory(
+            prefix=prefix, dir=path.parent, ignore_cleanup_errors=True
+        ) as name:
             try:
                 descriptor = os.open(name, os.O_RDONLY)
             except FileNotFoundError:  # another process took it for a leftover
@@ -108,7 +114,10 @@ def _held_folder(path: Path) -> Iterator[Path]:
 def _swept(folder: Path) -> None:
     """Remove leftovers once per process: some folders have thousands of files."""
     if count := remove_leftovers(folder):
-        print(f"ratchet: removed {count} temporary folders of killed processes in {folder}", file=sys.stderr)
+        print(
+            f"ratchet: removed {count} temporary folders of killed processes in {folder}",
+            file=sys.stderr,
+        )
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -157,7 +166,9 @@ def to_json(content: Any) -> str:
 def code_files(*rooms: str) -> list[Path]:
     """The modules of these rooms of `ratchet`, and those of its ground floor."""
     home = Path(__file__).parent
-    return sorted([*home.glob("*.py"), *(file for room in rooms for file in (home / room).rglob("*.py"))])
+    return sorted(
+        [*home.glob("*.py"), *(file for room in rooms for file in (home / room).rglob("*.py"))]
+    )
 
 
 def sha256(path: Path) -> str:

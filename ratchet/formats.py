@@ -1,8 +1,9 @@
 """The numbers of the stored formats: files and tags as an older or newer Ratchet wrote them can be read.
 
-A number is raised when a field changes its meaning or goes away; content without one has format 1. Readers
-ignore fields that they do not know and fill in optional ones that are missing. Of a newer format they read what
-they know, unless it says in `needs_format` that only a newer reader understands it.
+A number is raised when a field changes its meaning or goes away; content without one has format 1.
+Readers ignore fields that they do not know and fill in optional ones that are missing. Of a newer
+format they read what they know, unless it says in `needs_format` that only a newer reader
+understands it.
 """
 
 from __future__ import annotations
@@ -30,25 +31,32 @@ class Format:
         return {**content, "format": self.number}
 
     def of(self, content: object, where: object) -> int:
-        """The number of `content`, once it is known that it can be read; a newer one is warned of once.
+        """The number of `content`, once it is known that it can be read.
+
+        A newer one is warned of once.
 
         Raises:
             `error`: it is not a JSON object, its number is not one, or it needs a newer reader.
         """
         if not isinstance(content, Mapping):
-            raise self.error(f"{where} does not hold {self.name}: it is not a JSON object; {self.again}")
+            raise self.error(
+                f"{where} does not hold {self.name}: it is not a JSON object; {self.again}"
+            )
         number = _number(content.get("format", 1))
         needed = _number(content.get("needs_format", 1))
         if number is None or needed is None:
             raise self.error(
-                f"{where} does not hold {self.name}: its format number is not a whole number; {self.again}"
+                f"{where} does not hold {self.name}: its format number is not a whole number;"
+                f" {self.again}"
             )
         if needed > self.number:
-            raise self.error(self.newer(where, number, f"needs a Ratchet that reads format {needed}"))
+            raise self.error(
+                self.newer(where, number, f"needs a Ratchet that reads format {needed}")
+            )
         if number > self.number:
             warn(
-                f"{where} has format {number} of {self.name}, and this Ratchet knows format {self.number}: "
-                "what is new in it is ignored; upgrade Ratchet to use it"
+                f"{where} has format {number} of {self.name}, and this Ratchet knows format"
+                f" {self.number}: what is new in it is ignored; upgrade Ratchet to use it"
             )
         return number
 
@@ -64,14 +72,16 @@ class Format:
         if missing and number > self.number:
             raise self.error(self.newer(where, number, f"lacks {', '.join(missing)}"))
         if missing:
-            raise self.error(f"{where} does not hold {self.name}: it lacks {', '.join(missing)}; {self.again}")
+            raise self.error(
+                f"{where} does not hold {self.name}: it lacks {', '.join(missing)}; {self.again}"
+            )
         return content
 
     def newer(self, where: object, number: int, problem: str) -> str:
         """The message about a newer format that cannot be understood."""
         return (
-            f"{where} has format {number} of {self.name}, but this Ratchet reads format {self.number}, and it "
-            f"{problem}; upgrade Ratchet to the version that wrote it"
+            f"{where} has format {number} of {self.name}, but this Ratchet reads format"
+            f" {self.number}, and it {problem}; upgrade Ratchet to the version that wrote it"
         )
 
 
@@ -82,7 +92,9 @@ VALIDATION = Format("a validation report", 1, "run `dvc repro validate`")
 def required(record: Any) -> tuple[str, ...]:
     """The fields of a dataclass that have no default."""
     return tuple(
-        field.name for field in fields(record) if field.default is MISSING and field.default_factory is MISSING
+        field.name
+        for field in fields(record)
+        if field.default is MISSING and field.default_factory is MISSING
     )
 
 

@@ -155,7 +155,11 @@ def git_bytes(
 
 
 def _run(
-    args: Sequence[str], cwd: Path, input: bytes | None, env: Mapping[str, str] | None, limit_s: float | None
+    args: Sequence[str],
+    cwd: Path,
+    input: bytes | None,
+    env: Mapping[str, str] | None,
+    limit_s: float | None,
 ) -> tuple[int, bytes, bytes]:
     """Run git once; return its exit code, standard output and standard error."""
     try:
@@ -178,7 +182,9 @@ def _run(
         except BaseException as error:
             _kill(child, family=limit_s is not None)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise Unreachable(f"git {_command(args)} got no answer from the remote within {limit_s:g} s") from None
+                raise Unreachable(
+                    f"git {_command(args)} got no answer from the remote within {limit_s:g} s"
+                ) from None
             raise
     return child.returncode, stdout, stderr
 
@@ -209,15 +215,20 @@ def without_secrets(text: str) -> str:
     return _SECRETS.sub("://***@", text)
 
 
-def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> VersionError | Unreachable:
+def _failure(
+    args: Sequence[str], cwd: Path, stdout: str, stderr: str
+) -> VersionError | Unreachable:
     stdout, stderr = without_secrets(stdout), without_secrets(stderr)
     lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
     if "not a git repository" in stderr:
         return NotARepository(
-            f"{cwd.resolve()} is not a git repository; clone Ratchet with git, or run `git init` and commit"
+            f"{cwd.resolve()} is not a git repository; clone Ratchet with git, or run `git init`"
+            " and commit"
         )
     if "dubious ownership" in stderr:
-        return NotARepository(f"{cwd.resolve()} belongs to another user, and git refuses it; {lines[-1].strip()}")
+        return NotARepository(
+            f"{cwd.resolve()} belongs to another user, and git refuses it; {lines[-1].strip()}"
+        )
     lock = git_locks.blocking(stderr)
     if lock:
         return _locked(_command(args), lock)
@@ -229,7 +240,9 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
     if verdicts:
         return _push_failure(verdicts, stderr)
     if any(phrase in stderr for phrase in _DENIED):
-        return RemoteRefused(f"the git remote refuses access ({reason})", "`git remote -v` lists the remotes")
+        return RemoteRefused(
+            f"the git remote refuses access ({reason})", "`git remote -v` lists the remotes"
+        )
     remote = args[args.index("--") + 1] if "--" in args else ""
     if "does not appear to be a git repository" in stderr and remote not in remotes(cwd):
         return VersionError(
@@ -249,18 +262,23 @@ def _failure(args: Sequence[str], cwd: Path, stdout: str, stderr: str) -> Versio
 def _locked(command: str, lock: Path) -> VersionError:
     """The error for a lock file that stays; for one of references a race is the likely cause."""
     message = (
-        f"git {command} failed: another git process holds {lock}; repeat the command when that has ended, "
-        "or delete the file if no git process is running"
+        f"git {command} failed: another git process holds {lock}; repeat the command when that has"
+        " ended, or delete the file if no git process is running"
     )
     is_race = "refs" in lock.parts or lock.name == "packed-refs.lock"
     return Rejected(message) if is_race else VersionError(message)
 
 
 def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
-    """The error for a push whose references a remote did not take; `verdicts` are git's, one each."""
+    """The error for a push whose references a remote did not take.
+
+    `verdicts` are git's, one each.
+    """
     # of an atomic push, what goes down with the others explains nothing
     causes = [verdict for verdict in verdicts if "atomic" not in verdict] or list(verdicts)
-    lines = [line.removeprefix("remote: ") for line in stderr.splitlines() if line.startswith("remote: ")]
+    lines = [
+        line.removeprefix("remote: ") for line in stderr.splitlines() if line.startswith("remote: ")
+    ]
     server = [line.removeprefix("error: ").strip() for line in lines]
     message = "; ".join(filter(None, server))
     if all("atomic" in verdict for verdict in causes) and _is_race(message):
@@ -269,13 +287,16 @@ def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
     if final:
         reason = " ".join(filter(None, (message, final[0].removeprefix("[remote rejected] "))))
         return RemoteRefused(
-            f"the git remote does not accept the tag: {reason}", "have that rule changed, then repeat the command"
+            f"the git remote does not accept the tag: {reason}",
+            "have that rule changed, then repeat the command",
         )
     return Rejected(f"git push was refused: {'; '.join(filter(None, (causes[0], message)))}")
 
 
 def _is_race(reason: str) -> bool:
-    return any(phrase in reason for phrase in _RACES) and not any(phrase in reason for phrase in _FINAL)
+    return any(phrase in reason for phrase in _RACES) and not any(
+        phrase in reason for phrase in _FINAL
+    )
 
 
 def remotes(tree: Path) -> list[str]:
@@ -298,7 +319,9 @@ def head(tree: Path) -> str:
     """The commit checked out in `tree`; raises `NotARepository` where nothing was committed yet."""
     commit = resolve(tree, "HEAD^{commit}")
     if commit is None:
-        raise NotARepository(f"{tree.resolve()} has no commit yet; `git add --all && git commit` makes the first")
+        raise NotARepository(
+            f"{tree.resolve()} has no commit yet; `git add --all && git commit` makes the first"
+        )
     return commit
 
 

@@ -17,7 +17,9 @@ def blocking(stderr: str) -> Path | None:
 
 
 def remove_abandoned(lock: Path, git_dir: Path) -> bool:
-    """Delete a lock file below `git_dir` if the git process that made it has ended; return whether it is gone.
+    """Delete a lock file below `git_dir` if the git process that made it has ended.
+
+    Return whether it is gone.
 
     Git holds its locks for milliseconds. One that is older, when no git process of its age is
     running on this machine, belongs to none.
@@ -40,7 +42,9 @@ def _is_git_as_old_as(created: float) -> bool:
 
     for process in psutil.process_iter(["name", "create_time", "cmdline"]):
         about = process.info
-        is_git = str(about["name"]).startswith("git") and "daemon" not in " ".join(about["cmdline"] or ())
+        is_git = str(about["name"]).startswith("git") and "daemon" not in " ".join(
+            about["cmdline"] or ()
+        )
         if is_git and (about["create_time"] or 0.0) <= created + 1:
             return True
     return False

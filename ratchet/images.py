@@ -11,7 +11,8 @@ CMYK, LAB...     Pillow's conversion to RGB
 colour to grey   ITU-R 601-2 luma; grey to colour: three equal channels
 size             bilinear with antialiasing, each side scaled by itself
 
-Validation decodes an image with the function that preparation uses, `decode`, so that both accept the same images.
+Validation decodes an image with the function that preparation uses, `decode`, so that both accept
+the same images.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def decode(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the first frame to its last pixel.
 
     Raises:
-        BadImage: there is no image, it is damaged, its format or mode is not supported, or it has more than `max_pixels`.
-            Nothing else is raised, whatever the bytes are.
+        BadImage: there is no image, it is damaged, its format or mode is not supported, or it has
+            more than `max_pixels`. Nothing else is raised, whatever the bytes are.
     """
     if encoded is None:
         raise BadImage("image_null", "no image")
@@ -94,7 +95,9 @@ def decode(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Picture:
         raise BadImage("image_empty", "0 bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata, and its own limit of pixels
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow's remarks on damaged metadata, and its own limit of pixels
             return _decode(encoded, max_pixels)
     except BadImage:
         raise
@@ -155,7 +158,10 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the image upright. (`ImageOps.exif_transpose` rewrites the EXIF data, too, and fails on damaged ones.)"""
+    """What makes the image upright.
+
+    (`ImageOps.exif_transpose` rewrites the EXIF data, too, and fails on damaged ones.).
+    """
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the EXIF data are damaged, which says nothing about the pixels
@@ -193,7 +199,9 @@ def in_colour(image: Image.Image) -> bool:
     """Whether the channels of an L or RGB image differ anywhere, looking at up to `SAMPLE` x `SAMPLE` pixels."""
     if image.mode == "L":
         return False
-    sample = np.asarray(image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST))  # (SAMPLE, SAMPLE, 3)
+    sample = np.asarray(
+        image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST)
+    )  # (SAMPLE, SAMPLE, 3)
     return bool((sample != sample[:, :, :1]).any())
 
 
@@ -203,7 +211,9 @@ def brightness(image: Image.Image) -> int:
     return mean
 
 
-def pixels(encoded: bytes | None, size: Sequence[int], channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def pixels(
+    encoded: bytes | None, size: Sequence[int], channels: int, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """An encoded image as a model's input: uint8 (C, H, W); `size` is (height, width).
 
     Raises:
@@ -221,7 +231,8 @@ def stacked(
 ) -> np.ndarray:
     """Encoded images as a model's inputs: uint8 (N, C, H, W).
 
-    They are pasted on one canvas, because Pillow exports one large image faster than many small ones.
+    They are pasted on one canvas, because Pillow exports one large image faster than many small
+    ones.
 
     Raises:
         BadImage: as `decode` does, for the first bad image.

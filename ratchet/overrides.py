@@ -21,11 +21,13 @@ def replaced(text: str, settings: Mapping[str, Any]) -> str:
     """The text of a params.yaml with some values replaced; comments are kept.
 
     Args:
-        settings: values by dotted key (`train.epochs`, `ingest.sources.0.path`). A string is read as YAML 1.2, as in the
-            file, so that "3" is the number 3; every other value is taken as it is.
+        settings: values by dotted key (`train.epochs`, `ingest.sources.0.path`). A string is read
+            as YAML 1.2, as in the file, so that "3" is the number 3; every other value is taken as
+            it is.
 
     Raises:
-        ParamsError: settings that params.yaml does not take, all of them, or a params.yaml that was wrong before.
+        ParamsError: settings that params.yaml does not take, all of them, or a params.yaml that was
+            wrong before.
     """
     before = yaml_file.parse(text, params.FILE)
     if not settings:
@@ -50,8 +52,8 @@ def replaced(text: str, settings: Mapping[str, Any]) -> str:
 def lasting(settings: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:
     """The settings in `sections`, which are those that a stage lists: they belong to a version.
 
-    The others (`gate`, `run`, `register`) cannot change an output. They apply to one run, and a version must not carry
-    them to the branch, where every later run would use them.
+    The others (`gate`, `run`, `register`) cannot change an output. They apply to one run, and a
+    version must not carry them to the branch, where every later run would use them.
     """
     return {key: value for key, value in settings.items() if key.split(".")[0] in sections}
 
@@ -87,7 +89,9 @@ def _put(content: Any, key: str, value: object) -> None:
     has_keys = isinstance(place, dict | list)
     if not has_keys:
         whole = f"{dotted(tuple(path))}={_example(content, tuple(path))}"
-        raise ParamsError(f"{key}: {dotted(tuple(path))} is {shown(place)}; set it as a whole, {whole}")
+        raise ParamsError(
+            f"{key}: {dotted(tuple(path))} is {shown(place)}; set it as a whole, {whole}"
+        )
     place[name] = value
 
 
@@ -132,4 +136,6 @@ class _Representer(RoundTripRepresenter):
     """Writes null as `null`, not as nothing."""
 
 
-_Representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null"))
+_Representer.add_representer(
+    type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+)

@@ -50,7 +50,10 @@ _FEW = 12  # keys that a message lists
 
 @dataclass
 class Problem:
-    """What is wrong at one place; `expected` are alternatives, where pydantic tried several types."""
+    """What is wrong at one place.
+
+    `expected` are alternatives, where pydantic tried several types.
+    """
 
     path: Path
     expected: list[str] = field(default_factory=list)
@@ -61,7 +64,10 @@ class Problem:
         key = dotted(self.path)
         if self.text:
             return f"{key}: {self.text}" if key else self.text
-        line = f"expected {_joined(self.expected)}, found {shown(self.found)}{_quotes(self.expected, self.found)}"
+        line = (
+            f"expected {_joined(self.expected)}, found"
+            f" {shown(self.found)}{_quotes(self.expected, self.found)}"
+        )
         return f"{key or 'the whole file'}: {line}"
 
 
@@ -71,7 +77,9 @@ def problems(model: type, raw: object, error: ValidationError) -> list[Problem]:
     for fault in error.errors(include_url=False):
         path = _path(raw, fault["loc"], fault["type"])
         text = _text(model, raw, path, fault)
-        problem = found.setdefault((path, bool(text)), Problem(path, text=text, found=fault["input"]))
+        problem = found.setdefault(
+            (path, bool(text)), Problem(path, text=text, found=fault["input"])
+        )
         if text and text != problem.text:
             problem.text += f"; {text}"
         if not text:
@@ -95,9 +103,14 @@ def shown(value: object) -> str:
 
 
 def _follows(problem: Problem, listed: Sequence[Problem]) -> bool:
-    """A list that is too short because its entries are wrong; or a value that is wrong in itself, and so as a whole."""
+    """A list that is too short because its entries are wrong.
+
+    Or a value that is wrong in itself, and so as a whole.
+    """
     depth = len(problem.path)
-    return not problem.text and any(other.path[:depth] == problem.path != other.path for other in listed)
+    return not problem.text and any(
+        other.path[:depth] == problem.path != other.path for other in listed
+    )
 
 
 def _text(model: type, raw: object, path: Path, fault: Mapping[str, Any]) -> str:
@@ -158,7 +171,11 @@ def advice(model: type, raw: object, path: Path) -> str:
     section, content = _class(model, raw, tuple(place)), _at(raw, tuple(place))
     there = content if isinstance(content, dict) else {}
     keys = [each.name for each in fields(section)] if section else []
-    lacking = [each.name for each in fields(section) if each.name not in there and _required(each)] if section else []
+    lacking = (
+        [each.name for each in fields(section) if each.name not in there and _required(each)]
+        if section
+        else []
+    )
     if near := _near(name, [key for key in keys if key not in there]) or _near(name, keys):
         return f"did you mean {dotted((*place, near))}?"
     if "type" in there:
@@ -212,7 +229,10 @@ def _at(raw: object, path: Path) -> object:
 
 
 def keys(model: type, raw: object, path: Path) -> list[str]:
-    """The keys of the mapping at `path`; none where any are allowed, or where it is not a mapping."""
+    """The keys of the mapping at `path`.
+
+    None where any are allowed, or where it is not a mapping.
+    """
     section = _class(model, raw, path)
     return [each.name for each in fields(section)] if section else []
 
@@ -267,4 +287,6 @@ def _words(listed: str) -> list[str]:
 
 def _joined(words: Sequence[str], last: str = "or") -> str:
     words = list(dict.fromkeys(words))
-    return f" {last} ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+    return (
+        f" {last} ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+    )

@@ -1,7 +1,8 @@
 """params.yaml as frozen dataclasses, checked by pydantic: unknown keys are rejected and nothing has a default.
 
-The file is read as YAML 1.2, as DVC reads it, so that both see the same values. DVC cannot see a default that changes
-inside a class, hence none here. The one exception: a key of a source that can be null may be left out, which means null.
+The file is read as YAML 1.2, as DVC reads it, so that both see the same values. DVC cannot see a
+default that changes inside a class, hence none here. The one exception: a key of a source that can
+be null may be left out, which means null.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ _T = TypeVar("_T")
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def _section(cls: type[_T]) -> type[_T]:
     return cast(
-        "type[_T]", dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+        "type[_T]",
+        dataclass(
+            frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False)
+        )(cls),
     )
 
 
@@ -85,11 +89,17 @@ class _Table:
         if (image is None) == (features is None):
             have = "neither is set" if image is None else "both are set"
             raise ValueError(f"a source needs either image or features; {have}")
-        for key, names in (("features", features or ()), ("image", (image,)), ("split", (self.split,))):
+        for key, names in (
+            ("features", features or ()),
+            ("image", (image,)),
+            ("split", (self.split,)),
+        ):
             if self.label in names:
                 raise ValueError(f"{key} names the label column {self.label}; name another column")
         if self.split is not None and self.split in (image, *(features or ())):
-            raise ValueError(f"split names {self.split}, which is an input of the model; name another column")
+            raise ValueError(
+                f"split names {self.split}, which is an input of the model; name another column"
+            )
         return self
 
 
@@ -115,8 +125,8 @@ class HuggingFaceSource(_Table):
     def _check_split(self) -> HuggingFaceSource:
         if self.split is not None and len(self.splits) > 1:
             raise ValueError(
-                f"the column {self.split} and {len(self.splits)} entries of splits both give each row a split; "
-                "set split to null, or list one split"
+                f"the column {self.split} and {len(self.splits)} entries of splits both give each"
+                " row a split; set split to null, or list one split"
             )
         return self
 
@@ -131,7 +141,9 @@ def _encoding(name: str) -> str:
     try:
         codecs.lookup(name)
     except LookupError:
-        raise ValueError("this encoding is unknown; use utf-8, cp1252, latin-1 or another of Python's codecs") from None
+        raise ValueError(
+            "this encoding is unknown; use utf-8, cp1252, latin-1 or another of Python's codecs"
+        ) from None
     return name
 
 
@@ -154,12 +166,19 @@ class CsvSource(_Table):
 @_section
 class CustomSource:
     type: Literal["custom"]
-    source: Annotated[StrictStr, Field(pattern=r"^custom(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*$", max_length=200)]
+    source: Annotated[
+        StrictStr, Field(pattern=r"^custom(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*$", max_length=200)
+    ]
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
 Source = Annotated[
-    TorchvisionSource | ParquetSource | HuggingFaceSource | ImageFolderSource | CsvSource | CustomSource,
+    TorchvisionSource
+    | ParquetSource
+    | HuggingFaceSource
+    | ImageFolderSource
+    | CsvSource
+    | CustomSource,
     Field(discriminator="type"),
 ]
 
@@ -184,9 +203,14 @@ class Rules:
     @model_validator(mode="after")
     def _check_range(self) -> Rules:
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min is {self.min:g} and max is {self.max:g}, so no value can pass; swap them")
+            raise ValueError(
+                f"min is {self.min:g} and max is {self.max:g}, so no value can pass; swap them"
+            )
         if self.dtype == "string" and (self.min is not None or self.max is not None):
-            raise ValueError("min and max are for numbers, and dtype is string; set them to null, or use dtype float")
+            raise ValueError(
+                "min and max are for numbers, and dtype is string; set them to null, or use dtype"
+                " float"
+            )
         return self
 
 
@@ -221,7 +245,10 @@ class PrepareParams:
     def _check_fractions(self) -> PrepareParams:
         total = self.val_fraction + self.test_fraction
         if total >= 1:
-            raise ValueError(f"val_fraction and test_fraction add up to {total:g}; they must leave rows for training")
+            raise ValueError(
+                f"val_fraction and test_fraction add up to {total:g}; they must leave rows for"
+                " training"
+            )
         return self
 
 
@@ -292,7 +319,10 @@ class TrainParams:
     @model_validator(mode="after")
     def _check_accumulate(self) -> TrainParams:
         if self.accumulate > self.batch_size:
-            raise ValueError(f"accumulate is {self.accumulate}, more than the {self.batch_size} rows of batch_size")
+            raise ValueError(
+                f"accumulate is {self.accumulate}, more than the {self.batch_size} rows of"
+                " batch_size"
+            )
         return self
 
 
@@ -339,7 +369,10 @@ class RunParams:
     checkpoint_seconds: Seconds
     retries: Count
     timeouts: Timeouts
-    cluster: Annotated[StrictStr, Field(pattern=r"^(tcp|tls|ws|wss)://[\w.:\[\]-]+$", max_length=200)] | None
+    cluster: (
+        Annotated[StrictStr, Field(pattern=r"^(tcp|tls|ws|wss)://[\w.:\[\]-]+$", max_length=200)]
+        | None
+    )
     memo_bytes: Count
 
 
@@ -363,7 +396,8 @@ def load(tree: Path = Path()) -> Params:
     """Read `params.yaml` in `tree`.
 
     Raises:
-        ParamsError: the file is missing or not YAML 1.2, or keys are unknown or missing or values wrong (all are listed).
+        ParamsError: the file is missing or not YAML 1.2, or keys are unknown or missing or values
+            wrong (all are listed).
     """
     file = tree.absolute() / FILE
     if not file.is_file():
@@ -382,7 +416,8 @@ def preset(file: Path) -> dict[str, Any]:
     """The values of a file such as `params/accurate.yaml` by dotted key, as `overrides.replaced` takes them.
 
     Raises:
-        ParamsError: the file is missing or not a mapping. Keys and values are checked where they are used.
+        ParamsError: the file is missing or not a mapping. Keys and values are checked where they
+            are used.
     """
     if not file.is_file():
         raise ParamsError(f"--params {file}: there is no such file; the presets are in params/")
@@ -398,7 +433,9 @@ def parse(raw: object) -> Params:
     try:
         params = _adapter.validate_python(raw)
     except ValidationError as error:
-        raise ParamsError(report(FILE, [*param_faults.problems(Params, raw, error), *across])) from None
+        raise ParamsError(
+            report(FILE, [*param_faults.problems(Params, raw, error), *across])
+        ) from None
     if across:
         raise ParamsError(report(FILE, across))
     return params
@@ -422,7 +459,10 @@ def _across(raw: object) -> list[Problem]:
         return []
     if not missing:
         return []
-    text = f"{', '.join(missing)} is not in ingest.keep; add it there, so that it is carried to the test rows"
+    text = (
+        f"{', '.join(missing)} is not in ingest.keep; add it there, so that it is carried to the"
+        " test rows"
+    )
     return [Problem(("evaluate", "slices"), text=text)]
 
 

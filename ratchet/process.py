@@ -1,8 +1,9 @@
 """Processes that nothing outlives: how a flow runs a stage's process, and how that process behaves (Linux; elsewhere thinner).
 
-A cancel reaches the flow's process alone, a kill -9 reaches nobody. So the flow puts `dvc repro` into a process group of its
-own and ends that group itself; and where the flow cannot, the kernel does: DVC and the stage ask to be told when their parent
-dies, and the stage holds a lease, the far end of a pipe that closes with the flow.
+A cancel reaches the flow's process alone, a kill -9 reaches nobody. So the flow puts `dvc repro`
+into a process group of its own and ends that group itself; and where the flow cannot, the kernel
+does: DVC and the stage ask to be told when their parent dies, and the stage holds a lease, the far
+end of a pipe that closes with the flow.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from typing import Any, TextIO
 from ratchet.errors import Busy, RatchetError
 
 GRACE_S = 6.0  # between asking a group to end and killing it
-DEADLINE_S = 4.5  # for a stage that was asked to stop; shorter than GRACE_S, so that it ends by itself
+DEADLINE_S = (
+    4.5  # for a stage that was asked to stop; shorter than GRACE_S, so that it ends by itself
+)
 RUN_LOCK = ".dvc/tmp/ratchet-run.lock"  # held by a run that works in a checkout
 STAGE_LOCK = ".dvc/tmp/ratchet-stage.lock"  # held by a stage, whoever started it
 LOCK_WAIT_S = 0.3  # a process that looks for leftovers of killed runs holds a lock for an instant
@@ -38,7 +41,8 @@ STATUS_FILE = "RATCHET_STATUS_FILE"
 LEASE = "RATCHET_LEASE"
 _PR_SET_PDEATHSIG = 1
 
-# Runs before a program in the same process: the program gets SIGTERM when the process that launched it dies.
+# Runs before a program in the same process: the program gets SIGTERM when the process that launched
+# it dies.
 GUARDED_LAUNCH = (
     "import ctypes,os,signal,sys\n"
     "sys.platform=='linux' and ctypes.CDLL(None).prctl(1,signal.SIGTERM)\n"
@@ -49,7 +53,10 @@ GUARDED_LAUNCH = (
 
 @dataclass(frozen=True)
 class Status:
-    """How a stage's process ended, as it wrote itself; DVC turns every failure into exit code 255."""
+    """How a stage's process ended, as it wrote itself.
+
+    DVC turns every failure into exit code 255.
+    """
 
     stage: str
     exit: int
@@ -89,7 +96,7 @@ def isolate() -> None:
         del os.environ[name]
 
 
-# ── the flow's side ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the flow's side ───────────────────────────────────────────────────────────────────────────────
 
 
 def run(
@@ -130,19 +137,25 @@ def run(
             reader.join(2)
             assert child.stdin
             child.stdin.close()
-        return child.returncode, Status(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        return child.returncode, (
+            Status(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        )
 
 
 def _environment(status: Path) -> dict[str, str]:
     environment = {
         **inherited_environment(),
         "PYTHONUNBUFFERED": "1",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        ),
         STATUS_FILE: str(status),
         LEASE: "stdin",
     }
     if Path("/bin/bash").exists():
-        environment["SHELL"] = "/bin/bash"  # replaces itself by the command; dash would stay between DVC and the stage
+        environment["SHELL"] = (
+            "/bin/bash"  # replaces itself by the command; dash would stay between DVC and the stage
+        )
     return environment
 
 
@@ -176,7 +189,9 @@ def _deaf() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:
@@ -206,7 +221,7 @@ def _stat(process: Path) -> list[str]:
     return text[text.rindex(")") + 2 :].split()
 
 
-# ── the stage's side ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the stage's side ──────────────────────────────────────────────────────────────────────────────
 
 _stop = threading.Event()
 
@@ -264,12 +279,16 @@ def _follow_parent(patient: bool) -> None:
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if os.getpid() != me:  # a forked worker that inherited this handler
             os._exit(128 + number)
-        null = os.open(os.devnull, os.O_WRONLY)  # whoever read our lines may be gone: no BrokenPipeError while saving
+        null = os.open(
+            os.devnull, os.O_WRONLY
+        )  # whoever read our lines may be gone: no BrokenPipeError while saving
         os.dup2(null, 1)
         os.dup2(null, 2)
         if not _stop.is_set():
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)  # the kernel keeps this deadline, whatever we do
+            signal.setitimer(
+                signal.ITIMER_REAL, DEADLINE_S
+            )  # the kernel keeps this deadline, whatever we do
         _stop.set()
         if not patient:
             raise SystemExit(128 + number)
@@ -310,12 +329,16 @@ def _signal_at_parents_death(number: signal.Signals) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
-# ── locks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── locks ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
-def locked(file: Path, what: str, wait_s: float = LOCK_WAIT_S, create: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `file`; the kernel releases it when this process ends, however it ends.
+def locked(
+    file: Path, what: str, wait_s: float = LOCK_WAIT_S, create: bool = True
+) -> Iterator[None]:
+    """Hold an exclusive lock on `file`.
+
+    The kernel releases it when this process ends, however it ends.
 
     Args:
         wait_s: how long to wait for another process that holds it.
@@ -344,7 +367,8 @@ def _opened_and_locked(file: Path, what: str, wait_s: float, create: bool) -> It
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise Busy(
-                f"{what} is busy: process {holder} works in it; wait for it to end, then run this again"
+                f"{what} is busy: process {holder} works in it; wait for it to end, then run this"
+                " again"
             ) from None
         yield handle
 

@@ -58,7 +58,10 @@ def home(tree: Path) -> Path:
 
 
 def scratch(tree: Path) -> Path:
-    """Where the results that stages share are: the main checkout; in `verify --rerun` the tree itself."""
+    """Where the results that stages share are: the main checkout.
+
+    In `verify --rerun` the tree itself.
+    """
     return tree if os.environ.get(ALONE) else home(tree)
 
 
@@ -113,8 +116,9 @@ def check_worktrees(tree: Path) -> None:
     main = home(tree)
     if _setting(common_dir(main), "core.worktree"):
         raise VersionError(
-            f"{main} is a git submodule (it has core.worktree set), and DVC cannot work in a worktree of one, "
-            "which this needs; `git clone` the repository to a folder of its own and run this there"
+            f"{main} is a git submodule (it has core.worktree set), and DVC cannot work in a"
+            " worktree of one, which this needs; `git clone` the repository to a folder of its own"
+            " and run this there"
         )
 
 
@@ -146,11 +150,15 @@ def remove_worktree(tree: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(tree: Path, timeout_s: float = 60.0, name: str = _LOCK, shared: bool = False) -> Iterator[None]:
-    """Hold a lock of this repository, of its registry by default; raises `Busy` after `timeout_s` seconds.
+def locked(
+    tree: Path, timeout_s: float = 60.0, name: str = _LOCK, shared: bool = False
+) -> Iterator[None]:
+    """Hold a lock of this repository, of its registry by default.
 
-    The lock of the registry is held to read it, decide, and write a tag, and never while something is
-    uploaded, downloaded, hashed or trained: a rollback must not wait.
+    Raises `Busy` after `timeout_s` seconds.
+
+    The lock of the registry is held to read it, decide, and write a tag, and never while something
+    is uploaded, downloaded, hashed or trained: a rollback must not wait.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + timeout_s
@@ -163,7 +171,9 @@ def locked(tree: Path, timeout_s: float = 60.0, name: str = _LOCK, shared: bool 
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Busy(f"another ratchet command has held {name} for {timeout_s:.0f} s; try again") from None
+                    raise Busy(
+                        f"another ratchet command has held {name} for {timeout_s:.0f} s; try again"
+                    ) from None
                 time.sleep(0.02)
         yield
     finally:
@@ -179,7 +189,8 @@ def _locate(tree: Path) -> Location:
         raise
     except VersionError:
         raise NotARepository(
-            f"{tree} is a bare repository or a git directory; run this in one of its worktrees (`git worktree list`)"
+            f"{tree} is a bare repository or a git directory; run this in one of its worktrees"
+            " (`git worktree list`)"
         ) from None
     _prefix, git_dir, shared, root = output.removesuffix("\n").split("\n")
     return Location(Path(root).resolve(), (tree / git_dir).resolve(), (tree / shared).resolve())
@@ -201,8 +212,8 @@ def _main(location: Location) -> Path:
         if path.is_dir() and common_dir(path) == shared:
             return path
     raise NotARepository(
-        f"git does not know the main checkout of the worktree {location.root}, since its git directory "
-        f"{shared} is elsewhere; run this in the main checkout"
+        f"git does not know the main checkout of the worktree {location.root}, since its git"
+        f" directory {shared} is elsewhere; run this in the main checkout"
     )
 
 

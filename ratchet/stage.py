@@ -2,12 +2,14 @@
 
     python -m tasks.train     runs the body; this is what `dvc repro` calls. No Prefect.
     train(tree)               inside a flow: a Prefect task that asks DVC whether the stage is out of date. If it is not, it
-                              ends at once as *Cached*; if it is, it says why and runs `dvc repro --single-item train`.
-                              A flow writes `train = StageTask("train")` and so needs not import what the stage imports.
+                              ends at once as *Cached*; if it is, it says why and runs `dvc repro
+                              --single-item train`. A flow writes `train = StageTask("train")` and
+                              so needs not import what the stage imports.
     train.fn(params, tree)    the bare function, for tests and notebooks.
 
-A step (`@step(kind)`) is the same for what writes git references instead of files: a Prefect task in a flow, `.fn` elsewhere.
-DVC's is the only cache (Prefect's is off), and only paths, params and small reports cross a task's boundary.
+A step (`@step(kind)`) is the same for what writes git references instead of files: a Prefect task
+in a flow, `.fn` elsewhere. DVC's is the only cache (Prefect's is off), and only paths, params and
+small reports cross a task's boundary.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ SERVER_WAIT_S = 300.0  # for a Prefect server that is away
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Where the faults of a stage or step come from: its tag in Prefect, and the key of its time-out in `run.timeouts`.
+# Where the faults of a stage or step come from: its tag in Prefect, and the key of its time-out in
+# `run.timeouts`.
 Kind = Literal["network", "compute", "git"]
 
 
@@ -71,7 +74,9 @@ class Outcome:
 
 
 class StageTask:
-    """A stage as a flow calls it. It goes by the name alone, so that no flow's process imports torch.
+    """A stage as a flow calls it.
+
+    It goes by the name alone, so that no flow's process imports torch.
 
     Args:
         kind: where its faults come from; see `Kind`.
@@ -85,18 +90,23 @@ class StageTask:
         """Bring the stage up to date in `tree`, as a task of the running flow.
 
         Raises:
-            StageFailed: its process ended with an error, which the message quotes, or took too long.
+            StageFailed: its process ended with an error, which the message quotes, or took too
+            long.
             PassingFault: it did, and trying again may help; Prefect does so `run.retries` times.
         """
         from prefect import State
 
-        result = _as_task(self._repro, self.name, self.kind, tree, tagged=self._will_run(tree))(tree)
+        result = _as_task(self._repro, self.name, self.kind, tree, tagged=self._will_run(tree))(
+            tree
+        )
         return cast("Outcome", result.result() if isinstance(result, State) else result)
 
     def _will_run(self, tree: Path) -> bool:
         try:
             return bool(_why_in_flow(tree, self.name))
-        except RatchetError:  # the task asks again: there it is a state of the task, and tried again if it may pass
+        except (
+            RatchetError
+        ):  # the task asks again: there it is a state of the task, and tried again if it may pass
             return True
 
     def _repro(self, tree: Path) -> Any:
@@ -108,7 +118,9 @@ class StageTask:
         reasons = _why_in_flow(tree, self.name)
         if not reasons:
             outcome = Outcome(self.name, "cached", (), time.monotonic() - started, 0, 0)
-            return Completed(name="Cached", message="nothing that it reads has changed", data=outcome)
+            return Completed(
+                name="Cached", message="nothing that it reads has changed", data=outcome
+            )
         for reason in reasons:
             log.info("%s: %s", self.name, reason)
         arguments = ["-m", "dvc", "repro", "--single-item", self.name]
@@ -120,7 +132,9 @@ class StageTask:
         def pass_on(line: str) -> None:
             lines.append(line)
             progress.see(line)
-            (console if line.startswith(f"{self.name}: ") else log).info(line)  # the rest are DVC's own
+            (console if line.startswith(f"{self.name}: ") else log).info(
+                line
+            )  # the rest are DVC's own
 
         try:
             code, status = process.run(arguments, tree, pass_on)
@@ -148,9 +162,13 @@ class _Progress:
         if found is None:
             return
         share = 100 * int(found[1]) / int(found[2])
-        with contextlib.suppress(Exception):  # a server that is down for a while must not end the stage
+        with contextlib.suppress(
+            Exception
+        ):  # a server that is down for a while must not end the stage
             if self._artifact is None:
-                self._artifact = create_progress_artifact(share, key=f"{self.name}-progress", description=self.name)
+                self._artifact = create_progress_artifact(
+                    share, key=f"{self.name}-progress", description=self.name
+                )
             else:
                 update_progress_artifact(self._artifact, share)
 
@@ -169,14 +187,17 @@ class Stage(StageTask):
         tree = Path()
         process.isolate()
         code = process.main(self.name, lambda: self._guarded(tree), patient=self._patient)
-        if stopping():  # all is saved; with torch loaded, the interpreter's own end can outlast the deadline
+        if (
+            stopping()
+        ):  # all is saved; with torch loaded, the interpreter's own end can outlast the deadline
             os._exit(code)
         sys.exit(code)
 
     def _guarded(self, tree: Path) -> None:
         """The body, alone in this tree, on inputs that stay as they are.
 
-        DVC hashes a stage's inputs after its command ran; an edit made meanwhile would be recorded as what was used.
+        DVC hashes a stage's inputs after its command ran; an edit made meanwhile would be recorded
+        as what was used.
         """
         home(tree)
         with process.locked(tree / process.STAGE_LOCK, f"{tree.resolve()}"):
@@ -184,22 +205,34 @@ class Stage(StageTask):
             before = self._inputs(tree, params)
             self.fn(params, tree)
             after = self._inputs(tree, parameters.load(tree))
-        edited = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        edited = sorted(
+            name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+        )
         if edited:
             raise InputsChanged(
-                f"{', '.join(edited)} changed while {self.name} ran; nothing was recorded, run it again"
+                f"{', '.join(edited)} changed while {self.name} ran; nothing was recorded, run it"
+                " again"
             )
 
     def _inputs(self, tree: Path, params: Params) -> dict[str, object]:
-        """What identifies each input now: of a file its inode, size and time; of a section of the params its value."""
+        """What identifies each input now: of a file its inode, size and time.
+
+        Of a section of the params its value.
+        """
         stage = _graph(tree)[self.name]
-        found: dict[str, object] = {f"params.yaml: {key}": getattr(params, key) for key in stage.get("params", [])}
+        found: dict[str, object] = {
+            f"params.yaml: {key}": getattr(params, key) for key in stage.get("params", [])
+        }
         for dep in stage.get("deps", []):
             path = tree / dep
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file() and "__pycache__" not in file.parts:
                     stat = file.stat()
-                    found[str(file.relative_to(tree))] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                    found[str(file.relative_to(tree))] = (
+                        stat.st_ino,
+                        stat.st_size,
+                        stat.st_mtime_ns,
+                    )
         return found
 
 
@@ -213,13 +246,17 @@ def stage(
     """Make a stage of `fn(params, tree)`, which has the name of the stage in dvc.yaml.
 
     Args:
-        patient: the body asks `stopping()` itself and ends within seconds; else SIGTERM and Ctrl-C end it at once.
+        patient: the body asks `stopping()` itself and ends within seconds; else SIGTERM and Ctrl-C
+            end it at once.
     """
     return Stage(fn, patient) if fn else lambda fn: Stage(fn, patient)
 
 
 class Step(Generic[P, R]):
-    """What a flow does that is no stage, as a Prefect task of the same name; `.fn` is the bare function."""
+    """What a flow does that is no stage, as a Prefect task of the same name.
+
+    `.fn` is the bare function.
+    """
 
     def __init__(self, fn: Callable[P, R], kind: Kind) -> None:
         functools.update_wrapper(self, fn)
@@ -227,7 +264,9 @@ class Step(Generic[P, R]):
         self.kind = kind
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        tree = next(each for each in (*args, *kwargs.values()) if isinstance(each, Path))  # every step works in one
+        tree = next(
+            each for each in (*args, *kwargs.values()) if isinstance(each, Path)
+        )  # every step works in one
         result: R = _as_task(self.fn, self.fn.__name__, self.kind, tree)(*args, **kwargs)
         return result
 
@@ -249,7 +288,10 @@ def origin() -> dict[str, str]:
 
 
 def log(line: str) -> None:
-    """Write a line of a step to the log of its run, and to the terminal; outside a flow, do nothing."""
+    """Write a line of a step to the log of its run, and to the terminal.
+
+    Outside a flow, do nothing.
+    """
     if "prefect" not in sys.modules:
         return
     from prefect import get_run_logger
@@ -262,11 +304,14 @@ def log(line: str) -> None:
     logging.LoggerAdapter(run.logger.getChild("stage"), run.extra).info(line)
 
 
-def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: bool = False) -> Callable[..., Any]:
+def _as_task(
+    fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: bool = False
+) -> Callable[..., Any]:
     """`fn` as a Prefect task that is ended after its kind's time.
 
-    Only a stage that will run is tagged with its kind: Prefect asks its server for a slot of each tag, which can take seconds.
-    A passing fault is tried again (after 1, 2, 4 ... s, with jitter), no other; a time-out is final too.
+    Only a stage that will run is tagged with its kind: Prefect asks its server for a slot of each
+    tag, which can take seconds. A passing fault is tried again (after 1, 2, 4 ... s, with jitter),
+    no other; a time-out is final too.
     """
     from prefect import task
     from prefect.cache_policies import NO_CACHE
@@ -294,8 +339,9 @@ def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: 
             return made(*args, **kwargs)
         except TaskRunTimeoutError:  # not a TimeoutError of a socket within the step
             raise StageFailed(
-                f"{name}: not done after {hours:g} hours, so it was ended; if it needs longer, raise "
-                f"run.timeouts.{kind} in params.yaml, then run this again (training goes on from its checkpoint)"
+                f"{name}: not done after {hours:g} hours, so it was ended; if it needs longer,"
+                f" raise run.timeouts.{kind} in params.yaml, then run this again (training goes on"
+                " from its checkpoint)"
             ) from None
 
     return call
@@ -304,8 +350,9 @@ def _as_task(fn: Callable[..., Any], name: str, kind: Kind, tree: Path, tagged: 
 def _await_server() -> None:
     """Wait for a server that restarts, for some minutes at most.
 
-    Prefect asks for the slot of a tag over a new connection, and its client (3.8) tries only such a connection again that has
-    worked once; everything else that a run says to its server is tried again, or waits in a queue.
+    Prefect asks for the slot of a tag over a new connection, and its client (3.8) tries only such a
+    connection again that has worked once; everything else that a run says to its server is tried
+    again, or waits in a queue.
     """
     from prefect.client.orchestration import get_client
 
@@ -328,11 +375,13 @@ def _failure(name: str, code: int, status: process.Status | None, lines: list[st
     if status.exit == PassingFault.exit_code:
         return PassingFault(f"{name}: {status.message}")
     if status.exit == 0:
-        return StageFailed(f"{name}: its process ended well, but DVC did not record it: {' '.join(lines[-3:])}")
+        return StageFailed(
+            f"{name}: its process ended well, but DVC did not record it: {' '.join(lines[-3:])}"
+        )
     return StageFailed(f"{name}: {status.message or status.error}")
 
 
-# ── what DVC knows ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what DVC knows ────────────────────────────────────────────────────────────────────────────────
 
 
 def why(tree: Path, name: str) -> list[str]:
@@ -400,7 +449,9 @@ def preload(tree: Path) -> None:
     import dvc.repo  # noqa: F401
 
 
-def _reasons(entry: str | Mapping[str, Mapping[str, Any]], tree: Path, locked: Mapping[str, Any]) -> Iterator[str]:
+def _reasons(
+    entry: str | Mapping[str, Mapping[str, Any]], tree: Path, locked: Mapping[str, Any]
+) -> Iterator[str]:
     if isinstance(entry, str):
         yield entry
         return
@@ -433,5 +484,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
     if not file.exists():
         return {}
-    content: dict[str, Any] = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")) or {}
+    content: dict[str, Any] = (
+        YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")) or {}
+    )
     return content

@@ -1,8 +1,9 @@
 """Tango's score interval: how far apart two models may be that answered the same rows.
 
-Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design"
-(Statistics in Medicine 17, 1998). It is right for few rows and for no disagreement at all, where a bootstrap would call
-any difference certain. Pure functions of counts; counts may be fractional.
+Tango, "Equivalence test and confidence interval for the difference in proportions for the
+paired-sample design" (Statistics in Medicine 17, 1998). It is right for few rows and for no
+disagreement at all, where a bootstrap would call any difference certain. Pure functions of counts;
+counts may be fractional.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def score(lost: float, won: float, rows: float, delta: float) -> float:
 def detectable(rows: float, confidence: float, disagreement: float) -> float:
     """The smallest difference that `rows` test rows can show at `confidence`, 0 to 1.
 
-    Two models that answer equally many rows right are then known to be no further apart than this: it is the smallest
-    margin at which the gate can call them equally good.
+    Two models that answer equally many rows right are then known to be no further apart than this:
+    it is the smallest margin at which the gate can call them equally good.
 
     Args:
-        disagreement: share of the rows that one of two models answers right and the other wrong, 0 to 1.
+        disagreement: share of the rows that one of two models answers right and the other wrong, 0
+            to 1.
     """
     if rows <= 0:
         return 1.0
@@ -70,7 +72,10 @@ def detectable(rows: float, confidence: float, disagreement: float) -> float:
 
 
 def rows_for(difference: float, confidence: float, disagreement: float) -> int | None:
-    """The fewest rows that can show `difference`; None if `MOST_ROWS` are too few, as for a difference of 0."""
+    """The fewest rows that can show `difference`.
+
+    None if `MOST_ROWS` are too few, as for a difference of 0.
+    """
     if detectable(MOST_ROWS, confidence, disagreement) > difference:
         return None
     low, high = 0, MOST_ROWS

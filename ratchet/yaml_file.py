@@ -8,11 +8,17 @@ from ratchet.errors import ParamsError
 
 _QUOTE = "put the value in quotes"
 _REMEDIES = {  # part of the parser's message: what to do
-    "found unexpected ':'": 'put values that contain a colon in quotes, such as "custom.models.net:Net" or '
-    '"https://...", and a space after the colon of a key',
-    "mapping values are not allowed": "put values that contain a colon and a space in quotes, put a space after the "
-    "colon of a key, and check the indentation",
-    "cannot start any token": "indent with spaces, not tabs, and put values that start with @, ` or % in quotes",
+    "found unexpected ':'": (
+        'put values that contain a colon in quotes, such as "custom.models.net:Net" or '
+        '"https://...", and a space after the colon of a key'
+    ),
+    "mapping values are not allowed": (
+        "put values that contain a colon and a space in quotes, put a space after the "
+        "colon of a key, and check the indentation"
+    ),
+    "cannot start any token": (
+        "indent with spaces, not tabs, and put values that start with @, ` or % in quotes"
+    ),
     "duplicate key": "keep one of the two",
     "expected ',' or": "close the bracket, and separate the entries with commas",
     "unexpected end of stream": "close the quotes",
@@ -36,7 +42,9 @@ def read(file: Path) -> object:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ParamsError(f"{file.name} is not UTF-8 in line {line}; save it with that encoding") from None
+        raise ParamsError(
+            f"{file.name} is not UTF-8 in line {line}; save it with that encoding"
+        ) from None
     return parse(text, file.name)
 
 
@@ -49,7 +57,9 @@ def parse(text: str, name: str) -> object:
         return YAML(typ="safe").load(text)
     except YAMLError as error:
         where, problem = _described(error, text)
-        remedy = next((advice for part, advice in _REMEDIES.items() if part in problem), _INDENTATION)
+        remedy = next(
+            (advice for part, advice in _REMEDIES.items() if part in problem), _INDENTATION
+        )
         raise ParamsError(f"{name} is not valid YAML{where}: {problem}; {remedy}") from None
     except (RecursionError, ValueError) as error:  # nested too deeply; a date such as 2026-02-30
         cause = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -64,4 +74,6 @@ def _described(error: Exception, text: str) -> tuple[str, str]:
     if mark is not None:
         return f" at line {mark.line + 1}, column {mark.column + 1}", problem
     position = getattr(error, "position", None)
-    return (f" at line {text.count(chr(10), 0, position) + 1}" if isinstance(position, int) else ""), problem
+    return (
+        f" at line {text.count(chr(10), 0, position) + 1}" if isinstance(position, int) else ""
+    ), problem

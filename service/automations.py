@@ -12,11 +12,18 @@ DEAD_AFTER_S = 10 * HEARTBEAT_S  # so that runs survive a server that is down fo
 UNTAKEN_AFTER_S = 3600
 DIED, UNTAKEN = "ratchet: runs that died", "ratchet: unclaimed runs"
 
-# A run that a worker has taken sends these events. Any other event of the run, whatever the name of its state ("Promoted",
-# "Unchanged"), means that it has ended or waits again.
+# A run that a worker has taken sends these events. Any other event of the run, whatever the name of
+# its state ("Promoted", "Unchanged"), means that it has ended or waits again.
 UNDER_WAY = tuple(
     f"prefect.flow-run.{event}"
-    for event in ("Pending", "Submitting", "pull-step.executed", "Running", "heartbeat", "Cancelling")
+    for event in (
+        "Pending",
+        "Submitting",
+        "pull-step.executed",
+        "Running",
+        "heartbeat",
+        "Cancelling",
+    )
 )
 
 
@@ -30,15 +37,16 @@ def make(untaken_after_s: float = UNTAKEN_AFTER_S) -> None:
         UNDER_WAY,
         DEAD_AFTER_S,
         "CRASHED",
-        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone; the next run resumes from its checkpoint",
+        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone; the next run resumes"
+        " from its checkpoint",
     )
     _make(
         UNTAKEN,
         ["prefect.flow-run.Late"],
         untaken_after_s,
         "FAILED",
-        f"no worker took this run within {untaken_after_s:.0f} s; `make status` shows whether the worker and its work "
-        "pool exist, `make up` starts both; then run it again",
+        f"no worker took this run within {untaken_after_s:.0f} s; `make status` shows whether the"
+        " worker and its work pool exist, `make up` starts both; then run it again",
     )
 
 
@@ -59,7 +67,9 @@ def _make(name: str, after: Iterable[str], within_s: float, state: str, message:
         threshold=1,
         within=timedelta(seconds=within_s),
     )
-    actions: Any = [ChangeFlowRunState(name=None, state=StateType(state), message=message, force=False)]
+    actions: Any = [
+        ChangeFlowRunState(name=None, state=StateType(state), message=message, force=False)
+    ]
     with contextlib.suppress(ValueError, ObjectNotFound):
         known = cast("Automation", Automation.read(name=name))
         if (_plain(known.trigger), _plain(*known.actions)) == (_plain(trigger), _plain(*actions)):
@@ -69,4 +79,6 @@ def _make(name: str, after: Iterable[str], within_s: float, state: str, message:
 
 
 def _plain(part: Any) -> Any:
-    return part.model_dump(exclude={"id"}, exclude_none=True)  # its sets stay sets, which have no order
+    return part.model_dump(
+        exclude={"id"}, exclude_none=True
+    )  # its sets stay sets, which have no order

@@ -65,13 +65,18 @@ def server(home: Path) -> Iterator[None]:
     events; on Linux also when this process is killed. Nobody waits for its end.
 
     Raises:
-        ServerUnreachable: the server named by PREFECT_API_URL does not answer, or ours does not start.
+        ServerUnreachable: the server named by PREFECT_API_URL does not answer, or ours does not
+            start.
     """
     prepare_prefect(home)
     _use_standing(home)
     named = os.environ.get("PREFECT_API_URL")
     if named:
-        wait(named, ANSWER_LIMIT_S, "start it (`make up`), or unset PREFECT_API_URL to use a temporary one")
+        wait(
+            named,
+            ANSWER_LIMIT_S,
+            "start it (`make up`), or unset PREFECT_API_URL to use a temporary one",
+        )
         ask(named, "/admin/version", os.environ.get("PREFECT_API_AUTH_STRING"))
         yield
         return
@@ -86,7 +91,9 @@ def server(home: Path) -> Iterator[None]:
             stderr=output,
             start_new_session=True,
         )
-    atexit.register(child.terminate)  # before Prefect is imported, so that it runs after Prefect's own
+    atexit.register(
+        child.terminate
+    )  # before Prefect is imported, so that it runs after Prefect's own
     url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:
         import prefect  # noqa: F401  # a second of importing while the server starts
@@ -151,13 +158,16 @@ def ask(url: str, path: str, password: str | None) -> Any:
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise ServerUnreachable(
-                f"the Prefect server at {url} refuses {'this' if password else 'to answer without a'} password; set "
-                "PREFECT_API_AUTH_STRING to what PREFECT_SERVER_API_AUTH_STRING is there (`make up` keeps it in "
-                ".prefect/service.json)"
+                f"the Prefect server at {url} refuses"
+                f" {'this' if password else 'to answer without a'} password; set"
+                " PREFECT_API_AUTH_STRING to what PREFECT_SERVER_API_AUTH_STRING is there (`make"
+                " up` keeps it in .prefect/service.json)"
             ) from None
         if error.code == 404:
             return None
-        raise ServerUnreachable(f"the Prefect server at {url} answers {error}; see .prefect/server.log") from None
+        raise ServerUnreachable(
+            f"the Prefect server at {url} answers {error}; see .prefect/server.log"
+        ) from None
     except OSError as error:
         raise ServerUnreachable(
             f"the Prefect server at {url} does not answer: {error}; see .prefect/server.log"
@@ -181,7 +191,9 @@ def open_url(request: urllib.request.Request, timeout_s: float = ANSWER_LIMIT_S)
     return urllib.request.build_opener(*handlers).open(request, timeout=timeout_s)
 
 
-def wait(url: str, limit_s: float, hint: str, ended: Callable[[], str | None] = lambda: None) -> None:
+def wait(
+    url: str, limit_s: float, hint: str, ended: Callable[[], str | None] = lambda: None
+) -> None:
     """Wait until a Prefect server responds at this API address.
 
     Args:
@@ -196,9 +208,13 @@ def wait(url: str, limit_s: float, hint: str, ended: Callable[[], str | None] = 
         waited_s = time.monotonic() - started
         end = ended()
         if end is not None:
-            raise ServerUnreachable(f"the Prefect server ended after {waited_s:.1f} s {end}; {hint}")
+            raise ServerUnreachable(
+                f"the Prefect server ended after {waited_s:.1f} s {end}; {hint}"
+            )
         if waited_s > limit_s:
-            raise ServerUnreachable(f"no Prefect server responds at {url} after {waited_s:.0f} s; {hint}")
+            raise ServerUnreachable(
+                f"no Prefect server responds at {url} after {waited_s:.0f} s; {hint}"
+            )
         time.sleep(0.05)
 
 

@@ -1,7 +1,7 @@
 """The standing service: a Prefect server on loopback with a password, a worker, the deployments and their automations.
 
-`make up`, `make down`, `make status` and `make deploy` call this file; docs/deployment.md says how to run the same under
-systemd and on several machines.
+`make up`, `make down`, `make status` and `make deploy` call this file; docs/deployment.md says how
+to run the same under systemd and on several machines.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from service.server import (
 
 POOL = "ratchet"
 PORT = "4200"
-SLOT_WAIT_S = (
-    5  # after which a run that has to wait for another asks again; Prefect's 30 s make a queue of short runs long
-)
+SLOT_WAIT_S = 5  # after which a run that has to wait for another asks again; Prefect's 30 s make a queue of short runs long
 END_LIMIT_S = 40  # for a server or worker that was asked to end; a run of the worker saves a checkpoint meanwhile
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__
+)
 
 
 @app.command()
@@ -56,7 +56,10 @@ def up() -> None:
     deploy()
     if not running("worker"):
         start("worker")
-    print(f"Prefect is up at {url.removesuffix('/api')}; its password is in {_file().relative_to(home(Path()))}")
+    print(
+        f"Prefect is up at {url.removesuffix('/api')}; its password is in"
+        f" {_file().relative_to(home(Path()))}"
+    )
     print('To use it with `prefect` in a shell: eval "$(.venv/bin/python -m service.standing env)"')
 
 
@@ -91,7 +94,9 @@ def status() -> None:
         raise ServerUnreachable(f"no Prefect server responds at {url}; start it with `make up`")
     print(f"{url} answers")
     if not ask(url, f"/work_pools/{POOL}", environment.get("PREFECT_API_AUTH_STRING")):
-        raise ServerUnreachable(f"{url} has no work pool {POOL}, so no worker takes a run; `make up` makes it again")
+        raise ServerUnreachable(
+            f"{url} has no work pool {POOL}, so no worker takes a run; `make up` makes it again"
+        )
 
 
 @app.command()
@@ -99,7 +104,9 @@ def deploy() -> None:
     """Register the deployments of prefect.yaml, the work pool and the automations on the server."""
     environment = settings()
     wait(environment["PREFECT_API_URL"], ANSWER_LIMIT_S, "start it with `make up`")
-    ask(environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING"))
+    ask(
+        environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING")
+    )
     prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect("--no-prompt", "deploy", "--all")
     os.environ.update(environment)
@@ -112,7 +119,11 @@ def server() -> None:
     port = settings(create=True)["PREFECT_SERVER_API_PORT"]
     environment = _environment()
     os.environ.update(environment)
-    os.execvpe(sys.executable, _command("server", "start", "--host", "127.0.0.1", "--port", port), environment)
+    os.execvpe(
+        sys.executable,
+        _command("server", "start", "--host", "127.0.0.1", "--port", port),
+        environment,
+    )
 
 
 @app.command()
@@ -120,16 +131,24 @@ def worker() -> None:
     """Run a worker in the foreground (for systemd)."""
     environment = _environment()
     wait(environment["PREFECT_API_URL"], ANSWER_LIMIT_S, "start it with `make up`")
-    ask(environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING"))
+    ask(
+        environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING")
+    )
     here = {WORKER: str(os.getpid())}  # the same after exec
-    os.execvpe(sys.executable, _command("worker", "start", "--pool", POOL, "--type", "process"), environment | here)
+    os.execvpe(
+        sys.executable,
+        _command("worker", "start", "--pool", POOL, "--type", "process"),
+        environment | here,
+    )
 
 
-# ── settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def settings(create: Annotated[bool, typer.Option(hidden=True)] = False) -> dict[str, str]:
-    """The service's address and password, kept in `.prefect/service.json` (mode 0600); variables of the shell win.
+    """The service's address and password, kept in `.prefect/service.json` (mode 0600).
+
+    Variables of the shell win.
 
     Raises:
         ServerUnreachable: the service was never started here, and the shell names no server.
@@ -148,7 +167,9 @@ def settings(create: Annotated[bool, typer.Option(hidden=True)] = False) -> dict
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
             json.dump(content, handle, indent=2)
     if not file.exists() and "PREFECT_API_URL" not in os.environ:
-        raise ServerUnreachable("no server is set up here; start one with `make up`, or set PREFECT_API_URL")
+        raise ServerUnreachable(
+            "no server is set up here; start one with `make up`, or set PREFECT_API_URL"
+        )
     kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     names = kept.keys() | {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"}
     return {**kept, **{name: os.environ[name] for name in names if name in os.environ}}
@@ -162,16 +183,24 @@ def _environment() -> dict[str, str]:
         **settings(),
         "PREFECT_HOME": str(folder),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": str(SLOT_WAIT_S),
         "PREFECT_WORKER_QUERY_SECONDS": str(SLOT_WAIT_S),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT_S),
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # these end in the log files of the server and the worker
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": (
+            "WARNING"
+        ),  # these end in the log files of the server and the worker
         "PREFECT_LOGGING_INTERNAL_LEVEL": "ERROR",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "PREFECT_CLIENT_MAX_RETRIES": "7",  # after 2, 4, ... 128 s: four minutes in which the server may be away
+        "PREFECT_CLIENT_MAX_RETRIES": (
+            "7"
+        ),  # after 2, 4, ... 128 s: four minutes in which the server may be away
         "PREFECT_CLI_PROMPT": "false",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        ),
     }
 
 
@@ -179,7 +208,7 @@ def _file() -> Path:
     return home(Path()) / ".prefect/service.json"
 
 
-# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── processes ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def _command(*arguments: str) -> list[str]:
@@ -188,7 +217,9 @@ def _command(*arguments: str) -> list[str]:
 
 def prefect(*arguments: str) -> None:
     """Run a command of Prefect's own; what it says is shown only if it fails."""
-    done = subprocess.run(_command(*arguments), env=_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        _command(*arguments), env=_environment(), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         said = " ".join((done.stdout + done.stderr).split())[-400:]
         raise ServerUnreachable(f"`prefect {' '.join(arguments)}` failed: {said}")
@@ -210,11 +241,16 @@ def start(name: str) -> None:
 
 
 def running(name: str) -> psutil.Process | None:
-    """The process that `start` made, if it still runs; another that got its id since is not taken for it."""
+    """The process that `start` made, if it still runs.
+
+    Another that got its id since is not taken for it.
+    """
     try:
         kept = json.loads(_pid_file(name).read_text(encoding="utf-8"))
         process = psutil.Process(kept["pid"])
-        alive = process.create_time() == kept["started"] and process.status() != psutil.STATUS_ZOMBIE
+        alive = (
+            process.create_time() == kept["started"] and process.status() != psutil.STATUS_ZOMBIE
+        )
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return None
     return process if alive else None
@@ -246,8 +282,8 @@ def _check_port(port: int) -> None:
         probe.settimeout(2)
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise ServerUnreachable(
-                f"port {port} is in use by another program; end it, or remove .prefect/service.json and run "
-                "`PREFECT_SERVER_API_PORT=4201 make up` for another port"
+                f"port {port} is in use by another program; end it, or remove .prefect/service.json"
+                " and run `PREFECT_SERVER_API_PORT=4201 make up` for another port"
             )
 
 

@@ -1,7 +1,10 @@
-"""Has the data changed since the newest version? A class gone or too few rows stop the run; other changes are reported.
+"""Has the data changed since the newest version? A class gone or too few rows stop the run.
 
-Reads `reports/validation.json` and the same file of the newest version; writes `reports/drift.json`, which a version
-keeps. A step of the flow, since a stage knows no versions. Params: `gate` and `prepare`.
+Other changes are reported.
+
+Reads `reports/validation.json` and the same file of the newest version; writes
+`reports/drift.json`, which a version keeps. A step of the flow, since a stage knows no versions.
+Params: `gate` and `prepare`.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ def check_data(params: Params, tree: Path) -> DataCheck:
     """Compare the data with those of the newest version, and the number of test rows with `gate.margin`.
 
     Raises:
-        ValidationFailed: a class is gone, or more rows than `gate.max_shrink` allows; where that is 1, neither stops.
+        ValidationFailed: a class is gone, or more rows than `gate.max_shrink` allows; where that is
+        1, neither stops.
         ObjectsMissing: the newest version's report is unavailable.
         CorruptData: only a newer Ratchet understands that report.
     """
@@ -67,12 +71,15 @@ def check_data(params: Params, tree: Path) -> DataCheck:
         changes=drift.sentences if drift else (),
         few_rows=_few_rows(params, report),
     )
-    details = {key: value for key, value in asdict(drift).items() if key != "changed"} if drift else {}
+    details = (
+        {key: value for key, value in asdict(drift).items() if key != "changed"} if drift else {}
+    )
     write_json(tree / DRIFT, FORMAT.stamped({**asdict(check), **details}))
     if newest and drift and drift.faults:
         raise ValidationFailed(
-            f"against {newest.name}: {'; '.join(drift.faults)}; see {tree / 'reports/validation.html'} and fix the "
-            f"source, or accept this change for one run with `ratchet train --set gate.max_shrink=1`"
+            f"against {newest.name}: {'; '.join(drift.faults)}; see"
+            f" {tree / 'reports/validation.html'} and fix the source, or accept this change for one"
+            " run with `ratchet train --set gate.max_shrink=1`"
         )
     return check
 
@@ -108,6 +115,7 @@ def _few_rows(params: Params, report: Mapping[str, Any]) -> str | None:
     needed = tango.rows_for(gate.margin, gate.confidence, 0.0)
     least = f", which takes at least {needed:,}" if needed else ""
     return (
-        f"about {rows:,} test rows show differences of {smallest:.4f} or more at {gate.confidence:.0%} and cannot decide "
-        f"on gate.margin {gate.margin}{least}; gate.on_undecided: {gate.on_undecided} decides"
+        f"about {rows:,} test rows show differences of {smallest:.4f} or more at"
+        f" {gate.confidence:.0%} and cannot decide on gate.margin {gate.margin}{least};"
+        f" gate.on_undecided: {gate.on_undecided} decides"
     )

@@ -1,7 +1,8 @@
 """Score the trained model on the test rows, in float32.
 
-Reads `models/`, `data/prepared/test` and the curves in `reports/training/`; writes `reports/metrics.json`,
-`reports/predictions.parquet`, `reports/plots/` and `reports/report.html`. Params: `evaluate`.
+Reads `models/`, `data/prepared/test` and the curves in `reports/training/`; writes
+`reports/metrics.json`, `reports/predictions.parquet`, `reports/plots/` and `reports/report.html`.
+Params: `evaluate`.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ def evaluate(params: Params, tree: Path) -> None:
     """Evaluate in `tree`.
 
     Raises:
-        CorruptModel: the model's files are not whole, or it was trained on other data than those prepared.
+        CorruptModel: the model's files are not whole, or it was trained on other data than those
+        prepared.
         DataError: there are no test rows, or no column of a slice.
     """
     test = tree / PREPARED / "test"
     model, card = load_model(tree / "models/classifier.json", tree / "models/classifier.pt")
     if card.spec_sha256 != sha256(tree / PREPARED / "spec.json"):
-        raise CorruptModel("models/classifier.json: trained for another data/prepared/spec.json; run `dvc repro train`")
+        raise CorruptModel(
+            "models/classifier.json: trained for another data/prepared/spec.json; run `dvc repro"
+            " train`"
+        )
     inputs, targets = open_inputs(test), np.load(test / "targets.npy")
     if not len(targets):
         raise DataError(f"{PREPARED}/test has no rows; raise prepare.test_fraction")
@@ -47,15 +52,26 @@ def evaluate(params: Params, tree: Path) -> None:
     rate = len(targets) / (time.monotonic() - began)
     meta = _meta(test / "meta.parquet", params.evaluate.slices)
     slices = {name: meta[KEEP + name].to_pylist() for name in params.evaluate.slices}
-    found = metrics.summary(targets, given, card.classes, slices=slices, resamples=params.evaluate.resamples)
+    found = metrics.summary(
+        targets, given, card.classes, slices=slices, resamples=params.evaluate.resamples
+    )
     _write_predictions(tree / "reports/predictions.parquet", meta, targets, given)
     plots.write(tree / "reports/plots", targets, given, found)
     curves = tree / "reports/training/curves.tsv"
-    report.write(tree / "reports/report.html", found, card, inputs, targets, given, params.evaluate.worst, curves)
+    report.write(
+        tree / "reports/report.html",
+        found,
+        card,
+        inputs,
+        targets,
+        given,
+        params.evaluate.worst,
+        curves,
+    )
     write_json(tree / "reports/metrics.json", found)
     print(
-        f"evaluate: {len(targets):,} rows, accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, "
-        f"{rate:,.0f} rows/s",
+        f"evaluate: {len(targets):,} rows, accuracy {found['accuracy']:.4f}, loss"
+        f" {found['loss']:.4f}, {rate:,.0f} rows/s",
         flush=True,
     )
 
@@ -67,7 +83,8 @@ def _meta(path: Path, slices: Sequence[str]) -> pa.Table:
     if missing:
         has = ", ".join(own(name) for name in there if name != "row_id") or "none"
         raise DataError(
-            f"evaluate.slices: the test rows have no column {', '.join(missing)}; ingest.keep carried along: {has}"
+            f"evaluate.slices: the test rows have no column {', '.join(missing)}; ingest.keep"
+            f" carried along: {has}"
         )
     return pq.read_table(path, columns=["row_id", *prefixed(KEEP, slices)])
 

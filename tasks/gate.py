@@ -1,7 +1,8 @@
 """The gate: may this run's model take the place of the one in service?
 
-Reads `models/`, `reports/metrics.json`, `reports/predictions.parquet`, `data/raw/` and the version in service; writes
-`reports/gate.json` and, for people, `reports/gate.html`. Params: `gate`. Where nothing serves yet, torch is not imported.
+Reads `models/`, `reports/metrics.json`, `reports/predictions.parquet`, `data/raw/` and the version
+in service; writes `reports/gate.json` and, for people, `reports/gate.html`. Params: `gate`. Where
+nothing serves yet, torch is not imported.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def gate(params: Params, tree: Path, environment: str) -> Decision:
 
     Raises:
         VersionError: there is no run to decide on, or no such environment can be.
-        ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, so nothing can be compared.
+        ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, so nothing can
+            be compared.
     """
     checked_environment(environment)
     metrics, registry = _json(tree / METRICS), Registry(tree)
@@ -63,34 +65,59 @@ def gate(params: Params, tree: Path, environment: str) -> Decision:
 
 
 def _known(
-    params: Params, registry: Registry, known: Version, champion: Version | None, figures: dict[str, Any]
+    params: Params,
+    registry: Registry,
+    known: Version,
+    champion: Version | None,
+    figures: dict[str, Any],
 ) -> Decision:
     """These weights are a version already: nothing to do, unless a run was cut off before it promoted them."""
     environment, serving = figures["environment"], champion.name if champion else None
     figures = {**figures, "champion": serving, "version": known.name}
     before = known.data.get("gate", {})
     served = any(assignment.version == known.name for assignment in registry.history(environment))
-    cut_off = before.get("environment") == environment and before.get("champion") == serving and not known.withdrawn
+    cut_off = (
+        before.get("environment") == environment
+        and before.get("champion") == serving
+        and not known.withdrawn
+    )
     if cut_off and not served and before.get("verdict") == "promote":
         reason = f"{known.name} was registered and not yet promoted: {before.get('reason')}"
-        verdict, accuracy = judgement.first(params.gate, figures["accuracy"])  # the floor may have been raised since
-        return Decision(verdict=verdict, reason=reason if verdict == "promote" else f"{accuracy}; {reason}", **figures)
-    where = f"which serves in {environment}" if serving == known.name else f"which does not serve in {environment}"
+        verdict, accuracy = judgement.first(
+            params.gate, figures["accuracy"]
+        )  # the floor may have been raised since
+        return Decision(
+            verdict=verdict,
+            reason=reason if verdict == "promote" else f"{accuracy}; {reason}",
+            **figures,
+        )
+    where = (
+        f"which serves in {environment}"
+        if serving == known.name
+        else f"which does not serve in {environment}"
+    )
     if known.withdrawn:
         where = (
-            f"which is withdrawn ({known.withdrawn.data.get('reason') or 'no reason was given'}); "
-            f"`ratchet reinstate {known.name} --reason ...` makes it usable again, or train with another seed "
-            "(`ratchet train --set train.seed=...`)"
+            f"which is withdrawn ({known.withdrawn.data.get('reason') or 'no reason was given'});"
+            f" `ratchet reinstate {known.name} --reason ...` makes it usable again, or train with"
+            " another seed (`ratchet train --set train.seed=...`)"
         )
     return Decision(verdict="known", reason=f"the same weights as {known.name}, {where}", **figures)
 
 
-def _against(params: Params, tree: Path, champion: Version, figures: dict[str, Any]) -> tuple[Decision, _Seen]:
+def _against(
+    params: Params, tree: Path, champion: Version, figures: dict[str, Any]
+) -> tuple[Decision, _Seen]:
     """Both answer the same test rows, the champion from the raw rows with its own spec."""
     from ratchet.gate import scoring
 
     if not math.isfinite(float(_json(tree / METRICS)["loss"])):
-        return Decision(verdict="refuse", reason="its loss is not finite", champion=champion.name, **figures), _NOTHING
+        return (
+            Decision(
+                verdict="refuse", reason="its loss is not finite", champion=champion.name, **figures
+            ),
+            _NOTHING,
+        )
     best = best_before(Registry(tree), figures["environment"], champion, params.gate.metric)
     return _judged(params, tree, scoring.of_tree(tree), champion, best, figures)
 
@@ -117,12 +144,15 @@ def gate_versions(params: Params, tree: Path, champion: str, challenger: str) ->
         return _judged(params, tree, run, old, None, figures)[0]
 
 
-def best_before(registry: Registry, environment: str, champion: Version, metric: str) -> Version | None:
+def best_before(
+    registry: Registry, environment: str, champion: Version, metric: str
+) -> Version | None:
     """The best version that served there since the last major one, by the differences in `metric` that the gates measured.
 
-    A gain counts only where its gate showed it: a champion that was let through without that is not above the one
-    before it, and the oldest of equally good versions is the measure. None where that is the champion itself, or the
-    gates' figures do not reach back to it. Versions that were rolled back or withdrawn do not count.
+    A gain counts only where its gate showed it: a champion that was let through without that is not
+    above the one before it, and the oldest of equally good versions is the measure. None where that
+    is the champion itself, or the gates' figures do not reach back to it. Versions that were rolled
+    back or withdrawn do not count.
     """
     level: dict[str, float] = {champion.name: 0.0}
     versions = {version.name: version for version in registry.versions()}
@@ -136,30 +166,50 @@ def best_before(registry: Registry, environment: str, champion: Version, metric:
         if before.number.major != champion.number.major:
             break
         shown = float(judged.get("low") or 0) > 0
-        level[before.name] = level[current.name] - (float(difference) if shown else min(float(difference), 0.0))
+        level[before.name] = level[current.name] - (
+            float(difference) if shown else min(float(difference), 0.0)
+        )
         current = before
     out = rolled_back(registry.history(environment))
-    fit = [name for name in level if (name not in out and versions[name].withdrawn is None) or name == champion.name]
+    fit = [
+        name
+        for name in level
+        if (name not in out and versions[name].withdrawn is None) or name == champion.name
+    ]
     best = max(reversed(fit), key=lambda name: level[name])
     return None if best == champion.name else versions[best]
 
 
 def _judged(
-    params: Params, tree: Path, run: Run, champion: Version, best: Version | None, figures: dict[str, Any]
+    params: Params,
+    tree: Path,
+    run: Run,
+    champion: Version,
+    best: Version | None,
+    figures: dict[str, Any],
 ) -> tuple[Decision, _Seen]:
     from ratchet.gate import scoring
 
     contract = tuple(_new_contract(champion, run.contract))
-    figures = {**figures, "champion": champion.name, "new_contract": contract, "confidence": params.gate.confidence}
+    figures = {
+        **figures,
+        "champion": champion.name,
+        "new_contract": contract,
+        "confidence": params.gate.confidence,
+    }
     seen: _Seen = _NOTHING
     try:
         compared = scoring.compared(tree, run, champion, params.evaluate.batch_size)
     except CorruptData as error:
         if not contract:
             raise
-        found = judgement.Judgement("undecided", f"{champion.name} can't answer these rows: {error}")
+        found = judgement.Judgement(
+            "undecided", f"{champion.name} can't answer these rows: {error}"
+        )
     else:
-        before = scoring.compared(tree, run, best, params.evaluate.batch_size).answers if best else None
+        before = (
+            scoring.compared(tree, run, best, params.evaluate.batch_size).answers if best else None
+        )
         groups = scoring.groups(run, compared.rows)
         found = judgement.decide(params.gate, compared.answers, run.classes, before, groups)
         figures |= _figures(params, found, compared, len(run.targets), best)
@@ -172,7 +222,10 @@ def _judged(
 def _figures(
     params: Params, found: judgement.Judgement, compared: Compared, rows: int, best: Version | None
 ) -> dict[str, Any]:
-    """The numbers of a comparison, as `Decision` names them; `rows` are all test rows of the run."""
+    """The numbers of a comparison, as `Decision` names them.
+
+    `rows` are all test rows of the run.
+    """
     figures: dict[str, Any] = {
         "metric": params.gate.metric,
         "compared": len(compared.rows),
@@ -196,7 +249,9 @@ def _new_contract(champion: Version, contract: dict[str, Any]) -> list[str]:
 
 def _digest(file: Path) -> str:
     if not file.is_file():
-        raise VersionError(f"{file} is missing, so there is nothing to compare; `dvc repro` makes it")
+        raise VersionError(
+            f"{file} is missing, so there is nothing to compare; `dvc repro` makes it"
+        )
     return digest(file, "sha256")
 
 
@@ -204,7 +259,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise VersionError(f"{file} is missing, so there is nothing to compare; `dvc repro` makes it") from None
+        raise VersionError(
+            f"{file} is missing, so there is nothing to compare; `dvc repro` makes it"
+        ) from None
     except ValueError as error:
         raise VersionError(f"{file} is no JSON ({error}); `dvc repro` makes it again") from None
 

@@ -27,7 +27,8 @@ def ingest(params: Params, tree: Path) -> None:
     Raises:
         ParamsError: a custom source imports code that is not a dep of this stage.
         SourceChanged: a source is not what `source.lock` pins.
-        SourceMissing: a pinned file is gone. Unreachable: it is not here, and its host does not answer.
+        SourceMissing: a pinned file is gone. Unreachable: it is not here, and its host does not
+        answer.
         CorruptData: a source cannot be read, or the sources have no common schema.
     """
     began = time.monotonic()

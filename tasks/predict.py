@@ -1,11 +1,12 @@
 """Score rows with the version in service: each input row gives one output row, a bad one with a reason.
 
-`predict` scores all rows into one file. `predict_new` scores the rows that the version has not scored yet: the files in
-its output folder are the record, so nothing is lost or scored twice, whenever a run is killed.
+`predict` scores all rows into one file. `predict_new` scores the rows that the version has not
+scored yet: the files in its output folder are the record, so nothing is lost or scored twice,
+whenever a run is killed.
 
-Output columns: `path` (the row's file, or the address of its data set), `row` (its place there, from 0), `row_id`,
-`version`, `prediction`, `probabilities` (float32, in the order of the version's classes; in CSV one column per class) and
-`reason` (null for a good row).
+Output columns: `path` (the row's file, or the address of its data set), `row` (its place there,
+from 0), `row_id`, `version`, `prediction`, `probabilities` (float32, in the order of the version's
+classes; in CSV one column per class) and `reason` (null for a good row).
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Scored:
 
 @step("compute")
 def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
-    """Score every row of `source` with the version in `environment`; memory does not grow with the rows.
+    """Score every row of `source` with the version in `environment`.
+
+    Memory does not grow with the rows.
 
     Raises:
         ParamsError: `output` is neither a parquet nor a CSV file, or is part of the input.
@@ -71,10 +74,15 @@ def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
         VersionError: no version serves in `environment`.
     """
     if output.suffix not in SUFFIXES:
-        raise ParamsError(f"the output {output} must end in .parquet or .csv, such as {output.with_suffix('.parquet')}")
+        raise ParamsError(
+            f"the output {output} must end in .parquet or .csv, such as"
+            f" {output.with_suffix('.parquet')}"
+        )
     place = (tree / source).resolve()
     if place == output.resolve() or (place.is_dir() and output.resolve().is_relative_to(place)):
-        raise ParamsError(f"the output {output} is part of the input {source}; write it somewhere else")
+        raise ParamsError(
+            f"the output {output} is part of the input {source}; write it somewhere else"
+        )
     scorer = _Scorer.of(tree, environment)
     unlabeled = scorer.find(tree, source)
     if not unlabeled.paths and unlabeled.paths is not None:
@@ -86,7 +94,8 @@ def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
 def predict_new(tree: Path, source: str, environment: str, folder: Path) -> Scored:
     """Score the rows of `source` that the version in `environment` has not scored into `folder` yet.
 
-    A row is known by its file and its content (`row_id`); rows with the same content in one file are counted.
+    A row is known by its file and its content (`row_id`); rows with the same content in one file
+    are counted.
 
     Raises:
         Busy: another run scores into `folder`.
@@ -104,7 +113,9 @@ def predict_new(tree: Path, source: str, environment: str, folder: Path) -> Scor
 def _free(folder: Path) -> Path:
     """The name of a new file, after the time."""
     moment = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    names = (f"{moment}{suffix}.parquet" for suffix in ["", *(f"-{number}" for number in range(2, 1000))])
+    names = (
+        f"{moment}{suffix}.parquet" for suffix in ["", *(f"-{number}" for number in range(2, 1000))]
+    )
     return next(folder / name for name in names if not (folder / name).exists())
 
 
@@ -146,13 +157,23 @@ class _Scorer:
         from ratchet.registry.versions import Registry
         from ratchet.store import pipeline
 
-        version = Registry(tree).find(environment)  # once: a rollback meanwhile must not mix two versions
+        version = Registry(tree).find(
+            environment
+        )  # once: a rollback meanwhile must not mix two versions
         model, card = loading.built(tree, version)
         sections: dict[str, Any] = {}
         for section in pipeline.of_commit(tree, version.commit).params.values():
             sections |= section
         checks = _checks(version.name, sections.get("validate", {}))
-        return cls(version, environment, model, card, card.parsed_spec(), checks, _formats(sections.get("ingest", {})))
+        return cls(
+            version,
+            environment,
+            model,
+            card,
+            card.parsed_spec(),
+            checks,
+            _formats(sections.get("ingest", {})),
+        )
 
     def find(self, tree: Path, source: str) -> Input:
         from ratchet.prediction import unlabeled
@@ -163,10 +184,15 @@ class _Scorer:
         from ratchet.prediction.unlabeled import described, wanted
 
         skipped = described(unlabeled.skipped) or "the folder is empty"
-        return SourceMissing(f"{source} has no rows for {self.version.name}: {skipped}; {wanted(self.spec)}")
+        return SourceMissing(
+            f"{source} has no rows for {self.version.name}: {skipped}; {wanted(self.spec)}"
+        )
 
     def write(self, unlabeled: Input, output: Path, known: _Scored, always: bool) -> Scored:
-        """Score the rows that are not `known` into `output`; without any, the file is written only if `always`."""
+        """Score the rows that are not `known` into `output`.
+
+        Without any, the file is written only if `always`.
+        """
         from ratchet.prediction.unlabeled import described
 
         rows = bad = 0
@@ -180,7 +206,15 @@ class _Scorer:
                     write(table)
                     rows += table.num_rows
                     bad += table.num_rows - table["reason"].null_count
-        return Scored(self.version.name, self.environment, rows, bad, written, new.known, described(unlabeled.skipped))
+        return Scored(
+            self.version.name,
+            self.environment,
+            rows,
+            bad,
+            written,
+            new.known,
+            described(unlabeled.skipped),
+        )
 
     def _score(self, unlabeled: Arrivals) -> pa.Table:
         import numpy as np
@@ -195,7 +229,10 @@ class _Scorer:
         scores = probabilities(self.model, self.card, inputs[good], BATCH)  # (good rows, classes)
         finite = np.isfinite(scores).all(axis=1)
         for row in np.flatnonzero(good)[~finite]:
-            reasons[row], good[row] = "not_finite: the model's probabilities are not finite numbers", False
+            reasons[row], good[row] = (
+                "not_finite: the model's probabilities are not finite numbers",
+                False,
+            )
         scores = scores[finite]
         best = np.zeros(len(good), np.int64)
         best[good] = scores.argmax(axis=1)
@@ -206,7 +243,9 @@ class _Scorer:
             "row_id": unlabeled.ids,
             "version": [self.version.name] * len(good),
             "prediction": classes.take(pa.array(best, mask=~good)),
-            "probabilities": pa.ListArray.from_arrays(offsets, scores.ravel(), mask=pa.array(~good)),
+            "probabilities": pa.ListArray.from_arrays(
+                offsets, scores.ravel(), mask=pa.array(~good)
+            ),
             "reason": reasons,
         }
         return pa.table(columns, schema=_schema())
@@ -251,7 +290,8 @@ def _checks(version: str, validate: Mapping[str, Any]) -> Checks:
         values = {**dict.fromkeys(_RULES), "nullable": True, **rule}
         if unknown := sorted(key for key in rule if key not in _RULES and rule[key] is not None):
             warn(
-                f"{where} has {', '.join(unknown)}, unknown to this Ratchet and not checked; upgrade Ratchet to check it"
+                f"{where} has {', '.join(unknown)}, unknown to this Ratchet and not checked;"
+                " upgrade Ratchet to check it"
             )
         try:
             columns[name] = Rules(**{key: values[key] for key in _RULES})
@@ -283,7 +323,9 @@ def _formats(ingest: dict[str, Any]) -> list[Format]:
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    columns = dict.fromkeys(("path", "row", "row_id", "version", "prediction", "probabilities", "reason"), pa.string())
+    columns = dict.fromkeys(
+        ("path", "row", "row_id", "version", "prediction", "probabilities", "reason"), pa.string()
+    )
     return pa.schema({**columns, "row": pa.int64(), "probabilities": pa.list_(pa.float32())})
 
 

@@ -1,7 +1,7 @@
 """Bring the good rows to the shape that models are fed, split into training, validation and test.
 
-Reads `data/raw/` and `data/quarantine.parquet`; writes `data/prepared/`: memory-mapped arrays per split, `spec.json`.
-Params: `prepare`.
+Reads `data/raw/` and `data/quarantine.parquet`; writes `data/prepared/`: memory-mapped arrays per
+split, `spec.json`. Params: `prepare`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def prepare(params: Params, tree: Path) -> None:
         spec = all_shards.run(params.prepare, shards, tree / quarantine.FILE, store, pool, out)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in spec.counts.items())
     rate = sum(spec.counts.values()) / (time.monotonic() - began)
-    print(f"prepare: {counts} rows, {rate:,.0f} rows/s, {len(spec.classes)} classes, inputs {spec.input_shape}")
+    print(
+        f"prepare: {counts} rows, {rate:,.0f} rows/s, {len(spec.classes)} classes, inputs"
+        f" {spec.input_shape}"
+    )
 
 
 if __name__ == "__main__":

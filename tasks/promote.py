@@ -1,8 +1,10 @@
-"""Put a version into an environment, or put the one before it back. Both write one tag and touch no file.
+"""Put a version into an environment, or put the one before it back.
+
+Both write one tag and touch no file.
 
 The assignment with the highest counter is in service, so a rollback is one more assignment, and
-nothing is ever undone. A promotion is pushed to the git remote first, if there is one. A rollback is
-written here first, whether or not the remote responds, and pushed as soon as it does.
+nothing is ever undone. A promotion is pushed to the git remote first, if there is one. A rollback
+is written here first, whether or not the remote responds, and pushed as soon as it does.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from ratchet.gate.decisions import Decision
 
 _TRIES = 20
-FETCH_LIMIT_S = 0.8  # for a rollback to learn what others assigned; a remote that is down takes all of it
+FETCH_LIMIT_S = (
+    0.8  # for a rollback to learn what others assigned; a remote that is down takes all of it
+)
 PUSH_LIMIT_S = 5.0  # for a remote that has just responded
 TURN_LIMIT_S = 1.0  # for a rollback to wait for other commands of this repository that publish
 
@@ -52,12 +56,14 @@ def promote(
     """Put `version` into service in `environment`; if it serves there already, nothing is written.
 
     Args:
-        decision: the gate's, on which a flow does this and nobody asked; then a version that was rolled back from there is
-            refused, and so is one that was judged against another champion than the one that serves there now.
+        decision: the gate's, on which a flow does this and nobody asked; then a version that was
+            rolled back from there is refused, and so is one that was judged against another
+            champion than the one that serves there now.
 
     Raises:
         VersionError: the version is unknown or withdrawn, or a flow may not put it there.
-        ObjectsMissing, CorruptData, CorruptModel: its weights or card are unavailable; nothing was changed.
+        ObjectsMissing, CorruptData, CorruptModel: its weights or card are unavailable; nothing was
+        changed.
         RemoteRefused, Unreachable: the git remote did not take the tag; nothing was changed.
     """
     tags.checked_environment(environment)
@@ -80,7 +86,9 @@ def promote(
         if decision:
             _check_decided(registry, change, environment, decision)
         _check_not_withdrawn(change.version)
-        return _drafted(registry, change, environment, "promote", reason, automatic=decision is not None)
+        return _drafted(
+            registry, change, environment, "promote", reason, automatic=decision is not None
+        )
 
     tag = publication.publish(tree, push_to, draft)
     if tag is None:
@@ -93,11 +101,14 @@ def promote(
 def rollback(tree: Path, environment: str, to: str | None = None, reason: str = "") -> Assignment:
     """Put back what served in `environment` before, or the version `to`.
 
-    It does not depend on the git remote: `unpushed` of the result says why that lacks the tag, if it does.
+    It does not depend on the git remote: `unpushed` of the result says why that lacks the tag, if
+        it does.
 
     Raises:
-        VersionError: nothing served there before, or `to` is unknown, withdrawn, or in service already.
-        ObjectsMissing, CorruptData, CorruptModel: the version's files are unavailable; nothing was changed.
+        VersionError: nothing served there before, or `to` is unknown, withdrawn, or in service
+        already.
+        ObjectsMissing, CorruptData, CorruptModel: the version's files are unavailable; nothing was
+            changed.
     """
     tags.checked_environment(environment)
     tags.checked_text(reason)
@@ -112,7 +123,10 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
         except _Gap:
             if has_gap or not push_to:
                 raise
-            has_gap, problem = True, _exchanged(tree, push_to)  # a fetch that prunes may have removed it
+            has_gap, problem = (
+                True,
+                _exchanged(tree, push_to),
+            )  # a fetch that prunes may have removed it
             continue
         _check_usable(tree, change.version)
         with publication.turn(tree, TURN_LIMIT_S if push_to else 0) as in_turn:
@@ -131,11 +145,16 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
                 except RatchetError as error:
                     problem = error.cause
         return replace(Registry.assigned(tag), unpushed=problem, remote=push_to)
-    raise Busy(f"{_TRIES} others were faster; `ratchet history {environment}`, then the same command again")
+    raise Busy(
+        f"{_TRIES} others were faster; `ratchet history {environment}`, then the same command again"
+    )
 
 
 def _push_to(tree: Path) -> str:
-    """`register.push_to`; if params.yaml has a mistake, as in the last commit: a rollback has to work."""
+    """`register.push_to`.
+
+    If params.yaml has a mistake, as in the last commit: a rollback has to work.
+    """
     try:
         return params.load(tree).register.push_to
     except ParamsError:
@@ -153,16 +172,24 @@ def _exchanged(tree: Path, push_to: str, in_turn: bool = False) -> str:
         return error.cause
 
 
-def _write(tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool) -> Tag | None:
+def _write(
+    tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool
+) -> Tag | None:
     """Write the assignment of a rollback; None if the registry has changed since it was decided."""
     with locked(tree):
         try:
             now = _rolled_back(tree, environment, to)
         except _Gap:
             return None
-        if (now.version.name, now.under, now.now) != (change.version.name, change.under, change.now):
+        if (now.version.name, now.under, now.now) != (
+            change.version.name,
+            change.under,
+            change.now,
+        ):
             return None
-        tag = _drafted(Registry(tree), now, environment, "rollback", reason, automatic=False).make(tree)
+        tag = _drafted(Registry(tree), now, environment, "rollback", reason, automatic=False).make(
+            tree
+        )
         try:
             if pending:
                 publication.write_pending(tree, tag)
@@ -173,17 +200,22 @@ def _write(tree: Path, change: _Change, environment: str, to: str | None, reason
         return tag
 
 
-def _check_decided(registry: Registry, change: _Change, environment: str, decision: Decision) -> None:
+def _check_decided(
+    registry: Registry, change: _Change, environment: str, decision: Decision
+) -> None:
     """Raise `VersionError` if the gate's decision does not hold for what serves now."""
     name, now = change.version.name, change.now
     by_hand = f"`ratchet promote {name} --environment {environment}`"
     if registry.was_rolled_back(name, environment):
-        raise VersionError(f"{name} was rolled back from {environment}, so no flow puts it there again; {by_hand} does")
+        raise VersionError(
+            f"{name} was rolled back from {environment}, so no flow puts it there again; {by_hand}"
+            " does"
+        )
     if now and now.version != decision.champion:
         raise VersionError(
-            f"{now.version} came to serve in {environment} after {name} was judged against "
-            f"{decision.champion or 'none'}, so no flow puts it there; `ratchet gate {now.version} {name}` compares "
-            f"the two, {by_hand} does it"
+            f"{now.version} came to serve in {environment} after {name} was judged against"
+            f" {decision.champion or 'none'}, so no flow puts it there; `ratchet gate {now.version}"
+            f" {name}` compares the two, {by_hand} does it"
         )
 
 
@@ -191,7 +223,9 @@ def _rolled_back(tree: Path, environment: str, to: str | None) -> _Change:
     registry = Registry(tree)
     now, counter = registry.position(environment)
     if now is None:
-        raise VersionError(f"nothing serves in {environment}, so nothing can be rolled back; `ratchet versions`")
+        raise VersionError(
+            f"nothing serves in {environment}, so nothing can be rolled back; `ratchet versions`"
+        )
     version, under = _before(registry, now) if to is None else _chosen(registry, now, to)
     _check_not_withdrawn(version)
     return _Change(version, now, counter, under)
@@ -204,8 +238,9 @@ def _before(registry: Registry, now: Assignment) -> tuple[Version, int | None]:
         entry = registry.entry(now.environment, below)
         if entry is None:
             raise _Gap(
-                f"assignment {below} of {now.environment} is missing here, so what served before {now.version} is "
-                f"unknown; `git fetch --tags` may bring it, `ratchet rollback --to VERSION` puts any version there"
+                f"assignment {below} of {now.environment} is missing here, so what served before"
+                f" {now.version} is unknown; `git fetch --tags` may bring it, `ratchet rollback"
+                " --to VERSION` puts any version there"
             )
         if entry.version != now.version:
             version = registry.find(entry.version)
@@ -213,8 +248,8 @@ def _before(registry: Registry, now: Assignment) -> tuple[Version, int | None]:
                 return version, entry.under
         below = entry.under
     raise VersionError(
-        f"nothing to roll back to in {now.environment}: nothing usable served there before {now.version}; "
-        f"`ratchet rollback --to VERSION` puts any version there"
+        f"nothing to roll back to in {now.environment}: nothing usable served there before"
+        f" {now.version}; `ratchet rollback --to VERSION` puts any version there"
     )
 
 
@@ -222,7 +257,10 @@ def _chosen(registry: Registry, now: Assignment, to: str) -> tuple[Version, int 
     """The version named, and what a further rollback would return to."""
     version = registry.find(to)
     if version.name == now.version:
-        raise VersionError(f"{version.name} serves in {now.environment} already; `ratchet history {now.environment}`")
+        raise VersionError(
+            f"{version.name} serves in {now.environment} already; `ratchet history"
+            f" {now.environment}`"
+        )
     history = {each.counter: each for each in registry.history(now.environment)}
     entry: Assignment | None = now
     while entry is not None:
@@ -242,11 +280,19 @@ def _check_not_withdrawn(version: Version) -> None:
     if version.withdrawn is None:
         return
     why = version.withdrawn.data.get("reason") or "no reason was given"
-    way = "" if version.expired else f", `ratchet reinstate {version.name} --reason ...` makes it usable again"
-    raise VersionError(f"{version.name} is withdrawn ({why}); `ratchet versions` lists the others{way}")
+    way = (
+        ""
+        if version.expired
+        else f", `ratchet reinstate {version.name} --reason ...` makes it usable again"
+    )
+    raise VersionError(
+        f"{version.name} is withdrawn ({why}); `ratchet versions` lists the others{way}"
+    )
 
 
-def _drafted(registry: Registry, change: _Change, environment: str, action: str, reason: str, automatic: bool) -> Draft:
+def _drafted(
+    registry: Registry, change: _Change, environment: str, action: str, reason: str, automatic: bool
+) -> Draft:
     """The tag of an assignment."""
     version = change.version
     data: dict[str, Any] = {

@@ -1,8 +1,9 @@
 """Train the model that params.yaml describes.
 
-Reads `data/prepared/{train,val}` and `data/prepared/spec.json`; writes `models/classifier.pt` (weights),
-`models/classifier.json` (the card that rebuilds the model) and `reports/training/curves.tsv`. Params: `model`, `train`.
-A run that is killed goes on from its last checkpoint when it is started again, and ends bit-equal to one that was not.
+Reads `data/prepared/{train,val}` and `data/prepared/spec.json`; writes `models/classifier.pt`
+(weights), `models/classifier.json` (the card that rebuilds the model) and
+`reports/training/curves.tsv`. Params: `model`, `train`. A run that is killed goes on from its last
+checkpoint when it is started again, and ends bit-equal to one that was not.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def train(params: Params, tree: Path) -> None:
     folder = scratch(tree) / ".checkpoints" / _key(params, tree)
     with Checkpoints(folder).held():
         if params.train.processes > 1 and not distributed.under_torchrun():
-            distributed.launch(params.train.processes, _together, params, tree, folder, stop=stopping)
+            distributed.launch(
+                params.train.processes, _together, params, tree, folder, stop=stopping
+            )
         else:
             _train(params, tree, folder, stopping)
 
@@ -58,7 +61,9 @@ def _train(params: Params, tree: Path, folder: Path, stop: Callable[[], bool]) -
     spec = Spec.read(prepared / "spec.json")
     rows, held_out = (PreparedDataset(prepared / split) for split in ("train", "val"))
     with distributed.group(devices.device(params.train.device)) as group:
-        trained = fit(params, spec, rows, held_out, Checkpoints(folder), group=group, stop=stop, say=_say)
+        trained = fit(
+            params, spec, rows, held_out, Checkpoints(folder), group=group, stop=stop, say=_say
+        )
         if group.leads:
             _write(trained, params, tree)
 
@@ -75,7 +80,9 @@ def _key(params: Params, tree: Path) -> str:
     """Everything that decides the outputs: data, code, params, libraries, the kind of device."""
     code = [Path(__file__), *code_files("training", "models", "dataset")]
     own = [tree / "custom/__init__.py", *custom_code.files(tree / "custom/models")]
-    data = sorted(file for part in ("spec.json", "train", "val") for file in _files(tree / PREPARED / part))
+    data = sorted(
+        file for part in ("spec.json", "train", "val") for file in _files(tree / PREPARED / part)
+    )
     values = {
         "model": asdict(params.model),
         "train": asdict(params.train),
@@ -101,7 +108,10 @@ def _write(trained: Trained, params: Params, tree: Path) -> None:
         libraries=_libraries(),
         device_type=trained.device_type,
     )
-    lines = ["\t".join(CURVES), *("\t".join(f"{dict(row)[name]:.6g}" for name in CURVES) for row in trained.curves)]
+    lines = [
+        "\t".join(CURVES),
+        *("\t".join(f"{dict(row)[name]:.6g}" for name in CURVES) for row in trained.curves),
+    ]
     with writing(tree / "reports/training/curves.tsv") as file:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with writing(tree / "models/classifier.pt") as file:
@@ -113,7 +123,11 @@ def _write(trained: Trained, params: Params, tree: Path) -> None:
 def _libraries() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {"numpy": np.__version__, "torch": torch.__version__, "torchvision": version("torchvision")}
+    return {
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Check every row and decode every image; set the bad ones aside.
 
-Reads `data/raw/`; writes `data/quarantine.parquet`, `reports/validation.json` and `reports/validation.html`.
-Params: `validate`; `prepare` for the warnings.
+Reads `data/raw/`; writes `data/quarantine.parquet`, `reports/validation.json` and
+`reports/validation.html`. Params: `validate`; `prepare` for the warnings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def validate(params: Params, tree: Path) -> None:
 
     Raises:
         CorruptData: a shard is not what `dataset.json` lists.
-        ValidationFailed: more than `validate.max_bad_fraction` of the rows are bad, or a fault of the whole.
+        ValidationFailed: more than `validate.max_bad_fraction` of the rows are bad, or a fault of
+            the whole.
     """
     began = time.monotonic()
     tree = tree.resolve()
@@ -38,7 +39,8 @@ def validate(params: Params, tree: Path) -> None:
     rows, reasons = report["rows"], sorted(report["reasons"].items())
     print(
         f"validate: {rows['in']:,} rows, {rows['in'] / (time.monotonic() - began):,.0f} rows/s, "
-        f"{rows['quarantined']:,} quarantined" + "".join(f", {count:,} {reason}" for reason, count in reasons)
+        f"{rows['quarantined']:,} quarantined"
+        + "".join(f", {count:,} {reason}" for reason, count in reasons)
     )
     for warning in report["warnings"]:
         print(f"validate: warning: {warning}")

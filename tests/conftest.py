@@ -26,7 +26,8 @@ BIN = Path(sys.executable).parent
 pytest_plugins = ["tests.order"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts its background jobs with SIGINT ignored, and they would hand that on to every process under test.
+    # A shell starts its background jobs with SIGINT ignored, and they would hand that on to every
+    # process under test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -43,10 +44,17 @@ class Checkout:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def run(self, *command: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the virtual environment in here; `code` is the exit code that it must have (None: any)."""
+    def run(
+        self, *command: str, code: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the virtual environment in here.
+
+        `code` is the exit code that it must have (None: any).
+        """
         kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RATCHET_", "DVC_"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PREFECT_", "RATCHET_", "DVC_"))
         }
         path = os.pathsep.join([str(BIN), os.environ["PATH"]])
         done = subprocess.run(
@@ -70,7 +78,9 @@ class Checkout:
         )
         return done
 
-    def ratchet(self, *arguments: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def ratchet(
+        self, *arguments: str, code: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return self.run("python", "-m", "cli", *arguments, code=code, **environment)
 
     def json(self, *arguments: str, **environment: str) -> Any:
@@ -84,7 +94,9 @@ class Checkout:
         file = self.path / "params.yaml"
         text = file.read_text()
         for key, value in values.items():
-            text, count = re.subn(rf"(?m)^(\s*(?:- )?{key}: )(\S+|\{{.*?\}})", rf"\g<1>{value}", text, count=1)
+            text, count = re.subn(
+                rf"(?m)^(\s*(?:- )?{key}: )(\S+|\{{.*?\}})", rf"\g<1>{value}", text, count=1
+            )
             assert count == 1, f"params.yaml has no {key}"
         file.write_text(text)
 
@@ -103,7 +115,9 @@ def fresh(path: Path) -> Checkout:
         check=True,
     )
     for name in filter(None, tracked.stdout.decode().split("\0")):
-        left_by_a_run = name == "dvc.lock" or (name.startswith("reports/") and not name.endswith(".gitignore"))
+        left_by_a_run = name == "dvc.lock" or (
+            name.startswith("reports/") and not name.endswith(".gitignore")
+        )
         if (ROOT / name).is_file() and not left_by_a_run:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, path / name)
@@ -118,14 +132,19 @@ def fresh(path: Path) -> Checkout:
 def clone(path: Path) -> Checkout:
     """A fresh clone with params for the sample of Fashion-MNIST: two epochs, seconds in all."""
     checkout = fresh(path)
-    checkout.set(root=str(SAMPLE), epochs="2", batch_size="32", min_accuracy="0.3", workers="1", threads="1")
+    checkout.set(
+        root=str(SAMPLE), epochs="2", batch_size="32", min_accuracy="0.3", workers="1", threads="1"
+    )
     checkout.ratchet("refresh")
     checkout.commit("Use the sample")
     return checkout
 
 
 def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
-    """The folder that `build` fills; the workers of a session share it, and the first to ask builds it."""
+    """The folder that `build` fills.
+
+    The workers of a session share it, and the first to ask builds it.
+    """
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
@@ -140,13 +159,21 @@ def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], obj
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout after its first `ratchet train`: v1.0.0 serves in prod. All workers share it: read it only."""
-    return Checkout(once(tmp_path_factory, "released", lambda folder: clone(folder).ratchet("train", "--json")))
+    """A checkout after its first `ratchet train`: v1.0.0 serves in prod.
+
+    All workers share it: read it only.
+    """
+    return Checkout(
+        once(tmp_path_factory, "released", lambda folder: clone(folder).ratchet("train", "--json"))
+    )
 
 
 @pytest.fixture(scope="session")
 def second(released: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Second:
-    """A copy of `released` after a run with other settings, which put v1.0.1 into prod. Read it only."""
+    """A copy of `released` after a run with other settings, which put v1.0.1 into prod.
+
+    Read it only.
+    """
 
     def build(folder: Path) -> None:
         checkout = Checkout(shutil.copytree(released.path, folder, symlinks=True))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-# What a fixture costs: a checkout with a trained model, then standing servers, then browsers. A file costs what the
-# dearest fixture of its tests costs.
+# What a fixture costs: a checkout with a trained model, then standing servers, then browsers. A
+# file costs what the dearest fixture of its tests costs.
 COSTS = {"released": 1, "project": 1, "service": 2, "browser": 3}
 # Reasons to skip that nothing which CI installs can remove.
 UNAVOIDABLE = ("this git has no reftable", "no namespaces here")
@@ -19,7 +19,11 @@ STARTED = time.monotonic()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ratchet")
-    group.addoption("--seed", type=int, help="run the files, and the tests of a file, in an order drawn from this seed")
+    group.addoption(
+        "--seed",
+        type=int,
+        help="run the files, and the tests of a file, in an order drawn from this seed",
+    )
     group.addoption("--seconds", type=float, help="start no test after this time; needs --seed")
 
 
@@ -41,7 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     generator = random.Random(seed)
     places = {path: generator.random() for path in sorted(files)}
-    draws = {item.nodeid: generator.random() for item in sorted(items, key=lambda item: item.nodeid)}
+    draws = {
+        item.nodeid: generator.random() for item in sorted(items, key=lambda item: item.nodeid)
+    }
     items.sort(key=lambda item: (places[item.path], draws[item.nodeid]))
 
 
@@ -53,7 +59,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not any(known in reason for known in UNAVOIDABLE):
             report.outcome = "failed"
-            report.longrepr = f"{reason}\nInstall what is missing, or unset RATCHET_NO_SKIPS to allow skips."
+            report.longrepr = (
+                f"{reason}\nInstall what is missing, or unset RATCHET_NO_SKIPS to allow skips."
+            )
     return report
 
 
@@ -76,4 +84,6 @@ class Slice:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.seed is not None:
             total = self.ran + self.left
-            terminalreporter.write_line(f"--seed {self.seed}: {self.ran} of {total} selected tests were started")
+            terminalreporter.write_line(
+                f"--seed {self.seed}: {self.ran} of {total} selected tests were started"
+            )

@@ -57,7 +57,9 @@ BAD = {
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("decoded_limit_bytes", [20_000_000_000, 0])
-def test_one_bad_image_is_one_row_with_a_reason_in_every_stage(configured, parquet, tree, decoded_limit_bytes):
+def test_one_bad_image_is_one_row_with_a_reason_in_every_stage(
+    configured, parquet, tree, decoded_limit_bytes
+):
     images = [*pictures(30), *GOOD, *BAD.values()]
     labels = [str(row % 2) for row in range(len(images))]
     image_file(tree / "data/incoming/a.parquet", images, labels)
@@ -103,7 +105,9 @@ def test_a_file_of_images_with_broken_names_and_formats(configured, tree):
     for name, content in files.items():
         (tree / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / "photos" / name).write_bytes(content)
-    params = configured({"type": "imagefolder", "path": "photos"}, validate={"max_bad_fraction": 0.5})
+    params = configured(
+        {"type": "imagefolder", "path": "photos"}, validate={"max_bad_fraction": 0.5}
+    )
     for stage in (refresh, ingest, validate, prepare):
         stage.fn(params, tree)
     reasons = Counter(pq.read_table(tree / "data/quarantine.parquet")["reason"].to_pylist())
@@ -122,4 +126,7 @@ def test_a_pipe_among_images_to_score_is_a_row_with_a_reason(tmp_path):
     )  # fmt: skip
     (rows,) = unlabeled.find(tmp_path, "in", spec, [Format()]).batches()
     assert rows.paths == ["in/ok.png", "in/pipe.png"]
-    assert unlabeled_rows.checked(rows, spec, Checks(10**6, {}))[1] == [None, "unread: not a regular file"]
+    assert unlabeled_rows.checked(rows, spec, Checks(10**6, {}))[1] == [
+        None,
+        "unread: not a regular file",
+    ]

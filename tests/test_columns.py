@@ -41,9 +41,19 @@ NAMES = [
 
 @pytest.fixture
 def staged(configured, tree):
-    """Run the data stages on a table, written as CSV or parquet; returns the shard's table and the spec."""
+    """Run the data stages on a table, written as CSV or parquet.
 
-    def run(table: pa.Table, label: str, features: list[str], keep: list[str], kind="parquet", **validation):
+    Returns the shard's table and the spec.
+    """
+
+    def run(
+        table: pa.Table,
+        label: str,
+        features: list[str],
+        keep: list[str],
+        kind="parquet",
+        **validation,
+    ):
         (tree / "data/incoming").mkdir(parents=True, exist_ok=True)
         if kind == "csv":
             table.to_pandas().to_csv(tree / "data/incoming/a.csv", index=False)
@@ -79,7 +89,9 @@ def test_any_name_is_a_feature_and_kept(staged, tree, kind) -> None:
     assert np.allclose(train * np.array(spec.std) + np.array(spec.mean), kept, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["row_id", "split", "label", "image", "target", "prediction", "fault", "a.b"])
+@pytest.mark.parametrize(
+    "name", ["row_id", "split", "label", "image", "target", "prediction", "fault", "a.b"]
+)
 def test_any_name_is_the_label(staged, name) -> None:
     table = pa.table({"x": np.arange(20.0), name: ["cat", "dog"] * 10})
     rows, spec = staged(table, name, ["x"], [])
@@ -98,7 +110,9 @@ def test_a_feature_does_not_become_the_split(staged) -> None:
 def test_duplicate_columns_are_named(staged, name) -> None:
     columns = [pa.array([1.0, 2.0]), pa.array(["a", "b"]), pa.array([1.0, 2.0])]
     table = pa.Table.from_arrays(columns, names=["x", "label", name])
-    with pytest.raises(CorruptData, match=rf"a\.parquet has more than one column {name}; rename or remove"):
+    with pytest.raises(
+        CorruptData, match=rf"a\.parquet has more than one column {name}; rename or remove"
+    ):
         staged(table, "label", ["x"], [])
 
 
@@ -107,10 +121,24 @@ def rules(**values):
 
 
 def test_rules_name_columns_as_the_user_does(staged, tree) -> None:
-    table = pa.table({"a.b": [*np.arange(38.0), 40, 1.5], "site": ["n", "s"] * 19 + ["w", "n"], "y": ["a", "b"] * 20})
-    columns = {"a.b": rules(max=50, dtype="int"), "site": rules(allowed=["n", "s"]), "y": rules(allowed=["a", "b"])}
+    table = pa.table(
+        {
+            "a.b": [*np.arange(38.0), 40, 1.5],
+            "site": ["n", "s"] * 19 + ["w", "n"],
+            "y": ["a", "b"] * 20,
+        }
+    )
+    columns = {
+        "a.b": rules(max=50, dtype="int"),
+        "site": rules(allowed=["n", "s"]),
+        "y": rules(allowed=["a", "b"]),
+    }
     staged(table, "y", ["a.b"], ["site"], columns=columns, max_bad_fraction=0.1)
-    bad = pq.read_table(tree / "data/quarantine.parquet").select(["row", "reason", "detail", "source"]).to_pylist()
+    bad = (
+        pq.read_table(tree / "data/quarantine.parquet")
+        .select(["row", "reason", "detail", "source"])
+        .to_pylist()
+    )
     assert bad == [
         {"row": 38, "reason": "not_allowed", "detail": "site is w", "source": "a.parquet, row 38"},
         {"row": 39, "reason": "not_whole", "detail": "a.b is 1.5", "source": "a.parquet, row 39"},
@@ -122,7 +150,10 @@ def test_rules_name_columns_as_the_user_does(staged, tree) -> None:
     ("columns", "message"),
     [
         ({"z": rules()}, r"name z; the rows have label, site"),
-        ({"label": rules()}, r"name label, which is the label and also a column of that name; for the label write y"),
+        (
+            {"label": rules()},
+            r"name label, which is the label and also a column of that name; for the label write y",
+        ),
         ({"site": rules(), "label": rules(dtype="string")}, r"which is the label and also"),
         ({"y": rules(), "w": rules()}, r"name w;"),
     ],
@@ -136,7 +167,10 @@ def test_rules_that_mean_two_columns_or_none(staged, columns, message) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (rules(dtype="string"), r"validate\.columns\.x\.dtype is string, but it is a feature, which is a number"),
+        (
+            rules(dtype="string"),
+            r"validate\.columns\.x\.dtype is string, but it is a feature, which is a number",
+        ),
         (rules(allowed=["low"]), r"validate\.columns\.x\.allowed lists 'low', but it is a feature"),
     ],
 )

@@ -21,7 +21,9 @@ def tree(tmp_path: Path) -> Path:
     """A checkout with a `custom/`, modules at its root, and Ratchet's own code."""
     shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
     for folder in ("tasks", "ratchet"):
-        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for file in (
         "custom/__init__.py", "custom/models/__init__.py", "custom/models/parts.py", "custom/models/deep/__init__.py",
         "custom/models/deep/er.py", "custom/sources/__init__.py", "custom/sources/blobs.py", "custom/shared.py",
@@ -35,7 +37,9 @@ def tree(tmp_path: Path) -> Path:
 def named(model: str = "cnn", source: str | None = None) -> Params:
     import ruamel.yaml
 
-    raw: dict[str, Any] = ruamel.yaml.YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text())
+    raw: dict[str, Any] = ruamel.yaml.YAML(typ="safe").load(
+        (REPOSITORY / "params.yaml").read_text()
+    )
     raw["model"]["name"] = model
     if source is not None:
         raw["ingest"]["sources"] = [{"type": "custom", "source": source, "arguments": {}}]
@@ -85,9 +89,18 @@ OUTSIDE = [
     ("from ratchet.sources import csv_files", r"imports ratchet\.sources\.csv_files"),
     ("import importlib\nimportlib.import_module('helpers')", r"line 2: imports helpers"),
     ("from importlib import import_module\nimport_module('lib.tools')", r"imports lib\.tools"),
-    ("from importlib import import_module as f\nf('helpers')", r"line 1: import_module loads code in a way"),
-    ("import importlib\nf = importlib.import_module\nf('helpers')", r"line 2: import_module loads code in a way"),
-    ("from importlib.util import spec_from_file_location as f", r"importlib\.util\.spec_from_file_location loads code"),
+    (
+        "from importlib import import_module as f\nf('helpers')",
+        r"line 1: import_module loads code in a way",
+    ),
+    (
+        "import importlib\nf = importlib.import_module\nf('helpers')",
+        r"line 2: import_module loads code in a way",
+    ),
+    (
+        "from importlib.util import spec_from_file_location as f",
+        r"importlib\.util\.spec_from_file_location loads code",
+    ),
     ("import pkgutil\npkgutil.resolve_name('helpers')", r"line 2: resolve_name loads code"),
     ("from sys import path\npath.append('lib')", r"line 1: sys\.path loads code"),
     ("x = eval('1')", r"line 1: eval loads code"),
@@ -101,17 +114,28 @@ OUTSIDE = [
         "import importlib\nimportlib.import_module(f'lib.{1}')",
         r"line 2: imports a module by .* cannot follow; write an",
     ),
-    ("import sys\nsys.path.insert(0, 'lib')\nimport tools", r"line 2: sys\.path loads code in a way"),
+    (
+        "import sys\nsys.path.insert(0, 'lib')\nimport tools",
+        r"line 2: sys\.path loads code in a way",
+    ),
     ("import runpy\nrunpy.run_path('helpers.py')", r"line 2: run_path loads code"),
     ("exec(open('helpers.py').read())", r"line 1: exec loads code"),
     ("if True:\n    import helpers\nelse:\n    pass", r"line 2: imports helpers"),
-    ("from custom.models.parts import x", r"custom/models/parts\.py, line 1: imports helpers"),  # further down
-    ("from .deep.er import x", r"custom/models/deep/__init__\.py, line 1: imports helpers"),  # of the package around
+    (
+        "from custom.models.parts import x",
+        r"custom/models/parts\.py, line 1: imports helpers",
+    ),  # further down
+    (
+        "from .deep.er import x",
+        r"custom/models/deep/__init__\.py, line 1: imports helpers",
+    ),  # of the package around
 ]
 
 
 @pytest.mark.parametrize(("code", "message"), OUTSIDE)
-def test_other_code_of_the_repository_is_refused_by_name(tree: Path, code: str, message: str) -> None:
+def test_other_code_of_the_repository_is_refused_by_name(
+    tree: Path, code: str, message: str
+) -> None:
     (tree / "custom/models/parts.py").write_text("import helpers")
     (tree / "custom/models/deep/__init__.py").write_text("import helpers")
     with pytest.raises(ParamsError, match=message):
@@ -121,9 +145,10 @@ def test_other_code_of_the_repository_is_refused_by_name(tree: Path, code: str, 
 def test_the_message_says_where_to_move_it(tree: Path) -> None:
     with pytest.raises(ParamsError) as raised:
         model(tree, "import helpers")
-    assert str(raised.value) == (
-        "custom/models/net.py, line 1: imports helpers (helpers.py), which is not a dep of train and evaluate, so a "
-        "change in it would go unnoticed; move it to custom/models/"
+    assert (
+        str(raised.value)
+        == "custom/models/net.py, line 1: imports helpers (helpers.py), which is not a dep of train"
+        " and evaluate, so a change in it would go unnoticed; move it to custom/models/"
     )
 
 
@@ -134,19 +159,29 @@ def test_the_package_of_both_is_read_too(tree: Path) -> None:
 
 
 def test_a_source_may_import_what_dvc_yaml_lists(tree: Path) -> None:
-    (tree / "custom/sources/mine.py").write_text("import helpers\nfrom ratchet.sources.base import encoded\n")
+    (tree / "custom/sources/mine.py").write_text(
+        "import helpers\nfrom ratchet.sources.base import encoded\n"
+    )
     params = named(source="custom.sources.mine:Mine")
-    with pytest.raises(ParamsError, match=r"imports helpers .* or add helpers\.py to the deps of ingest in dvc\.yaml"):
+    with pytest.raises(
+        ParamsError,
+        match=r"imports helpers .* or add helpers\.py to the deps of ingest in dvc\.yaml",
+    ):
         check_sources(tree, params)
     graph = (tree / "dvc.yaml").read_text()
-    (tree / "dvc.yaml").write_text(graph.replace("      - source.lock\n", "      - source.lock\n      - helpers.py\n"))
+    (tree / "dvc.yaml").write_text(
+        graph.replace("      - source.lock\n", "      - source.lock\n      - helpers.py\n")
+    )
     check_sources(tree, params)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("custom.net:Net", r'not in custom/models/; move the module there, .* write "custom\.models\.net:Net"'),
+        (
+            "custom.net:Net",
+            r'not in custom/models/; move the module there, .* write "custom\.models\.net:Net"',
+        ),
         ("custom.nets.small:Net", r'not in .* write "custom\.models\.small:Net"'),
         ("custom.sources.net:Net", r"not in custom/models/"),
         ("custom.models:Net", r"not in custom/models/"),
@@ -157,21 +192,29 @@ def test_a_model_elsewhere_is_refused(tree: Path, name: str, message: str) -> No
         check_model(tree, named(name))
 
 
-@pytest.mark.parametrize("name", ["custom.models.gone:Net", "custom.models.deep.gone:Net", "custom.models.partss:Net"])
-def test_a_module_that_does_not_exist_is_refused_before_anything_runs(tree: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["custom.models.gone:Net", "custom.models.deep.gone:Net", "custom.models.partss:Net"]
+)
+def test_a_module_that_does_not_exist_is_refused_before_anything_runs(
+    tree: Path, name: str
+) -> None:
     path = name.partition(":")[0].replace(".", "/")
-    with pytest.raises(ParamsError, match=rf"^model\.name: {name} does not exist: there is no {path}\.py; create it"):
+    with pytest.raises(
+        ParamsError,
+        match=rf"^model\.name: {name} does not exist: there is no {path}\.py; create it",
+    ):
         check_model(tree, named(name))
 
 
 def test_a_source_elsewhere_is_refused(tree: Path) -> None:
     with pytest.raises(
-        ParamsError, match=r"^ingest\.sources\.0\.source: custom\.blobs:Blobs is not in custom/sources/"
+        ParamsError,
+        match=r"^ingest\.sources\.0\.source: custom\.blobs:Blobs is not in custom/sources/",
     ):
         check_sources(tree, named(source="custom.blobs:Blobs"))
 
 
-# ── several custom/ at the same time ────────────────────────────────────────────────────────────────────────────────
+# ── several custom/ at the same time ──────────────────────────────────────────────────────────────
 
 
 def version(folder: Path, value: int, **files: str) -> Path:
@@ -181,12 +224,11 @@ def version(folder: Path, value: int, **files: str) -> Path:
         "models/__init__.py": "",
         "models/parts.py": f"VALUE = {value}\n",
         "models/net.py": (
-            "import custom.models.parts\nimport custom.models.parts as p\nfrom custom.models.parts import VALUE\n"
-            "from . import parts\nfrom pathlib import Path\n"
-            "def later():\n    from custom.models import parts as late\n    return late.VALUE\n"
-            "def values():\n"
-            "    file = Path(__file__).with_name('value.txt')\n"
-            "    return {custom.models.parts.VALUE, p.VALUE, VALUE, parts.VALUE, later(), int(file.read_text())}\n"
+            "import custom.models.parts\nimport custom.models.parts as p\nfrom custom.models.parts"
+            " import VALUE\nfrom . import parts\nfrom pathlib import Path\ndef later():\n    from"
+            " custom.models import parts as late\n    return late.VALUE\ndef values():\n    file ="
+            " Path(__file__).with_name('value.txt')\n    return {custom.models.parts.VALUE,"
+            " p.VALUE, VALUE, parts.VALUE, later(), int(file.read_text())}\n"
         ),
         "models/value.txt": f"{value}",
         **files,
@@ -211,7 +253,9 @@ def test_threads_may_import_different_versions_at_once(tmp_path: Path) -> None:
 
     trees = [version(tmp_path / f"{number}", number) for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        modules = list(pool.map(lambda tree: custom_code.imported(tree, "custom.models.net"), trees * 2))
+        modules = list(
+            pool.map(lambda tree: custom_code.imported(tree, "custom.models.net"), trees * 2)
+        )
     assert [module.values() for module in modules] == [{number} for number in range(8)] * 2
 
 

@@ -44,7 +44,8 @@ print(json.dumps({str(file.relative_to(tree)): sha256(file) for file in left}))
 
 @pytest.mark.fault(5)
 @pytest.mark.skipif(
-    subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="no namespaces here"
+    subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
+    reason="no namespaces here",
 )
 @pytest.mark.parametrize(
     ("stage", "full", "free"),
@@ -76,18 +77,37 @@ def test_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, fre
         before.fn(params, tree)
     for folder in ("data", ".memo", "reports"):
         (tree / folder).mkdir(exist_ok=True)
-    used = sum(-(-file.stat().st_size // 4096) * 4 for file in (tree / full).rglob("*") if file.is_file())
+    used = sum(
+        -(-file.stat().st_size // 4096) * 4 for file in (tree / full).rglob("*") if file.is_file()
+    )
     size = f"size={used + free or 4}k"
-    mount = f"cp -a {full} kept && mount -t tmpfs -o {size} none {full} && cp -a kept/. {full} && rm -r kept"
+    mount = (
+        f"cp -a {full} kept && mount -t tmpfs -o {size} none {full} && cp -a kept/. {full} && rm -r"
+        " kept"
+    )
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FULL, str(tree), stage],
+        [
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            f'{mount} && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            FULL,
+            str(tree),
+            stage,
+        ],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         cwd=tree,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "the disk is full: " in done.stdout and "make room, then run it again" in done.stdout, done.stderr
+    assert "the disk is full: " in done.stdout and "make room, then run it again" in done.stdout, (
+        done.stderr
+    )
     left = json.loads(done.stdout.splitlines()[-1])
     stages[-1].fn(params, tree)
     assert left == {name: sha256(tree / name) for name in left}  # what it did write is whole
@@ -97,9 +117,27 @@ def test_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, fre
 @pytest.mark.parametrize(
     "source",
     [
-        {"type": "huggingface", "repository": "../../etc", "config": None, "revision": None, "splits": {}},
-        {"type": "huggingface", "repository": "-x; touch x", "config": None, "revision": None, "splits": {}},
-        {"type": "huggingface", "repository": "a/b", "config": None, "revision": "--help", "splits": {}},
+        {
+            "type": "huggingface",
+            "repository": "../../etc",
+            "config": None,
+            "revision": None,
+            "splits": {},
+        },
+        {
+            "type": "huggingface",
+            "repository": "-x; touch x",
+            "config": None,
+            "revision": None,
+            "splits": {},
+        },
+        {
+            "type": "huggingface",
+            "repository": "a/b",
+            "config": None,
+            "revision": "--help",
+            "splits": {},
+        },
         {"type": "torchvision", "name": "../FashionMNIST", "root": None, "arguments": {}},
         {"type": "torchvision", "name": "__builtins__.eval", "root": None, "arguments": {}},
         {"type": "custom", "source": "os:system", "arguments": {"command": "touch x"}},
@@ -110,7 +148,11 @@ def test_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, fre
     ids=lambda source: source["type"],
 )
 def test_hostile_names_are_refused_as_params(configured, source):
-    columns = {"label": "label", "image": "image", "features": None} if source["type"] == "huggingface" else {}
+    columns = (
+        {"label": "label", "image": "image", "features": None}
+        if source["type"] == "huggingface"
+        else {}
+    )
     with pytest.raises(ParamsError, match=r"ingest.sources"):
         configured({**source, **columns})
 

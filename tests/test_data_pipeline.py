@@ -57,7 +57,9 @@ def split(row: Row) -> str:
 
 def quarantine(tree: Path) -> dict[tuple[str, int], Row]:
     rows = pq.read_table(tree / "data/quarantine.parquet").to_pylist()
-    assert [(row["shard"], row["row"]) for row in rows] == sorted((row["shard"], row["row"]) for row in rows)
+    assert [(row["shard"], row["row"]) for row in rows] == sorted(
+        (row["shard"], row["row"]) for row in rows
+    )
     return {(row["shard"], row["row"]): row for row in rows}
 
 
@@ -68,7 +70,10 @@ def meta(tree: Path, name: str) -> list[str]:
 def test_features_over_shards_and_batches_are_the_good_rows_of_the_source(
     tree: Path, configured: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two files, five shards, several batches in each; bad rows in every batch; classes 10 before 9 in text."""
+    """Two files, five shards, several batches in each; bad rows in every batch.
+
+    Classes 10 before 9 in text.
+    """
     monkeypatch.setattr(shards, "ID_ROWS", 700)
     random = np.random.default_rng(0)
     (tree / "data/incoming").mkdir(parents=True)
@@ -79,22 +84,36 @@ def test_features_over_shards_and_batches_are_the_good_rows_of_the_source(
         label = random.choice(["9", "10", ""], count, p=[0.6, 0.38, 0.02])
         table = pa.table({"x": x, "y": [None if v < -6 else v for v in y], "label": label})
         pq.write_table(table, tree / f"data/incoming/{name}.parquet")
-        source += [{**row, "source": f"{name}.parquet, row {n}"} for n, row in enumerate(table.to_pylist())]
-    table = {"type": "parquet", "path": "data/incoming", "label": "label", "image": None, "features": ["x", "y"]}
+        source += [
+            {**row, "source": f"{name}.parquet, row {n}"} for n, row in enumerate(table.to_pylist())
+        ]
+    table = {
+        "type": "parquet",
+        "path": "data/incoming",
+        "label": "label",
+        "image": None,
+        "features": ["x", "y"],
+    }
     run(configured(table, ingest={"shard_rows": 1200}, prepare=FRACTIONS), tree)
 
     rows = list(raw_rows(tree))
     assert Counter(row["shard"] for row in rows) == Counter(
         {f"shard-0000{n}.parquet": count for n, count in enumerate((1200, 1200, 500, 1200, 300))}
     )
-    assert [(row["feature:x"], row["feature:y"]) for row in rows] == [(row["x"], row["y"]) for row in source]
+    assert [(row["feature:x"], row["feature:y"]) for row in rows] == [
+        (row["x"], row["y"]) for row in source
+    ]
     reasons = {}
     for row, origin in zip(rows, source, strict=True):
-        reason = "label_null" if not origin["label"] else "not_finite" if np.isinf(origin["x"]) else None
+        reason = (
+            "label_null" if not origin["label"] else "not_finite" if np.isinf(origin["x"]) else None
+        )
         if reason:
             reasons[row["shard"], row["row"]] = (row["row_id"], reason, origin["source"])
     found = quarantine(tree)
-    assert {key: (row["row_id"], row["reason"], row["source"]) for key, row in found.items()} == reasons
+    assert {
+        key: (row["row_id"], row["reason"], row["source"]) for key, row in found.items()
+    } == reasons
     assert {shard for shard, _ in reasons} == {row["shard"] for row in rows}
 
     good = [row for row in rows if (row["shard"], row["row"]) not in reasons]
@@ -105,7 +124,12 @@ def test_features_over_shards_and_batches_are_the_good_rows_of_the_source(
     assert report["classes"] == {"all": Counter(row["label"] for row in good)}
     assert report["numbers"].keys() == {"x", "y"}
     assert report["reasons"] == Counter(reason for _, reason, _ in reasons.values())
-    values = np.array([[row["feature:x"], np.nan if row["feature:y"] is None else row["feature:y"]] for row in good])
+    values = np.array(
+        [
+            [row["feature:x"], np.nan if row["feature:y"] is None else row["feature:y"]]
+            for row in good
+        ]
+    )
     training = values[[split(row) == "train" for row in good]]
     mean, std = np.nanmean(training, 0), np.nanstd(training, 0)
     np.testing.assert_allclose(spec.mean, mean, rtol=1e-12)
@@ -146,18 +170,40 @@ def test_images_over_shards_are_the_good_rows_of_the_source(
     put(10, whole[50], "leak", "like shard-00003.parquet row 5", label=labels[50])
     put(12, whole[12], "conflict", "like shard-00003.parquet row 13", label="cat")
     put(58, whole[12], "conflict", "like shard-00000.parquet row 12", label="dog")
-    column = [None if image is None else {"bytes": image, "path": f"{n}.png"} for n, image in enumerate(whole)]
+    column = [
+        None if image is None else {"bytes": image, "path": f"{n}.png"}
+        for n, image in enumerate(whole)
+    ]
     (tree / "data/incoming").mkdir(parents=True)
-    pq.write_table(pa.table({"image": column, "label": labels, "part": given}), tree / "data/incoming/a.parquet")
-    table = {"type": "parquet", "path": "data/incoming", "label": "label", "image": "image", "features": None}
+    pq.write_table(
+        pa.table({"image": column, "label": labels, "part": given}),
+        tree / "data/incoming/a.parquet",
+    )
+    table = {
+        "type": "parquet",
+        "path": "data/incoming",
+        "label": "label",
+        "image": "image",
+        "features": None,
+    }
     limit = {"decoded_limit_bytes": 0} if encoded else {}
     prepared = {**FRACTIONS, **limit, "size": [6, 5]}
     accepted = {"max_bad_fraction": 0.5}
-    run(configured({**table, "split": "part"}, ingest={"shard_rows": 15}, prepare=prepared, validate=accepted), tree)
+    run(
+        configured(
+            {**table, "split": "part"},
+            ingest={"shard_rows": 15},
+            prepare=prepared,
+            validate=accepted,
+        ),
+        tree,
+    )
 
     rows = list(raw_rows(tree))
     assert [row["image"] and row["image"]["bytes"] for row in rows] == whole
-    assert [row["row_id"] for row in rows] == [hashlib.blake2b(i or b"", digest_size=16).hexdigest() for i in whole]
+    assert [row["row_id"] for row in rows] == [
+        hashlib.blake2b(i or b"", digest_size=16).hexdigest() for i in whole
+    ]
     found = quarantine(tree)
     assert {(row["shard"], row["row"]): bad[n][0] for n, row in enumerate(rows) if n in bad} == {
         key: row["reason"] for key, row in found.items()
@@ -169,12 +215,21 @@ def test_images_over_shards_are_the_good_rows_of_the_source(
     report = json.loads((tree / "reports/validation.json").read_text())
     assert (report["sizes"], report["modes"], report["colour"]) == ({"8x8": 58}, {"L": 58}, 0)
     brightness = report["numbers"]["brightness"]
-    assert sum(brightness["bins"].values()) == 58 and 0 < brightness["min"] < brightness["max"] < 255
+    assert (
+        sum(brightness["bins"].values()) == 58 and 0 < brightness["min"] < brightness["max"] < 255
+    )
     spec = Spec.read(tree / "data/prepared/spec.json")
     assert spec.classes == ("cat", "dog") and spec.size == (6, 5)
     for name in splits.SPLITS:
-        own = [n for n in range(60) if n not in bad and _split_beside_a_given_test(rows[n], given[n]) == name]
-        assert meta(tree, name) == [rows[n]["row_id"] for n in own] and spec.counts[name] == len(own) > 0
+        own = [
+            n
+            for n in range(60)
+            if n not in bad and _split_beside_a_given_test(rows[n], given[n]) == name
+        ]
+        assert (
+            meta(tree, name) == [rows[n]["row_id"] for n in own]
+            and spec.counts[name] == len(own) > 0
+        )
         inputs = open_inputs(tree / f"data/prepared/{name}")
         expected = np.stack([images.pixels(whole[n], (6, 5), 1) for n in own])
         np.testing.assert_array_equal(inputs[:], expected)
@@ -183,7 +238,9 @@ def test_images_over_shards_are_the_good_rows_of_the_source(
         assert [spec.classes[target] for target in targets] == [labels[n] for n in own]
         if name == "train":
             pixels = expected / 255
-            assert spec.mean[0] == pytest.approx(pixels.mean()) and spec.std[0] == pytest.approx(pixels.std())
+            assert spec.mean[0] == pytest.approx(pixels.mean()) and spec.std[0] == pytest.approx(
+                pixels.std()
+            )
 
 
 def _split_beside_a_given_test(row: Row, given: str | None) -> str:
@@ -193,12 +250,16 @@ def _split_beside_a_given_test(row: Row, given: str | None) -> str:
 
 
 @pytest.mark.fault(11)
-def test_prepare_refuses_a_shard_that_changed_after_validation(tree: Path, configured: Callable[..., Params]) -> None:
+def test_prepare_refuses_a_shard_that_changed_after_validation(
+    tree: Path, configured: Callable[..., Params]
+) -> None:
     """A shard replaced by a valid parquet file with other values: only its SHA-256 tells."""
     (tree / "data/incoming").mkdir(parents=True)
     table = pa.table({"x": np.arange(40.0), "label": ["a", "b"] * 20})
     pq.write_table(table, tree / "data/incoming/a.parquet")
-    params = configured({"type": "parquet", "path": "data/incoming", "label": "label", "features": ["x"]})
+    params = configured(
+        {"type": "parquet", "path": "data/incoming", "label": "label", "features": ["x"]}
+    )
     refresh.fn(params, tree)
     ingest.fn(params, tree)
     validate.fn(params, tree)
@@ -206,10 +267,14 @@ def test_prepare_refuses_a_shard_that_changed_after_validation(tree: Path, confi
     rows = pq.read_table(shard)
     values = pa.array(np.arange(40.0) + 1)
     shard.unlink()
-    pq.write_table(rows.set_column(rows.column_names.index("feature:x"), "feature:x", values), shard)
+    pq.write_table(
+        rows.set_column(rows.column_names.index("feature:x"), "feature:x", values), shard
+    )
     shutil.rmtree(tree / ".memo")  # what was made of the listed shard is not made again
     for stage in (validate, prepare):
-        with pytest.raises(CorruptData, match=r"shard-00000\.parquet is not what dataset\.json lists"):
+        with pytest.raises(
+            CorruptData, match=r"shard-00000\.parquet is not what dataset\.json lists"
+        ):
             stage.fn(params, tree)
     assert not (tree / "data/prepared").exists()
 
@@ -232,7 +297,12 @@ def test_the_quarantine_names_the_rows_of_every_shard(tmp_path: Path) -> None:
 
 def outputs(tree: Path) -> dict[str, str]:
     """The SHA-256 of every output of the three stages."""
-    files = [file for folder in ("data", "reports") for file in (tree / folder).rglob("*") if file.is_file()]
+    files = [
+        file
+        for folder in ("data", "reports")
+        for file in (tree / folder).rglob("*")
+        if file.is_file()
+    ]
     outputs = [file for file in files if "incoming" not in file.parts]
     return {file.relative_to(tree).as_posix(): sha256(file) for file in outputs}
 
@@ -265,19 +335,32 @@ def test_a_changed_param_takes_nothing_old_from_the_memo(
     if kind == "image":
         source = {"label": "label", "image": "image", "features": None}
         images = [*pictures(20, side=8), *pictures(12, seed=1, side=7)]
-        image_file(tree / "data/incoming/a.parquet", images, ["a", "b"] * 16, site=[str(n) for n in range(31)] + ["0"])
+        image_file(
+            tree / "data/incoming/a.parquet",
+            images,
+            ["a", "b"] * 16,
+            site=[str(n) for n in range(31)] + ["0"],
+        )
     else:
         (tree / "data/incoming").mkdir(parents=True)
-        table = pa.table({"x": np.arange(32.0), "y": np.arange(32.0) % 30, "label": ["a", "b"] * 16})
+        table = pa.table(
+            {"x": np.arange(32.0), "y": np.arange(32.0) % 30, "label": ["a", "b"] * 16}
+        )
         pq.write_table(table, tree / "data/incoming/a.parquet")
         source = {"label": "label", "image": None, "features": ["x", "y"]}
     source |= {"type": "parquet", "path": "data/incoming"}
-    start: dict[str, dict[str, Any]] = {"prepare": {"size": [8, 8]}, "validate": {"max_bad_fraction": 1.0}}
+    start: dict[str, dict[str, Any]] = {
+        "prepare": {"size": [8, 8]},
+        "validate": {"max_bad_fraction": 1.0},
+    }
     changes = [{}, *(IMAGES if kind == "image" else FEATURES)]
     seen = []
     for memo in ("kept", "empty"):
         for number, change in enumerate(changes):
-            sections = {**change, **{key: values | change.get(key, {}) for key, values in start.items()}}
+            sections = {
+                **change,
+                **{key: values | change.get(key, {}) for key, values in start.items()},
+            }
             if memo == "empty":
                 shutil.rmtree(tree / ".memo")
             run(configured(source, **sections), tree)
@@ -290,7 +373,13 @@ def test_a_changed_param_takes_nothing_old_from_the_memo(
 
 @pytest.mark.parametrize(
     "change",
-    [{"features": ["y"]}, {"features": ["y", "x"]}, {"label": "other"}, {"split": "part"}, {"path": "data/incoming/b"}],
+    [
+        {"features": ["y"]},
+        {"features": ["y", "x"]},
+        {"label": "other"},
+        {"split": "part"},
+        {"path": "data/incoming/b"},
+    ],
     ids=str,
 )
 def test_a_changed_source_takes_nothing_old_from_the_memo(
@@ -298,10 +387,20 @@ def test_a_changed_source_takes_nothing_old_from_the_memo(
 ) -> None:
     for folder, step in (("a", 1), ("b", 2)):
         (tree / f"data/incoming/{folder}").mkdir(parents=True)
-        columns = {"x": np.arange(24.0) * step, "y": np.arange(24.0)[::-1], "label": ["a", "b"] * 12}
+        columns = {
+            "x": np.arange(24.0) * step,
+            "y": np.arange(24.0)[::-1],
+            "label": ["a", "b"] * 12,
+        }
         more = {"other": ["c", "d", "e"] * 8, "part": ["train", "train", "test", "val"] * 6}
         pq.write_table(pa.table(columns | more), tree / f"data/incoming/{folder}/a.parquet")
-    source = {"type": "parquet", "path": "data/incoming/a", "label": "label", "image": None, "features": ["x", "y"]}
+    source = {
+        "type": "parquet",
+        "path": "data/incoming/a",
+        "label": "label",
+        "image": None,
+        "features": ["x", "y"],
+    }
     run(configured(source), tree)
     before = outputs(tree)
     run(configured(source | change), tree)
@@ -315,13 +414,29 @@ def test_a_rerun_takes_nothing_from_a_memo_that_is_wrong_throughout(
     tree: Path, tmp_path: Path, configured: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     git("add", "params.yaml", cwd=tree)
-    git("-c", "user.name=Ada", "-c", "user.email=ada@localhost", "commit", "--quiet", "-m", "Start", cwd=tree)
+    git(
+        "-c",
+        "user.name=Ada",
+        "-c",
+        "user.email=ada@localhost",
+        "commit",
+        "--quiet",
+        "-m",
+        "Start",
+        cwd=tree,
+    )
     repository.add_worktree(tree, tmp_path / "rerun", "HEAD")
     for folder in (tree, tmp_path / "rerun"):
         (folder / "data/incoming").mkdir(parents=True)
         table = pa.table({"x": np.arange(24.0), "label": ["a", "b"] * 12})
         pq.write_table(table, folder / "data/incoming/a.parquet")
-    source = {"type": "parquet", "path": "data/incoming", "label": "label", "image": None, "features": ["x"]}
+    source = {
+        "type": "parquet",
+        "path": "data/incoming",
+        "label": "label",
+        "image": None,
+        "features": ["x"],
+    }
     params = configured(source)
     run(params, tree)
     manifests = list((tree / ".memo").glob("*/*/manifest.json"))

@@ -68,7 +68,10 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_names_the_file_and_what_to_do(tmp_path: Path, code: int) -> None:
     with (
-        pytest.raises(RatchetError, match=r"^the disk is full: .*/file could not be written; make room, then run"),
+        pytest.raises(
+            RatchetError,
+            match=r"^the disk is full: .*/file could not be written; make room, then run",
+        ),
         files.writing(tmp_path / "file"),
     ):
         raise OSError(code, "some text")
@@ -81,7 +84,9 @@ def test_equal_content_gives_equal_bytes_and_json_alone(tmp_path: Path) -> None:
     files.write_json(tmp_path / "a", {"b": "ä", "a": [1]})
     files.write_json(tmp_path / "b", {"a": [1], "b": "ä"})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert (tmp_path / "a").read_text(encoding="utf-8") == '{\n  "a": [\n    1\n  ],\n  "b": "ä"\n}\n'
+    assert (tmp_path / "a").read_text(
+        encoding="utf-8"
+    ) == '{\n  "a": [\n    1\n  ],\n  "b": "ä"\n}\n'
     with pytest.raises(ValueError, match="JSON"):
         files.to_json({"a": float("nan")})
     assert json.loads(files.to_json({"a": 1})) == {"a": 1}
@@ -142,9 +147,14 @@ with writing(Path(sys.argv[1])) as path:
 
 
 @pytest.mark.fault(1)
-def test_what_a_killed_process_was_writing_is_deleted_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_process_was_writing_is_deleted_and_what_a_live_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "folder")]
-    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     for process in started:
         assert process.stdout and process.stdout.readline() == "ready\n"
     assert len(list(tmp_path.iterdir())) == 2
@@ -172,7 +182,9 @@ def test_one_can_write_while_another_looks_for_leftovers(tmp_path: Path) -> None
     )
     area, stop = tmp_path / "area", tmp_path / "stop"
     area.mkdir()
-    sweepers = [subprocess.Popen([sys.executable, "-c", code, str(area), str(stop)]) for _ in range(2)]
+    sweepers = [
+        subprocess.Popen([sys.executable, "-c", code, str(area), str(stop)]) for _ in range(2)
+    ]
     try:
         for number in range(300):
             with files.writing(area / "file") as path:
@@ -183,7 +195,9 @@ def test_one_can_write_while_another_looks_for_leftovers(tmp_path: Path) -> None
     assert [sweeper.wait(30) for sweeper in sweepers] == [0, 0]
 
 
-def test_the_removal_of_leftovers_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_removal_of_leftovers_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / ".ratchet-old.abcdefgh").mkdir()
     with files.writing(tmp_path / "file") as path:
         path.write_text("new")

@@ -53,7 +53,14 @@ def read_spec(content: Content, tree: Path) -> object:
 
 def read_dataset(content: Content, tree: Path) -> object:
     found = shards.Shards.open(written(content, tree / shards.DATASET).parent)
-    return found.kind, found.format, list(found), found.given(), found.info["features"], found.info["rows"]
+    return (
+        found.kind,
+        found.format,
+        list(found),
+        found.given(),
+        found.info["features"],
+        found.info["rows"],
+    )
 
 
 def read_lock(content: Content, tree: Path) -> object:
@@ -72,7 +79,14 @@ def read_validation(content: Content, tree: Path) -> object:
 
 
 def read_version(content: Content, tree: Path) -> object:
-    tag = tags.Tag("classifier@v1.0.1", "0" * 40, "1" * 40, 0, "Ada", f"Subject\n\n{json.dumps(content, indent=1)}\n")
+    tag = tags.Tag(
+        "classifier@v1.0.1",
+        "0" * 40,
+        "1" * 40,
+        0,
+        "Ada",
+        f"Subject\n\n{json.dumps(content, indent=1)}\n",
+    )
     assert tag.data["weights_sha256"]
     return tag.data.get("gate")
 
@@ -120,7 +134,9 @@ def test_every_number_so_far_has_a_golden_file(kind: str) -> None:
 
 @pytest.mark.fault(42)
 @pytest.mark.parametrize("name", FILES)
-def test_files_of_every_number_are_read(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_every_number_are_read(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kind, number, _ = name.split(".")
     content, (read, form, required) = golden(name), KINDS[kind]
     assert content.get("format", 1) == int(number) == form.of(content, name)
@@ -142,14 +158,17 @@ def test_a_newer_number_is_read_with_one_warning_or_refused(
     with caplog.at_level(logging.WARNING):
         assert read(content, tmp_path) == read(content, tmp_path) or kind == "drift"
     (record,) = caplog.records
-    assert f"format {form.number + 1}" in record.message and f"format {form.number}:" in record.message
+    assert (
+        f"format {form.number + 1}" in record.message and f"format {form.number}:" in record.message
+    )
     if kind == "lock":
         assert source_lock.previous(tmp_path)
         written({**content, "needs_format": form.number + 1}, tmp_path / source_lock.FILE)
         assert source_lock.previous(tmp_path) == []
         return
     with pytest.raises(
-        form.error, match=rf"has format {form.number + 1} .*reads format {form.number}.*upgrade Ratchet"
+        form.error,
+        match=rf"has format {form.number + 1} .*reads format {form.number}.*upgrade Ratchet",
     ):
         read({**content, "needs_format": form.number + 1}, tmp_path)
 
@@ -162,12 +181,16 @@ def test_what_reading_takes_is_asked_for_by_name(kind: str, tmp_path: Path) -> N
         del content[field]
         with pytest.raises(form.error, match=f"lacks {field}"):
             read(content, tmp_path)
-        with pytest.raises(form.error, match=rf"format {form.number + 1} .*reads format {form.number}.*lacks {field}"):
+        with pytest.raises(
+            form.error,
+            match=rf"format {form.number + 1} .*reads format {form.number}.*lacks {field}",
+        ):
             read({**content, "format": form.number + 1}, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("architecture", {}), ("architecture", []), ("params", {}), ("spec", 3), ("format", "1")]
+    ("key", "value"),
+    [("architecture", {}), ("architecture", []), ("params", {}), ("spec", 3), ("format", "1")],
 )
 def test_a_card_of_other_kinds_is_one_typed_error(key: str, value: object, tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match=r"card\.json does not hold"):
@@ -178,7 +201,9 @@ def test_a_card_of_other_kinds_is_one_typed_error(key: str, value: object, tmp_p
 def old(tmp_path: Path) -> Path:
     """A repository whose versions v1.0.0 (in service) and v1.0.1 an old Ratchet registered, then today's params."""
     tree = tmp_path / "old"
-    subprocess.check_call(["git", "clone", "--quiet", "--branch", "main", GOLDEN / "format1.bundle", tree])
+    subprocess.check_call(
+        ["git", "clone", "--quiet", "--branch", "main", GOLDEN / "format1.bundle", tree]
+    )
     git("remote", "remove", "origin", cwd=tree)
     git("config", "user.name", "Bob", cwd=tree)
     git("config", "user.email", "bob@localhost", cwd=tree)
@@ -188,7 +213,9 @@ def old(tmp_path: Path) -> Path:
 
 
 @pytest.mark.fault(42)
-def test_versions_of_the_first_format_load_predict_are_gated_promoted_and_rolled_back(old: Path) -> None:
+def test_versions_of_the_first_format_load_predict_are_gated_promoted_and_rolled_back(
+    old: Path,
+) -> None:
     registry = Registry(old)
     assert [version.name for version in registry.versions()] == ["v1.0.1", "v1.0.0"]
     assert [each.action for each in registry.history("prod")] == ["promote", "promote", "rollback"]
@@ -237,7 +264,16 @@ def lay_today(toy: Toy) -> None:
 def test_rules_of_other_ratchets_are_read(old: Path) -> None:
     from tasks.predict import _checks
 
-    checks = _checks("v1.0.0", {"columns": {"x": {"min": -1.0}, "y": {"max": 2.0, "dtype": None, "pattern": "a"}}})
-    assert (checks.columns["x"].min, checks.columns["x"].nullable, checks.columns["y"].max) == (-1.0, True, 2.0)
-    with pytest.raises(VersionError, match=r"validate.columns.x of v1.0.0 cannot be understood: .*dtype"):
+    checks = _checks(
+        "v1.0.0",
+        {"columns": {"x": {"min": -1.0}, "y": {"max": 2.0, "dtype": None, "pattern": "a"}}},
+    )
+    assert (checks.columns["x"].min, checks.columns["x"].nullable, checks.columns["y"].max) == (
+        -1.0,
+        True,
+        2.0,
+    )
+    with pytest.raises(
+        VersionError, match=r"validate.columns.x of v1.0.0 cannot be understood: .*dtype"
+    ):
         _checks("v1.0.0", {"columns": {"x": {"dtype": "date"}}})

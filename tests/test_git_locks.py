@@ -35,14 +35,18 @@ def test_a_rollback_passes_the_locks_of_a_killed_git(toy: Toy) -> None:
 
 def test_the_lock_of_a_git_that_is_running_stays(toy: Toy) -> None:
     command = ["git", "cat-file", "--batch"]
-    with subprocess.Popen(command, cwd=toy.tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        command, cwd=toy.tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
         try:
             lock = leave(toy.tree, "packed-refs.lock", age_s=-3)  # made after that git began
             assert not remove_abandoned(lock, toy.tree / ".git")  # it is too young to tell
             os.utime(lock)
             time.sleep(1.6)
             assert not remove_abandoned(lock, toy.tree / ".git")
-            with pytest.raises(Rejected, match=r"another git process holds .*packed-refs\.lock; repeat the command"):
+            with pytest.raises(
+                Rejected, match=r"another git process holds .*packed-refs\.lock; repeat the command"
+            ):
                 git("pack-refs", "--all", cwd=toy.tree)
         finally:
             running.kill()

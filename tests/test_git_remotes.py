@@ -67,7 +67,9 @@ def reply(verdict: str) -> str:
         ("", "fatal: repository 'https://h/x/' not found", VersionError, "not found"),
     ],
 )  # fmt: skip
-def test_replies(tmp_path: Path, stdout: str, stderr: str, expected: type[Exception], message: str) -> None:
+def test_replies(
+    tmp_path: Path, stdout: str, stderr: str, expected: type[Exception], message: str
+) -> None:
     error = _failure(PUSH, tmp_path, stdout, stderr)
     assert type(error) is expected
     assert message in str(error)
@@ -76,12 +78,16 @@ def test_replies(tmp_path: Path, stdout: str, stderr: str, expected: type[Except
 
 def test_a_remote_that_is_a_url_is_named_without_its_password(toy: Toy) -> None:
     url = "https://u:secret@h/x"
-    error = _failure(("push", "--", url), toy.tree, "", f"fatal: '{url}' does not appear to be a git repository")
+    error = _failure(
+        ("push", "--", url), toy.tree, "", f"fatal: '{url}' does not appear to be a git repository"
+    )
     assert "there is no git remote 'https://***@h/x'" in str(error)
     assert "secret" not in str(error)
 
 
-def test_a_misspelled_remote_is_final_and_an_unmounted_one_may_come_back(toy: Toy, tmp_path: Path) -> None:
+def test_a_misspelled_remote_is_final_and_an_unmounted_one_may_come_back(
+    toy: Toy, tmp_path: Path
+) -> None:
     toy.release("a")
     git("remote", "add", "origin", str(tmp_path / "unmounted"), cwd=toy.tree)
     for name in ("orgin", str(tmp_path / "missing"), "./missing"):

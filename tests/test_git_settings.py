@@ -1,9 +1,10 @@
 """Whatever the user's git settings, hooks and environment, and wherever the repository is: the commands
-`train --set`, `promote`, `rollback`, `checkout` and `verify` do exactly what they do in a plain clone.
+`train --set`, `promote`, `rollback`, `checkout` and `verify` do exactly what they do in a plain
+clone.
 
-Public reports of the same faults in other projects: pruned tags sindresorhus/pure#682 and Carthage/Carthage#1051; hooks that
-break `git worktree add` git-lfs/git-lfs#2848 and stablyai/orca#9347; the variables of hooks pre-commit/pre-commit#321 and
-j178/prek#1815.
+Public reports of the same faults in other projects: pruned tags sindresorhus/pure#682 and
+Carthage/Carthage#1051; hooks that break `git worktree add` git-lfs/git-lfs#2848 and
+stablyai/orca#9347; the variables of hooks pre-commit/pre-commit#321 and j178/prek#1815.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ from tests.helpers.toy import Toy
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 
 HOOKS = (
-    *("applypatch-msg", "commit-msg", "post-checkout", "post-commit", "post-index-change", "post-merge"),
+    *(
+        "applypatch-msg",
+        "commit-msg",
+        "post-checkout",
+        "post-commit",
+        "post-index-change",
+        "post-merge",
+    ),
     *("post-rewrite", "pre-auto-gc", "pre-commit", "pre-merge-commit", "pre-push", "pre-rebase"),
     *("prepare-commit-msg", "reference-transaction"),
 )
@@ -124,8 +132,12 @@ def signing(place: Place) -> None:
 
 def output(place: Place) -> None:
     place.configure(*OTHER.split(), "color.ui=always", "core.quotePath=true", "diff.external=false")
-    place.configure("diff.noprefix=true", "diff.renames=copies", "status.short=true", "tag.sort=-creatordate")
-    place.configure("i18n.commitEncoding=latin1", "i18n.logOutputEncoding=latin1", "core.fsmonitor=false")
+    place.configure(
+        "diff.noprefix=true", "diff.renames=copies", "status.short=true", "tag.sort=-creatordate"
+    )
+    place.configure(
+        "i18n.commitEncoding=latin1", "i18n.logOutputEncoding=latin1", "core.fsmonitor=false"
+    )
 
 
 def hook_environment(place: Place) -> None:
@@ -155,8 +167,22 @@ def separate_git_dir(place: Place) -> None:
 
 
 def bare(place: Place) -> None:
-    git("clone", "--quiet", "--bare", str(place.tree), str(place.folder / "bare.git"), cwd=place.folder)
-    git("worktree", "add", "--quiet", str(place.folder / "main"), "main", cwd=place.folder / "bare.git")
+    git(
+        "clone",
+        "--quiet",
+        "--bare",
+        str(place.tree),
+        str(place.folder / "bare.git"),
+        cwd=place.folder,
+    )
+    git(
+        "worktree",
+        "add",
+        "--quiet",
+        str(place.folder / "main"),
+        "main",
+        cwd=place.folder / "bare.git",
+    )
     shutil.copytree(place.tree / ".dvc/cache", place.folder / "main/.dvc/cache")
     place.move(place.folder / "main")
 
@@ -192,7 +218,16 @@ def latin_tag(place: Place) -> None:
     message = "Gr\u00fc\u00dfe".encode("latin1")
     file = place.folder / "message"
     file.write_bytes(message)
-    git("tag", "--annotate", "--cleanup=verbatim", "--file", str(file), "classifier@v0.0.1!", "HEAD", cwd=place.tree)
+    git(
+        "tag",
+        "--annotate",
+        "--cleanup=verbatim",
+        "--file",
+        str(file),
+        "classifier@v0.0.1!",
+        "HEAD",
+        cwd=place.tree,
+    )
 
 
 def odd_path(place: Place) -> None:
@@ -207,7 +242,12 @@ def symlink(place: Place) -> None:
 
 
 def environment_settings(place: Place) -> None:
-    settings = {"fetch.prune": "true", "core.autocrlf": "true", "core.hooksPath": "/nowhere", "core.fileMode": "false"}
+    settings = {
+        "fetch.prune": "true",
+        "core.autocrlf": "true",
+        "core.hooksPath": "/nowhere",
+        "core.fileMode": "false",
+    }
     place.patch.setenv("GIT_CONFIG_COUNT", str(len(settings)))
     for number, (name, value) in enumerate(settings.items()):
         place.patch.setenv(f"GIT_CONFIG_KEY_{number}", name)
@@ -220,7 +260,12 @@ def replaced_commit(place: Place) -> None:
 
 
 def confusing_names(place: Place) -> None:
-    for kind, name in (("branch", "classifier@v1.0.0"), ("tag", "HEAD"), ("tag", "main"), ("branch", "v1.0.0")):
+    for kind, name in (
+        ("branch", "classifier@v1.0.0"),
+        ("tag", "HEAD"),
+        ("tag", "main"),
+        ("branch", "v1.0.0"),
+    ):
         git(kind, name, "HEAD~1", cwd=place.tree)
 
 
@@ -229,7 +274,16 @@ def everything_ignored(place: Place) -> None:
 
 
 ROWS = (
-    *(prune, prune_remote, failing_hooks, meddling_hooks, line_endings, signing, output, hook_environment),
+    *(
+        prune,
+        prune_remote,
+        failing_hooks,
+        meddling_hooks,
+        line_endings,
+        signing,
+        output,
+        hook_environment,
+    ),
     *(worktree, separate_git_dir, bare, shallow, reftable, no_tags_folder, latin_tag, odd_path),
 )
 LONG = (
@@ -267,14 +321,19 @@ def results(place: Place) -> dict[str, Any]:
     left = sorted(path for path in (home(tree) / ".runs").iterdir() if path.name != "reports")
     contents = files(tree, version.commit, ".")
     # an origin that is new lacks the tags from before it
-    faults = [fault for fault in verify(tree) if fault.version.startswith("v") and "origin" not in fault.message]
+    faults = [
+        fault
+        for fault in verify(tree)
+        if fault.version.startswith("v") and "origin" not in fault.message
+    ]
     return {
         "versions": [each.name for each in registry.versions()],
         "served": served,
         "history": [(each.version, each.action) for each in registry.history("prod")],
         "contents": {path: oid for path, oid in contents.items() if path != "params.yaml"},
         "checked out": {
-            name: (into / name).read_bytes() for name in ("models/classifier.pt", "code/train.py", "source.lock")
+            name: (into / name).read_bytes()
+            for name in ("models/classifier.pt", "code/train.py", "source.lock")
         },
         "faults": sorted({(fault.version, fault.what) for fault in faults}),
         "left": left,
@@ -285,7 +344,9 @@ def results(place: Place) -> dict[str, Any]:
 @pytest.fixture
 def place(released: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     shutil.copytree(released.tree, tmp_path / "checkout", symlinks=True)
-    (tmp_path / "gitconfig").write_text('[protocol "file"]\n\tallow = always\n[user]\n\tname = Ada\n\temail = a@b.c\n')
+    (tmp_path / "gitconfig").write_text(
+        '[protocol "file"]\n\tallow = always\n[user]\n\tname = Ada\n\temail = a@b.c\n'
+    )
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     return Place(Toy(tmp_path / "checkout"), tmp_path, monkeypatch)
 
@@ -310,7 +371,9 @@ def test_plain_clone(expected: dict[str, Any]) -> None:
     [*ROWS, *(pytest.param(row, marks=pytest.mark.long) for row in LONG)],
     ids=lambda row: row.__name__,
 )
-def test_same_results_as_in_a_plain_clone(row: Callable[[Place], None], place: Place, expected: dict[str, Any]) -> None:
+def test_same_results_as_in_a_plain_clone(
+    row: Callable[[Place], None], place: Place, expected: dict[str, Any]
+) -> None:
     row(place)
     assert results(place) == expected
 
@@ -327,7 +390,10 @@ def test_attributes_that_change_the_code_are_refused_before_anything_runs(
     if where == ".gitattributes":
         place.toy.commit("Add attributes")
     with (
-        pytest.raises(DirtyCode, match=r"^git checks out code/.* with other bytes than commit \w+ holds; remove the"),
+        pytest.raises(
+            DirtyCode,
+            match=r"^git checks out code/.* with other bytes than commit \w+ holds; remove the",
+        ),
         workplace(place.tree, {"train.epochs": "9"}),
     ):
         pytest.fail("the run started")

@@ -42,7 +42,10 @@ def test_grey_and_colour():
 def test_palette_and_one_bit():
     palette = Image.fromarray(GREY).convert("P")
     assert np.array_equal(brought(saved(palette)), np.stack([GREY] * 3))
-    assert set(np.unique(brought(saved(Image.fromarray(GREY).convert("1")), channels=1))) == {0, 255}
+    assert set(np.unique(brought(saved(Image.fromarray(GREY).convert("1")), channels=1))) == {
+        0,
+        255,
+    }
 
 
 def test_alpha_is_laid_over_white():
@@ -55,7 +58,9 @@ def test_alpha_is_laid_over_white():
 
 def test_cmyk_goes_by_the_conversion_of_pillow():
     ink = Image.fromarray(COLOUR).convert("CMYK")
-    assert np.array_equal(brought(saved(ink, "TIFF")), np.asarray(ink.convert("RGB")).transpose(2, 0, 1))
+    assert np.array_equal(
+        brought(saved(ink, "TIFF")), np.asarray(ink.convert("RGB")).transpose(2, 0, 1)
+    )
 
 
 def test_sixteen_bits_become_eight():
@@ -82,7 +87,9 @@ def test_the_size_is_bilinear():
 
 
 @pytest.mark.fault(12)
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "HEIF"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "HEIF"]
+)
 def test_cut_images_are_found(kind):
     whole = saved(Image.fromarray(RANDOM.integers(0, 256, (40, 40, 3), np.uint8)), kind)
     images.decode(whole)
@@ -91,7 +98,7 @@ def test_cut_images_are_found(kind):
             images.decode(whole[:length])
 
 
-# ── one bad image is one row with a reason ──────────────────────────────────────────────────────────────────────────
+# ── one bad image is one row with a reason ────────────────────────────────────────────────────────
 
 PHOTO = Image.fromarray(RANDOM.integers(0, 256, (40, 30, 3), np.uint8))
 WHOLE = saved(PHOTO)
@@ -108,14 +115,21 @@ def with_chunk(name, data):
 
 
 def png_header(width, height):
-    return WHOLE[:8] + chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)) + WHOLE[33:]
+    return (
+        WHOLE[:8] + chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)) + WHOLE[33:]
+    )
 
 
 def exif(orientation, *entries, rest=b""):
     """EXIF data with an orientation and more entries: tag, type, count, 4 bytes."""
     fields = [(0x0112, 3, 1, struct.pack(">HH", orientation, 0)), *entries]
     head = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(fields))
-    return head + b"".join(struct.pack(">HHI", *field[:3]) + field[3] for field in fields) + b"\0" * 4 + rest
+    return (
+        head
+        + b"".join(struct.pack(">HHI", *field[:3]) + field[3] for field in fields)
+        + b"\0" * 4
+        + rest
+    )
 
 
 def bmp(width, height):
@@ -144,7 +158,9 @@ def tiff(width, height):
     content = saved(PHOTO, "TIFF")
     for tag, before, after in ((256, 30, width), (257, 40, height)):
         for kind, form in ((3, "<HHIHxx"), (4, "<HHII")):
-            content = content.replace(struct.pack(form, tag, kind, 1, before), struct.pack("<HHII", tag, 4, 1, after))
+            content = content.replace(
+                struct.pack(form, tag, kind, 1, before), struct.pack("<HHII", tag, 4, 1, after)
+            )
     return content
 
 
@@ -156,7 +172,10 @@ UPRIGHT, TURNED = (30, 40), (40, 30)
     [
         # EXIF data that cannot be read: the pixels stay as they are
         (with_chunk(b"tEXt", b"Raw profile type exif\0garbage zz\nexif\n  9\nzzzz"), UPRIGHT),
-        (with_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 8\nzz")), UPRIGHT),
+        (
+            with_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 8\nzz")),
+            UPRIGHT,
+        ),
         (with_chunk(b"eXIf", b"garbage"), UPRIGHT),  # python-pillow/Pillow#5528
         (with_chunk(b"eXIf", b""), UPRIGHT),  # python-pillow/Pillow#4676
         (with_chunk(b"eXIf", b"II*\0"), UPRIGHT),
@@ -172,7 +191,9 @@ UPRIGHT, TURNED = (30, 40), (40, 30)
             saved(
                 PHOTO,
                 "JPEG",
-                exif=exif(6, (0x011A, 10, 1, struct.pack(">I", 38)), rest=struct.pack(">ii", -1, 0)),
+                exif=exif(
+                    6, (0x011A, 10, 1, struct.pack(">I", 38)), rest=struct.pack(">ii", -1, 0)
+                ),
             ),
             TURNED,
         ),
@@ -203,7 +224,9 @@ RGB_16 = RANDOM.integers(0, 256, (4, 4, 6), np.uint8)
 def png_16(transparent):
     lines = b"".join(b"\0" + line.tobytes() for line in RGB_16)
     head = chunk(b"IHDR", struct.pack(">2I5B", 4, 4, 16, 2, 0, 0, 0))
-    return WHOLE[:8] + head + transparent + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return (
+        WHOLE[:8] + head + transparent + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +260,9 @@ def test_grey_pixels_of_every_mode(encoded, mode, grey):
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
 def test_colour_spaces_become_rgb_as_pillow_converts_them(mode):
-    image = Image.frombytes(mode, (4, 6), RANDOM.integers(0, 256, (6, 4, len(mode) if mode == "CMYK" else 3), np.uint8))
+    image = Image.frombytes(
+        mode, (4, 6), RANDOM.integers(0, 256, (6, 4, len(mode) if mode == "CMYK" else 3), np.uint8)
+    )
     encoded = saved(image, "TIFF")
     expected = Image.open(io.BytesIO(encoded)).convert("RGB")
     assert np.array_equal(brought(encoded), np.asarray(expected).transpose(2, 0, 1))
@@ -246,13 +271,17 @@ def test_colour_spaces_become_rgb_as_pillow_converts_them(mode):
 
 @pytest.mark.parametrize("transparent", [b"", chunk(b"tRNS", struct.pack(">3H", 65535, 300, 1))])
 def test_sixteen_bits_of_colour(transparent):
-    assert np.array_equal(brought(png_16(transparent), (4, 4)), RGB_16[:, :, ::2].transpose(2, 0, 1))
+    assert np.array_equal(
+        brought(png_16(transparent), (4, 4)), RGB_16[:, :, ::2].transpose(2, 0, 1)
+    )
 
 
 def test_premultiplied_alpha_is_laid_over_white():
     alpha = np.full((6, 4), 128, np.uint8)
     encoded = saved(Image.fromarray(np.dstack([COLOUR // 2, alpha])), "TIFF")
-    extra_samples = [struct.pack("<HHIH", 338, 3, 1, kind) for kind in (2, 1)]  # plain alpha, premultiplied alpha
+    extra_samples = [
+        struct.pack("<HHIH", 338, 3, 1, kind) for kind in (2, 1)
+    ]  # plain alpha, premultiplied alpha
     found = brought(encoded.replace(*extra_samples)).astype(int)
     assert np.abs(found - (COLOUR.transpose(2, 0, 1) // 2 + 127)).max() <= 2
 
@@ -280,28 +309,52 @@ CUT = WHOLE[:500]
         (bmp(0, 0), "image_corrupt: "),
         (jpeg(0, 0), "image_corrupt: "),
         (b"P6 0 0 255\n", "image_corrupt: "),
-        (with_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(50_000_000))), "image_corrupt: ValueError: Decompressed"),
-        (b"<!DOCTYPE html><html>404</html>", r"image_corrupt: no known image format; .*<!DOCTYPE html>"),
-        (b"just a text", r"image_corrupt: no known image format; the file begins with b'just a text'"),
+        (
+            with_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(50_000_000))),
+            "image_corrupt: ValueError: Decompressed",
+        ),
+        (
+            b"<!DOCTYPE html><html>404</html>",
+            r"image_corrupt: no known image format; .*<!DOCTYPE html>",
+        ),
+        (
+            b"just a text",
+            r"image_corrupt: no known image format; the file begins with b'just a text'",
+        ),
         (saved(PHOTO, "AVIF")[:40], "image_corrupt: the header of this AVIF file is damaged"),
         # formats that are never opened; EPS would start Ghostscript
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "image_format: EPS files are not read"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+            "image_format: EPS files are not read",
+        ),
         (b"\xc5\xd0\xd3\xc6" + bytes(99), "image_format: EPS files are not read"),
         (saved(PHOTO, "PDF"), "image_format: PDF files are not read; convert them to PNG or JPEG"),
         (saved(PHOTO, "ICO"), "image_format: ICO files are not read"),
         (saved(PHOTO, "JPEG2000"), "image_format: JPEG2000 files are not read"),
-        (struct.pack("<I6H", 200, 0xAF11, 1, 30, 40, 8, 0) + bytes(200), "image_format: FLI files are not read"),
+        (
+            struct.pack("<I6H", 200, 0xAF11, 1, 30, 40, 8, 0) + bytes(200),
+            "image_format: FLI files are not read",
+        ),
         (b"\xd7\xcd\xc6\x9a\0\0" + bytes(100), "image_format: WMF files are not read"),
         # pixels without a range
         (
             saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"),
             "image_mode: floating-point pixels have no fixed range",
         ),
-        (b"Pf 4 6 -1.0\n" + GREY.astype("<f4").tobytes(), "image_mode: floating-point pixels have no fixed range"),
-        (saved(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "image_mode: 32-bit pixels have no fixed range"),
+        (
+            b"Pf 4 6 -1.0\n" + GREY.astype("<f4").tobytes(),
+            "image_mode: floating-point pixels have no fixed range",
+        ),
+        (
+            saved(Image.fromarray(GREY.astype(np.int32)), "TIFF"),
+            "image_mode: 32-bit pixels have no fixed range",
+        ),
         # more pixels than are decoded, by the header alone
         (bmp(10_000, 10_000), "image_bomb: 10000 x 10000 pixels; at most 36,000,000 are decoded"),
-        (bmp(30_000, 30_000), "image_bomb: more than 178,956,970 pixels; at most 36,000,000 are decoded"),
+        (
+            bmp(30_000, 30_000),
+            "image_bomb: more than 178,956,970 pixels; at most 36,000,000 are decoded",
+        ),
         (png_header(40_000, 40_000), "image_bomb: "),  # huggingface/dataset-viewer#1192
         (png_header(2**32 - 1, 2**32 - 1), "image_bomb: "),
         (jpeg(65_535, 65_535), "image_bomb: "),
@@ -309,11 +362,17 @@ CUT = WHOLE[:500]
         (webp(16_384, 16_384), "image_bomb: "),
         (tiff(60_000, 60_000), "image_bomb: "),
         (b"P6 60000 60000 255\n" + bytes(99), "image_bomb: "),
-        (saved(Image.new("1", (12_000, 12_000))), "image_bomb: 12000 x 12000 pixels; at most 36,000,000 are decoded"),
+        (
+            saved(Image.new("1", (12_000, 12_000))),
+            "image_bomb: 12000 x 12000 pixels; at most 36,000,000 are decoded",
+        ),
     ],
 )
 def test_a_bad_image_has_one_reason_and_raises_nothing_but_bad_image(encoded, message):
-    for function in (images.decode, lambda encoded, limit: images.pixels(encoded, (5, 4), 3, limit)):
+    for function in (
+        images.decode,
+        lambda encoded, limit: images.pixels(encoded, (5, 4), 3, limit),
+    ):
         with pytest.raises(images.BadImage, match=message):
             function(encoded, LIMIT)
 
@@ -329,7 +388,9 @@ def test_ghostscript_is_never_started(monkeypatch):
 @pytest.mark.fault(12, 40)
 def test_random_damage_raises_nothing_but_bad_image():
     random = np.random.default_rng(1)
-    wholes = [saved(PHOTO, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")]
+    wholes = [
+        saved(PHOTO, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
+    ]
     reasons = set()
     for whole in wholes * 60:
         content = bytearray(whole)
@@ -342,7 +403,7 @@ def test_random_damage_raises_nothing_but_bad_image():
     assert "image_corrupt" in reasons
 
 
-# ── HEIC ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── HEIC ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_heic_is_read_with_the_extra():
@@ -357,11 +418,13 @@ def test_heic_without_the_extra_names_the_remedy(monkeypatch):
     monkeypatch.setattr(images, "formats", lambda: images.FORMATS)
     for brand in (b"heic", b"mif1"):
         encoded = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(200)
-        with pytest.raises(images.BadImage, match=r"image_format: HEIC images need .*pip install .*\[heif\]"):
+        with pytest.raises(
+            images.BadImage, match=r"image_format: HEIC images need .*pip install .*\[heif\]"
+        ):
             images.decode(encoded)
 
 
-# ── grey or colour ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── grey or colour ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(

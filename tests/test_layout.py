@@ -34,7 +34,8 @@ FLOORS = (
 LEARNING = ("ratchet.training", "ratchet.evaluation", "ratchet.models", "ratchet.dataset")
 # What no stage lists: a new param of the gate must not ingest everything again.
 NO_DEPS = {
-    f"ratchet.{name}" for name in ("errors", "params", "param_faults", "overrides", "yaml_file", "process", "stage")
+    f"ratchet.{name}"
+    for name in ("errors", "params", "param_faults", "overrides", "yaml_file", "process", "stage")
 }
 
 OWN = ("cli", "flows", "service", "tasks", "ratchet")
@@ -46,14 +47,21 @@ MODULES = {
 }
 
 
-OWN_CODE = {"ratchet.sources.custom": "custom/sources", "ratchet.models.architectures": "custom/models"}
+OWN_CODE = {
+    "ratchet.sources.custom": "custom/sources",
+    "ratchet.models.architectures": "custom/models",
+}
 
 
 class _RunTime(ast.NodeTransformer):
     """Takes out what only the type checker reads."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
-        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else self.generic_visit(node)
+        return (
+            None
+            if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            else self.generic_visit(node)
+        )
 
 
 @cache
@@ -64,7 +72,10 @@ def tree(module: str) -> ast.Module:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Every module that `module` imports, at its top or inside a function; ours down to the file."""
+    """Every module that `module` imports, at its top or inside a function.
+
+    Ours down to the file.
+    """
     found: set[str] = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
@@ -85,7 +96,9 @@ def ours(module: str) -> set[str]:
             init = ROOT / Path(*node.module.split(".")) / "__init__.py"
             if node.module.partition(".")[0] in OWN and init.exists():
                 for line in ast.walk(ast.parse(init.read_text())):
-                    if isinstance(line, ast.ImportFrom) and {a.name for a in line.names} & {a.name for a in node.names}:
+                    if isinstance(line, ast.ImportFrom) and {a.name for a in line.names} & {
+                        a.name for a in node.names
+                    }:
                         found.add(str(line.module))
     return found & set(MODULES)
 
@@ -128,10 +141,14 @@ def stays_in_its_room(module: str) -> None:
     if room(module) not in ("cli", "flows", "service", "ratchet.stage"):
         assert "prefect" not in tops, module
     if room(module) not in ("ratchet.store", "ratchet.stage"):
-        assert not {name for name in tops if name.split("_")[0] in ("dvc", "scmrepo", "pygit2")}, module
+        assert not {name for name in tops if name.split("_")[0] in ("dvc", "scmrepo", "pygit2")}, (
+            module
+        )
     if room(module) in LEARNING:
         names = {node.value for node in ast.walk(tree(module)) if isinstance(node, ast.Constant)}
-        assert not {"git", "dvc"} & {name for name in names if isinstance(name, str)}, f"{module} names git or dvc"
+        assert not {"git", "dvc"} & {name for name in names if isinstance(name, str)}, (
+            f"{module} names git or dvc"
+        )
 
 
 def test_no_circles() -> None:
@@ -141,18 +158,29 @@ def test_no_circles() -> None:
 
 def dep(module: str) -> str:
     """How dvc.yaml lists a module: by the folder of its room, or by itself."""
-    return room(module).replace(".", "/") if room(module).count(".") else f"{module.replace('.', '/')}.py"
+    return (
+        room(module).replace(".", "/")
+        if room(module).count(".")
+        else f"{module.replace('.', '/')}.py"
+    )
 
 
 @pytest.mark.parametrize("stage", GRAPH)
 def test_code_deps_are_the_import_closure(stage: str) -> None:
-    """A dep is the folder of a room, or a module of the ground floor; a room has its templates with it."""
+    """A dep is the folder of a room, or a module of the ground floor.
+
+    A room has its templates with it.
+    """
     modules = closure(f"tasks.{stage}")
     expected = {dep(name) for name in modules}
     expected |= {folder for loader, folder in OWN_CODE.items() if loader in modules}
     expected |= {"custom/__init__.py"} if modules & OWN_CODE.keys() else set()
-    listed = {dep for dep in GRAPH[stage]["deps"] if dep.startswith(("tasks/", "custom", "ratchet/"))}
-    assert listed == expected, f"{stage}: in dvc.yaml put\n" + "\n".join(f"      - {dep}" for dep in sorted(expected))
+    listed = {
+        dep for dep in GRAPH[stage]["deps"] if dep.startswith(("tasks/", "custom", "ratchet/"))
+    }
+    assert listed == expected, f"{stage}: in dvc.yaml put\n" + "\n".join(
+        f"      - {dep}" for dep in sorted(expected)
+    )
 
 
 @pytest.mark.parametrize("stage", GRAPH)
@@ -160,7 +188,9 @@ def test_a_stage_reads_the_params_that_it_lists(stage: str) -> None:
     read = {
         node.attr
         for node in ast.walk(tree(f"tasks.{stage}"))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "params"
     }
     assert read - {"run", "Params"} == set(GRAPH[stage]["params"])
 
@@ -172,16 +202,30 @@ def test_a_stage_is_static(stage: str) -> None:
 
 def test_the_flow_calls_the_stages_in_the_order_of_the_graph() -> None:
     function = next(
-        n for n in ast.walk(tree("flows.training")) if isinstance(n, ast.FunctionDef) and n.name == "training"
+        n
+        for n in ast.walk(tree("flows.training"))
+        if isinstance(n, ast.FunctionDef) and n.name == "training"
     )
-    calls = [n.func.id for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    calls = [
+        n.func.id
+        for n in ast.walk(function)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    ]
     order = [name for name in calls if name in GRAPH]
     assert sorted(order) == sorted(GRAPH)
     made: set[str] = set()
     for name in order:
         outs = {path for other in GRAPH if other != name for path in outputs(other)}
-        needed = {dep for dep in GRAPH[name]["deps"] if any(dep == out or dep.startswith(out + "/") for out in outs)}
-        missing = {dep for dep in needed if not any(dep == out or dep.startswith(out + "/") for out in made)}
+        needed = {
+            dep
+            for dep in GRAPH[name]["deps"]
+            if any(dep == out or dep.startswith(out + "/") for out in outs)
+        }
+        missing = {
+            dep
+            for dep in needed
+            if not any(dep == out or dep.startswith(out + "/") for out in made)
+        }
         assert not missing, f"{name} comes before what makes {missing}"
         made |= outputs(name)
 
@@ -194,14 +238,30 @@ def outputs(stage: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "banned"),
     [
-        ("cli.__main__", {"torch", "torchvision", "prefect", "dvc", "pandera", "polars", "matplotlib"}),
+        (
+            "cli.__main__",
+            {"torch", "torchvision", "prefect", "dvc", "pandera", "polars", "matplotlib"},
+        ),
         ("ratchet.registry.versions", {"torch", "prefect", "dvc", "polars"}),
         ("tasks.promote", {"torch", "prefect", "dvc", "polars"}),
         ("tasks.train", {"prefect", "dvc", "torchvision"}),
-        ("flows.training", {"torch", "torchvision", "pandera", "matplotlib", "sklearn", "torchmetrics", "datasets"}),
+        (
+            "flows.training",
+            {
+                "torch",
+                "torchvision",
+                "pandera",
+                "matplotlib",
+                "sklearn",
+                "torchmetrics",
+                "datasets",
+            },
+        ),
     ],
 )
 def test_importing_is_light(module: str, banned: set[str]) -> None:
     code = f"import sys, {module}; print(' '.join({{name.split('.')[0] for name in sys.modules}}))"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert not banned & set(loaded.split())

@@ -30,7 +30,11 @@ TAKEN: list[tuple[str, Any, Any]] = [  # key, value, what the file then holds
     ("ingest.sources", [{"type": "imagefolder", "path": "https://host/x"}], None),
     ("prepare.size", (32, 32), [32, 32]),
     ("prepare.size.1", "32", 32),
-    ("train.criterion.arguments", {"weight": "x:y", "more": ["a:b"]}, None),  # between the braces of the file
+    (
+        "train.criterion.arguments",
+        {"weight": "x:y", "more": ["a:b"]},
+        None,
+    ),  # between the braces of the file
 ]
 
 
@@ -40,11 +44,15 @@ def at(content: Any, key: str) -> Any:
     return content
 
 
-@pytest.mark.parametrize(("key", "value", "expected"), TAKEN, ids=[f"{key}={value}" for key, value, _ in TAKEN])
+@pytest.mark.parametrize(
+    ("key", "value", "expected"), TAKEN, ids=[f"{key}={value}" for key, value, _ in TAKEN]
+)
 def test_a_value_is_replaced_and_nothing_else(key: str, value: Any, expected: Any) -> None:
     text = replaced(TEXT, {key: value})
     content = parse_yaml(text, "params.yaml")  # as DVC reads it
-    assert at(content, key) == (expected if expected is not None or value in (None, "null") else value)
+    assert at(content, key) == (
+        expected if expected is not None or value in (None, "null") else value
+    )
     params.parse(content)
     untouched = [line for line in TEXT.splitlines() if line not in text.splitlines()]
     assert len(untouched) <= (5 if key == "ingest.sources" else 1), untouched
@@ -78,7 +86,9 @@ REFUSED: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value", "message"), REFUSED, ids=[f"{key}={value}" for key, value, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("key", "value", "message"), REFUSED, ids=[f"{key}={value}" for key, value, _ in REFUSED]
+)
 def test_a_setting_that_is_not_taken_is_one_line(key: str, value: Any, message: str) -> None:
     with pytest.raises(ParamsError) as caught:
         replaced(TEXT, {key: value})
@@ -97,7 +107,10 @@ def test_all_are_reported_at_once_apart_from_those_of_the_file() -> None:
         "train.lr",
         "epochs",
     ]
-    assert lines[5:] == ["params.yaml: 1 problem", '  train.seed: expected a whole number, found "x"']
+    assert lines[5:] == [
+        "params.yaml: 1 problem",
+        '  train.seed: expected a whole number, found "x"',
+    ]
 
 
 def test_what_does_not_go_together_is_reported_beside_a_wrong_value() -> None:

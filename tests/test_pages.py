@@ -18,12 +18,20 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1200,1000"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--window-size=1200,1000",
+    ),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="needs Debian's chromium and chromium-driver; the pages were not tested"
+    not (BROWSER and DRIVER),
+    reason="needs Debian's chromium and chromium-driver; the pages were not tested",
 )
 
 
@@ -49,7 +57,9 @@ def opened(browser: Chrome, page: Path) -> list[str]:
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     asked = [each["request"]["url"] for each in sent if each["documentURL"] == page.as_uri()]
-    return [address for address in asked if address != page.as_uri() and not address.startswith("data:")]
+    return [
+        address for address in asked if address != page.as_uri() and not address.startswith("data:")
+    ]
 
 
 @pytest.fixture
@@ -67,15 +77,21 @@ def test_a_page_is_whole_by_itself(browser: Chrome, pages: Path, name: str) -> N
     assert browser.find_elements("css selector", "h1")[0].text
     for image in browser.find_elements("css selector", "img"):
         assert image.get_attribute("alt")
-    spent = browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
+    spent = browser.execute_script(
+        "return performance.getEntriesByType('navigation')[0].loadEventEnd"
+    )
     assert spent < 2000
     for width in (400, 1200):
         browser.set_window_size(width, 1000)
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), width
+        assert browser.execute_script(
+            "return document.documentElement.scrollWidth <= window.innerWidth"
+        ), width
 
 
 @needs_browser
-def test_the_report_shows_examples_of_a_cell_and_sorts_classes(browser: Chrome, pages: Path) -> None:
+def test_the_report_shows_examples_of_a_cell_and_sorts_classes(
+    browser: Chrome, pages: Path
+) -> None:
     opened(browser, pages / "report.html")
     cells = browser.find_elements("css selector", "button[data-cell]")
     wrong = next(cell for cell in cells if cell.text not in ("", "0"))
@@ -88,7 +104,9 @@ def test_the_report_shows_examples_of_a_cell_and_sorts_classes(browser: Chrome, 
         return [row.find_element("css selector", "th").text for row in rows]
 
     before = column()
-    browser.execute_script("arguments[0].click()", browser.find_elements("css selector", "button[data-sort]")[1])
+    browser.execute_script(
+        "arguments[0].click()", browser.find_elements("css selector", "button[data-sort]")[1]
+    )
     assert sorted(column()) == sorted(before)
     assert column() != before
 
@@ -105,12 +123,16 @@ def test_the_gate_shows_what_only_one_of_both_had_right(browser: Chrome, pages: 
         assert button.get_attribute("aria-pressed") == "true"
         shown = {figure.get_attribute("data-kind") for figure in figures if figure.is_displayed()}
         assert shown <= ({kind} if kind else {"lost", "won"})
-        assert len(browser.find_elements("css selector", "button[data-show][aria-pressed=true]")) == 1
+        assert (
+            len(browser.find_elements("css selector", "button[data-show][aria-pressed=true]")) == 1
+        )
 
 
 @needs_browser
 @pytest.mark.parametrize("name", ["report.html", "gate.html"])
-def test_the_keyboard_reaches_everything_that_reacts(browser: Chrome, pages: Path, name: str) -> None:
+def test_the_keyboard_reaches_everything_that_reacts(
+    browser: Chrome, pages: Path, name: str
+) -> None:
     from selenium.webdriver import ActionChains, Keys
 
     opened(browser, pages / name)
@@ -141,7 +163,9 @@ def test_a_screen_reader_finds_its_way(browser: Chrome, pages: Path, name: str) 
     opened(browser, pages / name)
     assert browser.find_element("css selector", "html").get_attribute("lang") == "en"
     assert len(browser.find_elements("css selector", "main")) == 1
-    named = browser.find_elements("css selector", "button:not([data-cell]), a[href], nav, section, [role], svg")
+    named = browser.find_elements(
+        "css selector", "button:not([data-cell]), a[href], nav, section, [role], svg"
+    )
     for each in [*named, *browser.find_elements("css selector", "button[data-cell]")[:3]]:
         assert each.accessible_name, each.get_attribute("outerHTML")
     levels = [int(each.tag_name[1]) for each in browser.find_elements("css selector", "h1, h2, h3")]
@@ -153,15 +177,21 @@ def test_a_screen_reader_finds_its_way(browser: Chrome, pages: Path, name: str) 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["report.html", "gate.html"])
-def test_words_stand_out_in_light_and_dark(browser: Chrome, pages: Path, name: str, scheme: str) -> None:
+def test_words_stand_out_in_light_and_dark(
+    browser: Chrome, pages: Path, name: str, scheme: str
+) -> None:
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     opened(browser, pages / name)
-    page = luminance(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    page = luminance(
+        browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    )
     assert (page > 0.5) == (scheme == "light")
     for selector in ("h1", "header p", "h2 + p", "a", "td", "figcaption"):
         words = luminance(
-            browser.execute_script(f"return getComputedStyle(document.querySelector('{selector}')).color")
+            browser.execute_script(
+                f"return getComputedStyle(document.querySelector('{selector}')).color"
+            )
         )
         assert (max(page, words) + 0.05) / (min(page, words) + 0.05) >= 4.5, selector
 
@@ -169,5 +199,7 @@ def test_words_stand_out_in_light_and_dark(browser: Chrome, pages: Path, name: s
 def luminance(colour: str) -> float:
     """Relative luminance of `rgb(r, g, b)`, as WCAG 2 defines it."""
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -39,7 +39,9 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
 
 
 def test_numbers_are_yaml_1_2(tmp_path: Path) -> None:
-    text = re.sub(r"max_bad_fraction: \S+", "max_bad_fraction: 1e-3", (ROOT / "params.yaml").read_text())
+    text = re.sub(
+        r"max_bad_fraction: \S+", "max_bad_fraction: 1e-3", (ROOT / "params.yaml").read_text()
+    )
     (tmp_path / "params.yaml").write_text(text)
     assert params.load(tmp_path).validate.max_bad_fraction == 0.001
 
@@ -161,14 +163,27 @@ BOUNDS: dict[str, tuple[list[float], list[float]]] = {  # values that are taken,
     "run.timeouts.git": ([TINY, 1e9], [0]),
     "run.memo_bytes": ([0, 10**15], [-1]),
 }
-FREE = {"train.optimizer.arguments.weight_decay", "train.criterion.arguments.label_smoothing"}  # PyTorch's own
+FREE = {
+    "train.optimizer.arguments.weight_decay",
+    "train.criterion.arguments.label_smoothing",
+}  # PyTorch's own
 
 
 def numbers(content: Any, prefix: str = "") -> Iterator[str]:
     """The dotted keys of all numbers, and of what may be one."""
-    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    pairs = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     for key, value in pairs:
-        if (isinstance(value, int | float) and not isinstance(value, bool)) or key in ("clip", "ema", "patience"):
+        if (isinstance(value, int | float) and not isinstance(value, bool)) or key in (
+            "clip",
+            "ema",
+            "patience",
+        ):
             yield f"{prefix}{key}"
         yield from numbers(value, f"{prefix}{key}.")
 
@@ -194,8 +209,22 @@ def test_every_number_has_the_range_that_is_documented(raw: dict[str, Any]) -> N
                 params.parse(content)
 
 
-TABLE = {"type": "parquet", "path": "x", "label": "y", "image": None, "features": ["a", "b"], "split": None}
-HUB = {**TABLE, "type": "huggingface", "repository": "a/b", "config": None, "revision": None, "splits": {"test": "t"}}
+TABLE = {
+    "type": "parquet",
+    "path": "x",
+    "label": "y",
+    "image": None,
+    "features": ["a", "b"],
+    "split": None,
+}
+HUB = {
+    **TABLE,
+    "type": "huggingface",
+    "repository": "a/b",
+    "config": None,
+    "revision": None,
+    "splits": {"test": "t"},
+}
 HUB.pop("path")
 CSV = {"type": "csv", "path": "x", "label": "y", "features": ["a"]}
 RULE = {"dtype": None, "min": None, "max": None, "allowed": None, "nullable": True}
@@ -258,8 +287,12 @@ def test_what_goes_together(raw: dict[str, Any], edit: Callable[[Any], Any], mes
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("edit", "message"), PROBLEMS, ids=[message[:50] for _, message in PROBLEMS])
-def test_a_problem_is_one_line(raw: dict[str, Any], edit: Callable[[Any], Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("edit", "message"), PROBLEMS, ids=[message[:50] for _, message in PROBLEMS]
+)
+def test_a_problem_is_one_line(
+    raw: dict[str, Any], edit: Callable[[Any], Any], message: str
+) -> None:
     edit(raw)
     with pytest.raises(ParamsError) as caught:
         params.parse(raw)
@@ -269,9 +302,16 @@ def test_a_problem_is_one_line(raw: dict[str, Any], edit: Callable[[Any], Any], 
 
 
 def test_the_key_that_is_missing_is_suggested_for_the_one_too_many(raw: dict[str, Any]) -> None:
-    source(type="huggingface", name="a/b", config=None, revision=None, splits={}, label="l", image="i", features=None)(
-        raw
-    )
+    source(
+        type="huggingface",
+        name="a/b",
+        config=None,
+        revision=None,
+        splits={},
+        label="l",
+        image="i",
+        features=None,
+    )(raw)
     with pytest.raises(ParamsError) as caught:
         params.parse(raw)
     assert str(caught.value).splitlines() == [
@@ -294,36 +334,78 @@ def test_all_faults_are_reported_at_once(raw: dict[str, Any]) -> None:
 
 
 def test_a_missing_file_says_where_to_run() -> None:
-    with pytest.raises(ParamsError, match=r"params.yaml is not in .*; run this in a Ratchet checkout"):
+    with pytest.raises(
+        ParamsError, match=r"params.yaml is not in .*; run this in a Ratchet checkout"
+    ):
         params.load(Path("/"))
 
 
 QUOTE = (
-    'put values that contain a colon in quotes, such as "custom.models.net:Net" or "https://...", and a space after '
+    'put values that contain a colon in quotes, such as "custom.models.net:Net" or "https://...",'
+    " and a space after "
 )
-# pre-commit/pre-commit-hooks#862, remarshal-project/remarshal#55 and yaml/libyaml#28 report the colon between braces,
-# treeverse/dvc#8191 the missing space, swar/Swar-Chia-Plot-Manager#250 the value with a colon
+# pre-commit/pre-commit-hooks#862, remarshal-project/remarshal#55 and yaml/libyaml#28 report the
+# colon between braces, treeverse/dvc#8191 the missing space, swar/Swar-Chia-Plot-Manager#250 the
+# value with a colon
 NOT_YAML = [  # what DVC's parser refuses, although the one in pure Python takes some of it
-    ("a: 1\nb: {source: custom.mydata:MyDataset}", f"at line 2, column 26: found unexpected ':'; {QUOTE}"),
+    (
+        "a: 1\nb: {source: custom.mydata:MyDataset}",
+        f"at line 2, column 26: found unexpected ':'; {QUOTE}",
+    ),
     ("a: {path: file:///x/y}", f"at line 1, column 15: found unexpected ':'; {QUOTE}"),
     ("a: [https://host/x.csv]", f"at line 1, column 10: found unexpected ':'; {QUOTE}"),
     ("a: {x:1}", f"at line 1, column 6: found unexpected ':'; {QUOTE}"),
-    ("a: x: y", "at line 1, column 5: mapping values are not allowed in this context; put values that contain a colon"),
-    ("a:1\nb: 2", "at line 2, column 2: mapping values are not allowed in this context; put values that contain a "),
-    ("\ta: 1", "at line 1, column 1: found character that cannot start any token; indent with spaces, not tabs"),
-    ("a: 1\na: 2", 'at line 2, column 1: found duplicate key "a" with value "2"; keep one of the two'),
-    ("train: [", "at line 2, column 1: did not find expected node content; check the indentation of this line"),
+    (
+        "a: x: y",
+        (
+            "at line 1, column 5: mapping values are not allowed in this context; put values that"
+            " contain a colon"
+        ),
+    ),
+    (
+        "a:1\nb: 2",
+        (
+            "at line 2, column 2: mapping values are not allowed in this context; put values that"
+            " contain a "
+        ),
+    ),
+    (
+        "\ta: 1",
+        (
+            "at line 1, column 1: found character that cannot start any token; indent with spaces,"
+            " not tabs"
+        ),
+    ),
+    (
+        "a: 1\na: 2",
+        'at line 2, column 1: found duplicate key "a" with value "2"; keep one of the two',
+    ),
+    (
+        "train: [",
+        (
+            "at line 2, column 1: did not find expected node content; check the indentation of this"
+            " line"
+        ),
+    ),
     ("a: [1, 2", "at line 2, column 1: did not find expected ',' or ']'; close the bracket"),
     ("a: 'x", "at line 1, column 6: found unexpected end of stream; close the quotes"),
-    ('a: "C:\\data"', "at line 1, column 7: found unknown escape character; use single quotes, or double each "),
-    ("a:\n  b: 1\n c: 2", "at line 3, column 2: did not find expected key; check the indentation of this line"),
+    (
+        'a: "C:\\data"',
+        "at line 1, column 7: found unknown escape character; use single quotes, or double each ",
+    ),
+    (
+        "a:\n  b: 1\n c: 2",
+        "at line 3, column 2: did not find expected key; check the indentation of this line",
+    ),
     ("a: 1\n---\nb: 2", "at line 2, column 1: but found another document; remove the line ---"),
     ("a: 1\nb: \x01", "at line 2: control characters are not allowed; remove that character"),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), NOT_YAML, ids=[text for text, _ in NOT_YAML])
-def test_what_dvc_cannot_read_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_what_dvc_cannot_read_is_refused_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text)
     with pytest.raises(ParamsError) as caught:
@@ -337,14 +419,19 @@ def test_what_dvc_cannot_read_is_refused_with_its_line(tmp_path: Path, text: str
 
 def test_a_date_that_does_not_exist_has_no_line(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a: 2026-02-30")
-    message = r"^params\.yaml is not valid YAML: day is out of range for month; put the value in quotes if it is text$"
+    message = (
+        r"^params\.yaml is not valid YAML: day is out of range for month; put the value in quotes"
+        r" if it is text$"
+    )
     with pytest.raises(ParamsError, match=message):
         params.load(tmp_path)
 
 
 def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes("a: 1\nb: ä\n".encode("latin-1"))
-    with pytest.raises(ParamsError, match=r"^params\.yaml is not UTF-8 in line 2; save it with that encoding$"):
+    with pytest.raises(
+        ParamsError, match=r"^params\.yaml is not UTF-8 in line 2; save it with that encoding$"
+    ):
         params.load(tmp_path)
 
 

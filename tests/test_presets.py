@@ -19,4 +19,6 @@ PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 def test_presets_fit(file: Path) -> None:
     text = replaced((ROOT / "params.yaml").read_text(), parameters.preset(file))
     params = parameters.parse(YAML(typ="safe", pure=True).load(text))
-    assert architectures.parameters(architectures.build(params.model.name, params.model.arguments, (1, 28, 28), 10))
+    assert architectures.parameters(
+        architectures.build(params.model.name, params.model.arguments, (1, 28, 28), 10)
+    )

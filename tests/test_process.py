@@ -84,7 +84,13 @@ def test_lines_and_the_status_come_back(tmp_path: Path) -> None:
     body = "lambda: print('one line')"
     lines: list[str] = []
     code, status = process.run(
-        ["-c", f"import sys; from tasks import process; sys.exit(process.main('s', {body}, patient=False))"],
+        [
+            "-c",
+            (
+                f"import sys; from tasks import process; sys.exit(process.main('s', {body},"
+                " patient=False))"
+            ),
+        ],
         tmp_path,
         lines.append,
     )
@@ -144,7 +150,9 @@ def test_an_impatient_stage_ends_at_once(repo: Path) -> None:
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     file = tmp_path / "folder/lock"
     with process.locked(file, "the tree"):
-        busy = pytest.raises(Busy, match=rf"the tree is busy: process {os.getpid()} works in it; wait")
+        busy = pytest.raises(
+            Busy, match=rf"the tree is busy: process {os.getpid()} works in it; wait"
+        )
         with busy, process.locked(file, "the tree"):
             pass
     with process.locked(file, "the tree"):
@@ -188,7 +196,10 @@ def test_a_lock_whose_file_its_holder_deletes_is_not_shared(tmp_path: Path) -> N
 
 
 def test_a_lock_that_is_gone_is_not_made_to_look_for_leftovers(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), process.locked(tmp_path / "lock", "the tree", create=False):
+    with (
+        pytest.raises(FileNotFoundError),
+        process.locked(tmp_path / "lock", "the tree", create=False),
+    ):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -202,9 +213,13 @@ def test_a_lock_that_is_gone_is_not_made_to_look_for_leftovers(tmp_path: Path) -
         ("['a', 'b']", 1, "stopped"),
     ],
 )
-def test_a_body_may_call_sys_exit_with_anything(tmp_path: Path, end: str, code: int, message: str) -> None:
+def test_a_body_may_call_sys_exit_with_anything(
+    tmp_path: Path, end: str, code: int, message: str
+) -> None:
     body = f"lambda: sys.exit({end})"
-    command = f"import sys; from tasks import process; sys.exit(process.main('s', {body}, patient=False))"
+    command = (
+        f"import sys; from tasks import process; sys.exit(process.main('s', {body}, patient=False))"
+    )
     ended, status = process.run(["-c", command], tmp_path, print)
     assert ended == code
     assert status
@@ -232,7 +247,10 @@ def test_a_stage_ends_when_its_lease_does_though_its_parent_lives(tmp_path: Path
 @pytest.mark.parametrize("first", ["process.end_with_parent()", "process.die_with_parent()"])
 def test_a_process_ends_with_its_parent(tmp_path: Path, first: str) -> None:
     """Loader workers and servers do not outlive a stage or a command that is killed."""
-    child = f"import time; from tasks import process; {first}; print('ready', flush=True); time.sleep(60)"
+    child = (
+        f"import time; from tasks import process; {first}; print('ready', flush=True);"
+        " time.sleep(60)"
+    )
     parent = (
         "import subprocess, sys; "
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "

@@ -1,6 +1,7 @@
 """Where the main checkout is, for each kind of place that a repository can be in.
 
-Public reports: a submodule oalders/dot-files#1031, a `.git` that is a file ingydotnet/git-subrepo#407.
+Public reports: a submodule oalders/dot-files#1031, a `.git` that is a file
+    ingydotnet/git-subrepo#407.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ def worktree_of_a_separate_git_dir(toy: Toy, folder: Path) -> tuple[Path, Path |
 
 def bare(toy: Toy, folder: Path) -> tuple[Path, Path | str]:
     git("clone", "--quiet", "--bare", str(toy.tree), str(folder / "bare.git"), cwd=folder)
-    return folder / "bare.git", "is a bare repository or a git directory; run this in one of its worktrees"
+    return (
+        folder / "bare.git",
+        "is a bare repository or a git directory; run this in one of its worktrees",
+    )
 
 
 def default_worktree_of_a_bare(toy: Toy, folder: Path) -> tuple[Path, Path | str]:
@@ -95,11 +99,20 @@ def bare_without_its_default_branch(toy: Toy, folder: Path) -> tuple[Path, Path 
 def subfolder_of_another_repository(toy: Toy, folder: Path) -> tuple[Path, Path | str]:
     git("init", "--quiet", cwd=folder)
     shutil.rmtree(toy.tree / ".git")
-    return toy.tree, f"is a subfolder of the git repository {folder}, and Ratchet has to be at the root of its own"
+    return (
+        toy.tree,
+        (
+            f"is a subfolder of the git repository {folder}, and Ratchet has to be at the root of"
+            " its own"
+        ),
+    )
 
 
 def folder_in_a_checkout(toy: Toy, folder: Path) -> tuple[Path, Path | str]:
-    return toy.tree / "code", f"is not a Ratchet checkout (it has no params.yaml); run `cd {toy.tree}` first"
+    return (
+        toy.tree / "code",
+        f"is not a Ratchet checkout (it has no params.yaml); run `cd {toy.tree}` first",
+    )
 
 
 def no_repository(toy: Toy, folder: Path) -> tuple[Path, Path | str]:
@@ -109,7 +122,10 @@ def no_repository(toy: Toy, folder: Path) -> tuple[Path, Path | str]:
 
 def elsewhere(toy: Toy, folder: Path) -> tuple[Path, Path | str]:
     (folder / "empty").mkdir()
-    return folder / "empty", "is not a Ratchet checkout (it has no params.yaml); `cd` to a Ratchet checkout first"
+    return (
+        folder / "empty",
+        "is not a Ratchet checkout (it has no params.yaml); `cd` to a Ratchet checkout first",
+    )
 
 
 def as_submodule(toy: Toy, folder: Path) -> Path:
@@ -123,14 +139,21 @@ def as_submodule(toy: Toy, folder: Path) -> Path:
 
 PLACES: list[Callable[[Toy, Path], tuple[Path, Path | str]]] = [
     *(clone, odd_name, symlink, worktree, submodule, worktree_of_a_submodule, separate_git_dir),
-    *(our_worktree_of_a_separate_git_dir, worktree_of_a_separate_git_dir, bare, default_worktree_of_a_bare),
+    *(
+        our_worktree_of_a_separate_git_dir,
+        worktree_of_a_separate_git_dir,
+        bare,
+        default_worktree_of_a_bare,
+    ),
     *(other_worktree_of_a_bare, bare_without_its_default_branch, subfolder_of_another_repository),
     *(folder_in_a_checkout, no_repository, elsewhere),
 ]
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
-def test_home(place: Callable[[Toy, Path], tuple[Path, Path | str]], toy: Toy, tmp_path: Path) -> None:
+def test_home(
+    place: Callable[[Toy, Path], tuple[Path, Path | str]], toy: Toy, tmp_path: Path
+) -> None:
     tree, expected = place(toy, tmp_path)
     before = sorted(tree.rglob("*"))
     if isinstance(expected, Path):
@@ -172,11 +195,20 @@ def test_a_worktree_that_cannot_be_created_leaves_nothing(toy: Toy, tmp_path: Pa
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
-        ({"params.yaml": "# edited\n"}, r"^params\.yaml is edited and not committed, and a run with --set"),
+        (
+            {"params.yaml": "# edited\n"},
+            r"^params\.yaml is edited and not committed, and a run with --set",
+        ),
         ({"code/train.py": "# edited\n"}, r"^code/train\.py: differs from commit"),
         ({"custom/new.py": "# new\n"}, r"^custom: differs from commit"),
-        ({"dvc.yaml": "# edited\n", "params.yaml": "# edited\n"}, r"^dvc\.yaml, params\.yaml: differs from commit"),
-        ({"code/train.py": "# train\r\n"}, r"^code/train\.py: same as in commit \w+ except for the line endings"),
+        (
+            {"dvc.yaml": "# edited\n", "params.yaml": "# edited\n"},
+            r"^dvc\.yaml, params\.yaml: differs from commit",
+        ),
+        (
+            {"code/train.py": "# train\r\n"},
+            r"^code/train\.py: same as in commit \w+ except for the line endings",
+        ),
         ({"source.lock": "{}\n", "README.md": "a draft\n"}, None),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else None,

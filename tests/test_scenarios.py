@@ -1,7 +1,8 @@
 """What a new user does, from a fresh clone to a version in service, a prediction and a rollback.
 
-Each scenario starts with a clone, a data set and the edits to `params.yaml` that the data need, and then types at most ten
-commands. Nothing is simulated: the data set of the Hub comes from a server on loopback through the real client.
+Each scenario starts with a clone, a data set and the edits to `params.yaml` that the data need, and
+then types at most ten commands. Nothing is simulated: the data set of the Hub comes from a server
+on loopback through the real client.
 
 The whole scenarios are long; beside them, the stages alone learn the same data in this process.
 """
@@ -59,7 +60,9 @@ def edit(checkout: Checkout, source: dict[str, Any], **sections: dict[str, Any])
     checkout.commit("Use my own data")
 
 
-def live(checkout: Checkout, incoming: str, **environment: str) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+def live(
+    checkout: Checkout, incoming: str, **environment: str
+) -> tuple[list[dict[str, Any]], pl.DataFrame]:
     """First version, second version, prediction, rollback: six commands after the commit.
 
     Returns:
@@ -135,7 +138,9 @@ def photos(tree: Path) -> Data:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(encoded(shape(kind, random), "JPEG"))
     (root / "README.roboflow.txt").write_text("exported")
-    return {"type": "imagefolder", "path": "data/incoming/photos"}, {"prepare": {"size": [32, 32], "channels": 3}}
+    return {"type": "imagefolder", "path": "data/incoming/photos"}, {
+        "prepare": {"size": [32, 32], "channels": 3}
+    }
 
 
 @pytest.mark.long
@@ -164,7 +169,9 @@ def test_a_data_set_of_the_hub_with_string_labels(project: Checkout) -> None:
         prepare={"size": [32, 32], "channels": 3},
     )
     with hub(files) as endpoint:
-        runs, scores = live(project, f"hf://datasets/{REPOSITORY}?split=train", HF_ENDPOINT=endpoint)
+        runs, scores = live(
+            project, f"hf://datasets/{REPOSITORY}?split=train", HF_ENDPOINT=endpoint
+        )
     assert runs[0]["accuracy"] > 0.8
     assert scores["reason"].null_count() == len(scores) == 200
     assert set(scores["prediction"]) == {"nailong", "other"}
@@ -178,7 +185,9 @@ def shapes(tree: Path) -> Data:
     kinds = [index % 2 for index in range(240)]
     data = datasets.Dataset.from_dict(
         {"image": [shape(("circle", "bar")[kind], random) for kind in kinds], "label": kinds},
-        features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["circle", "bar"])}),
+        features=datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["circle", "bar"])}
+        ),
     )
     for shard in range(2):
         file = tree / f"data/incoming/shapes-{shard}.parquet"
@@ -236,7 +245,10 @@ def waves(tree: Path) -> Data:
     (tree / "custom/sources/waves.py").write_text(DATASET)
     (tree / "custom/models/net.py").write_text(MODULE)
     source = {"type": "custom", "source": "custom.sources.waves:Waves", "arguments": {"rows": 300}}
-    return source, {"prepare": {"size": [16, 16], "channels": 1}, "model": {"name": "custom.models.net:Net"}}
+    return source, {
+        "prepare": {"size": [16, 16], "channels": 1},
+        "model": {"name": "custom.models.net:Net"},
+    }
 
 
 @pytest.mark.long
@@ -247,7 +259,9 @@ def test_a_dataset_and_a_module_of_ones_own(project: Checkout) -> None:
     folder.mkdir()
     for index, step in enumerate((0.25, 0.5)):
         wave = (255 * (0.5 + 0.5 * np.sin(np.arange(16) * step))).astype(np.uint8)
-        (folder / f"{index}.png").write_bytes(encoded(Image.fromarray(np.tile(wave, (16, 1))), "PNG"))
+        (folder / f"{index}.png").write_bytes(
+            encoded(Image.fromarray(np.tile(wave, (16, 1))), "PNG")
+        )
     runs, scores = live(project, "data/incoming/waves")
     assert runs[0]["accuracy"] > 0.9
     assert scores.sort("path")["prediction"].to_list() == ["slow", "fast"]
@@ -259,7 +273,10 @@ def test_the_stages_alone_learn_the_same_data(
 ) -> None:
     (tree / "data/incoming").mkdir(parents=True)
     source, sections = data(tree)
-    values = {section: {**SMALL.get(section, {}), **sections.get(section, {})} for section in {*SMALL, *sections}}
+    values = {
+        section: {**SMALL.get(section, {}), **sections.get(section, {})}
+        for section in {*SMALL, *sections}
+    }
     params = configured(source, **values)
     refresh.fn(params, tree)
     for stage in (ingest, validate, prepare, train, evaluate):

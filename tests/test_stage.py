@@ -70,16 +70,24 @@ def replace_by_equal(file: Path) -> None:
         (lambda tree: (tree / "code/train.py").unlink(), "code/train.py"),
         (lambda tree: (tree / "custom/new").write_text(""), "custom/new"),
         (lambda tree: Toy(tree).set("train.epochs", 99), "params.yaml: train"),
-        (lambda tree: (Toy(tree).set("train.epochs", 99), touch(tree / "code/train.py")), "code/train.py, params.yaml"),
+        (
+            lambda tree: (Toy(tree).set("train.epochs", 99), touch(tree / "code/train.py")),
+            "code/train.py, params.yaml",
+        ),
     ],
 )
-def test_an_input_edited_while_its_stage_runs_is_refused(toy: Toy, edit: Callable[[Path], object], named: str) -> None:
+def test_an_input_edited_while_its_stage_runs_is_refused(
+    toy: Toy, edit: Callable[[Path], object], named: str
+) -> None:
     toy.run("a")
 
     def train(params: Params, tree: Path) -> None:
         edit(tree)
 
-    with pytest.raises(InputsChanged, match=rf"^{named}.* changed while train ran; nothing was recorded, run it again"):
+    with pytest.raises(
+        InputsChanged,
+        match=rf"^{named}.* changed while train ran; nothing was recorded, run it again",
+    ):
         Stage(train, patient=False)._guarded(toy.tree)
 
 

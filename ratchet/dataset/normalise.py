@@ -23,8 +23,14 @@ class Normalise:
         std = std.where(std > 0, torch.ones_like(std))  # what never varies becomes 0
         self.factor = (1 / (scale * std)).float().to(device)
         self.offset = (-mean / std).float().to(device)
-        self.layout = torch.channels_last if channels_last and spec.kind == "image" else torch.contiguous_format
+        self.layout = (
+            torch.channels_last
+            if channels_last and spec.kind == "image"
+            else torch.contiguous_format
+        )
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) uint8 or (N, F) float32 on the device, to float32 of the same shape."""
-        return torch.addcmul(self.offset, inputs.to(torch.float32), self.factor).contiguous(memory_format=self.layout)
+        return torch.addcmul(self.offset, inputs.to(torch.float32), self.factor).contiguous(
+            memory_format=self.layout
+        )

@@ -19,7 +19,8 @@ class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
     """Memory-mapped arrays: images leave it as uint8, features as float32; normalise on the device.
 
     `DataLoader(PreparedDataset(folder), batch_size=32)` works as with any Dataset. Faster, since a batch is one gather:
-    `DataLoader(data, batch_size=None, sampler=batches)`, where `batches` yields lists of row numbers.
+    `DataLoader(data, batch_size=None, sampler=batches)`, where `batches` yields lists of row
+    numbers.
 
     Args:
         folder: `data/prepared/train`, `val` or `test`.
@@ -33,7 +34,10 @@ class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.targets)
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Tensor]:
-        """One row, (C, H, W) uint8 or (F,) float32 and () int64; or rows in the order of `index`, (B, ...) and (B,)."""
+        """One row, (C, H, W) uint8 or (F,) float32 and () int64.
+
+        Or rows in the order of `index`, (B, ...) and (B,).
+        """
         if isinstance(index, Sequence):
             rows = np.asarray(index, np.int64)
             return torch.from_numpy(self.inputs[rows]), torch.from_numpy(self.targets[rows])
@@ -52,14 +56,21 @@ def open_inputs(folder: Path) -> Any:
 
 
 class EncodedInputs:
-    """Images kept as they came, decoded when they are asked for; indexed along the first axis like an array."""
+    """Images kept as they came, decoded when they are asked for.
+
+    Indexed along the first axis like an array.
+    """
 
     def __init__(self, folder: Path) -> None:
         spec = Spec.read(folder.parent / "spec.json")
         assert spec.size is not None and spec.channels is not None
         self._size, self._channels = spec.size, spec.channels
         self._offsets = np.load(folder / "offsets.npy")  # (N + 1,) int64
-        self._bytes = np.memmap(folder / "inputs.bin", np.uint8, "r") if self._offsets[-1] else np.empty(0, np.uint8)
+        self._bytes = (
+            np.memmap(folder / "inputs.bin", np.uint8, "r")
+            if self._offsets[-1]
+            else np.empty(0, np.uint8)
+        )
         self.shape = (len(self._offsets) - 1, *spec.input_shape)
         self.dtype = np.dtype(np.uint8)
         self.nbytes = int(np.prod(self.shape))

@@ -1,4 +1,7 @@
-"""What a model is fed: shape, classes, and statistics of the training split; and how rows become such inputs."""
+"""What a model is fed: shape, classes, and statistics of the training split.
+
+And how rows become such inputs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ FORMAT = Format("a spec", 2, "run `dvc repro prepare`")
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The content of `spec.json`; `mean` and `std` are per channel (of pixels as 0..1) or per feature."""
+    """The content of `spec.json`.
+
+    `mean` and `std` are per channel (of pixels as 0..1) or per feature.
+    """
 
     kind: str  # "image" or "features"
     input_shape: tuple[int, ...]  # (C, H, W) or (F,)
@@ -49,7 +55,9 @@ class Spec:
         try:
             return cls.parse(json.loads(path.read_text(encoding="utf-8")), path)
         except (OSError, ValueError, TypeError) as error:
-            raise CorruptData(f"{path} does not hold a spec: {error}; run `dvc repro prepare`") from None
+            raise CorruptData(
+                f"{path} does not hold a spec: {error}; run `dvc repro prepare`"
+            ) from None
 
     @classmethod
     def parse(cls, content: object, where: object = "the spec in the card") -> Spec:
@@ -90,7 +98,10 @@ def inputs(table: pa.Table, spec: Spec) -> np.ndarray:
 
 
 def raw(table: pa.Table, spec: Spec) -> np.ndarray:
-    """Images as in `inputs`; features as they are, float64 (N, F) with NaN for what is missing or not finite."""
+    """Images as in `inputs`.
+
+    Features as they are, float64 (N, F) with NaN for what is missing or not finite.
+    """
     needed = ["image"] if spec.kind == "image" else prefixed(FEATURE, spec.features or ())
     missing = [own(name) for name in needed if name not in table.column_names]
     if missing:

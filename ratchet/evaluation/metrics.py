@@ -1,7 +1,8 @@
 """How good predictions are, with bootstrap intervals.
 
-Plain numpy: importing torchmetrics takes 4.8 s on two cores, longer than scoring 10,000 images, and it would have to run
-once per resample. tests/evaluation/test_metrics.py compares every figure with scikit-learn's.
+Plain numpy: importing torchmetrics takes 4.8 s on two cores, longer than scoring 10,000 images, and
+it would have to run once per resample. tests/evaluation/test_metrics.py compares every figure with
+scikit-learn's.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from ratchet.errors import DataError
 BINS = 15  # of the reliability diagram and the calibration error
 TOP = 5
 CONFIDENCE = 0.95  # of every interval
-RANKED_LIMIT = 2 * 10**9  # rows · classes · resamples beyond which the ranking metrics get no interval: minutes of work
+RANKED_LIMIT = (
+    2 * 10**9
+)  # rows · classes · resamples beyond which the ranking metrics get no interval: minutes of work
 SLICE_LIMIT = 100  # values of a slice column
 
 Figures = dict[str, Any]
-Codes = Mapping[str, tuple[list[str], np.ndarray]]  # per slice column: its values, and which of them each row has
+Codes = Mapping[
+    str, tuple[list[str], np.ndarray]
+]  # per slice column: its values, and which of them each row has
 
 
 def summary(
@@ -42,14 +47,16 @@ def summary(
         resamples: of the bootstrap, 0 for no intervals.
 
     Raises:
-        DataError: there are no rows, probabilities that are no numbers, or a slice column with too many values.
+        DataError: there are no rows, probabilities that are no numbers, or a slice column with too
+            many values.
     """
     if not len(targets):
         raise DataError("there are no rows to score")
     wrong = np.flatnonzero(~np.isfinite(probabilities).all(1))
     if len(wrong):
         raise DataError(
-            f"{len(wrong)} of {len(targets)} rows got probabilities that are no numbers, row {wrong[0]} first"
+            f"{len(wrong)} of {len(targets)} rows got probabilities that are no numbers, row"
+            f" {wrong[0]} first"
         )
     scored = Scored(targets, probabilities, len(classes))
     codes = {column: _codes(column, values) for column, values in (slices or {}).items()}
@@ -58,7 +65,10 @@ def summary(
     if resamples:
         ranked = len(targets) * len(classes) * resamples <= RANKED_LIMIT
         random = np.random.default_rng(0)
-        drawn = [_figures(scored, _draw(random, len(targets)), classes, codes, ranked) for _ in range(resamples)]
+        drawn = [
+            _figures(scored, _draw(random, len(targets)), classes, codes, ranked)
+            for _ in range(resamples)
+        ]
         found["intervals"] = _intervals(drawn)
     return {key: _rounded(value) for key, value in {"rows": len(targets), **found}.items()}
 
@@ -106,11 +116,19 @@ class Scored:
         for index in range(self.classes):
             order = np.argsort(-self.probabilities[:, index], kind="stable")
             values = self.probabilities[order, index]
-            found.append((order, self.targets[order] == index, np.flatnonzero(np.append(np.diff(values) != 0, True))))
+            found.append(
+                (
+                    order,
+                    self.targets[order] == index,
+                    np.flatnonzero(np.append(np.diff(values) != 0, True)),
+                )
+            )
         return found
 
 
-def _figures(scored: Scored, weights: np.ndarray, classes: Sequence[str], slices: Codes, ranked: bool) -> Figures:
+def _figures(
+    scored: Scored, weights: np.ndarray, classes: Sequence[str], slices: Codes, ranked: bool
+) -> Figures:
     """All figures of rows that count `weights` times each."""
     total = weights.sum()
     matrix = _confusion(scored.targets, scored.said, scored.classes, weights)
@@ -123,7 +141,10 @@ def _figures(scored: Scored, weights: np.ndarray, classes: Sequence[str], slices
         "accuracy": np.trace(matrix) / total,
         "top5": weights @ scored.in_top / total if scored.classes > TOP else None,
         "ece": float(np.abs(_gaps(scored, weights)).sum() / total),
-        **{name: _mean(row[name] for row in each.values()) for name in ("precision", "recall", "f1")},
+        **{
+            name: _mean(row[name] for row in each.values())
+            for name in ("precision", "recall", "f1")
+        },
         "auroc": _mean(auroc for auroc, _ in areas),
         "average_precision": _mean(precision for _, precision in areas),
         "per_class": each,
@@ -136,7 +157,9 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: int) -> np.
     return _confusion(targets, predictions, classes, np.ones(len(targets), np.int64))
 
 
-def _confusion(targets: np.ndarray, predictions: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
+def _confusion(
+    targets: np.ndarray, predictions: np.ndarray, classes: int, weights: np.ndarray
+) -> np.ndarray:
     cells = np.bincount(targets * classes + predictions, weights, classes * classes)
     return np.asarray(cells.reshape(classes, classes).astype(np.int64))
 
@@ -153,14 +176,18 @@ def per_class(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Figures]:
     columns = (right / np.maximum(predicted, 1), right / np.maximum(support, 1))
     f1 = 2 * right / np.maximum(support + predicted, 1)
     rows = zip(classes, *columns, f1, support, strict=True)
-    return {name: {"precision": p, "recall": r, "f1": f, "support": int(s)} for name, p, r, f, s in rows}
+    return {
+        name: {"precision": p, "recall": r, "f1": f, "support": int(s)} for name, p, r, f, s in rows
+    }
 
 
 def reliability(targets: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
     """Per part of 0 to 1 that has rows: mean confidence, accuracy, rows."""
     scored = Scored(targets, probabilities, probabilities.shape[1])
     counts = np.bincount(scored.bins, minlength=BINS)
-    sure, right = (np.bincount(scored.bins, values, BINS) for values in (scored.confidence, scored.right))
+    sure, right = (
+        np.bincount(scored.bins, values, BINS) for values in (scored.confidence, scored.right)
+    )
     return [
         {"confidence": sure[part] / count, "accuracy": right[part] / count, "rows": int(count)}
         for part, count in enumerate(counts)
@@ -173,8 +200,13 @@ def _gaps(scored: Scored, weights: np.ndarray) -> np.ndarray:
     return np.bincount(scored.bins, weights * (scored.confidence - scored.right), BINS)
 
 
-def _areas(rank: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray) -> tuple[float | None, float | None]:
-    """Area under the ROC curve and average precision of one class against the rest; None where one of both is missing."""
+def _areas(
+    rank: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Area under the ROC curve and average precision of one class against the rest.
+
+    None where one of both is missing.
+    """
     order, own, last = rank
     counts = weights[order]
     hits, rows = np.cumsum(counts * own)[last], np.cumsum(counts)[last]
@@ -191,11 +223,16 @@ def _codes(column: str, values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
     named = np.array(["missing" if value is None else str(value) for value in values], dtype=object)
     names, codes = np.unique(named.astype(str), return_inverse=True)
     if len(names) > SLICE_LIMIT:
-        raise DataError(f"evaluate.slices: {column} has {len(names)} values; name columns with at most {SLICE_LIMIT}")
+        raise DataError(
+            f"evaluate.slices: {column} has {len(names)} values; name columns with at most"
+            f" {SLICE_LIMIT}"
+        )
     return names.tolist(), codes
 
 
-def _by_slice(scored: Scored, weights: np.ndarray, names: list[str], codes: np.ndarray) -> dict[str, Figures]:
+def _by_slice(
+    scored: Scored, weights: np.ndarray, names: list[str], codes: np.ndarray
+) -> dict[str, Figures]:
     parts = (weights, weights * scored.right, weights * scored.loss)
     rows, right, loss = (np.bincount(codes, part, len(names)) for part in parts)
     held = np.maximum(rows, 1)
@@ -216,12 +253,17 @@ def _mean(values: Any) -> float | None:
 
 
 def _intervals(drawn: Sequence[Any]) -> Any:
-    """The middle `CONFIDENCE` of what the resamples gave, in the shape of one of them; counts have none."""
+    """The middle `CONFIDENCE` of what the resamples gave, in the shape of one of them.
+
+    Counts have none.
+    """
     if isinstance(drawn[0], dict):
         keys = [key for key in drawn[0] if key not in ("support", "rows")]
         return {key: _intervals([each[key] for each in drawn]) for key in keys}
     known = [value for value in drawn if value is not None]
-    return np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist() if known else None
+    return (
+        np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist() if known else None
+    )
 
 
 def _rounded(value: Any) -> Any:

@@ -13,11 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 from ratchet.evaluation import metrics
 from ratchet.files import writing
 
-CELL, MARGIN, SIDE = 40, 110, 2000  # pixels: of a cell of the picture, of the names beside them, of all cells at most
+CELL, MARGIN, SIDE = (
+    40,
+    110,
+    2000,
+)  # pixels: of a cell of the picture, of the names beside them, of all cells at most
 DARK = (31, 78, 140)
 
 
-def write(folder: Path, targets: np.ndarray, probabilities: np.ndarray, found: metrics.Figures) -> None:
+def write(
+    folder: Path, targets: np.ndarray, probabilities: np.ndarray, found: metrics.Figures
+) -> None:
     """Write `confusion.csv` (a line per test row), `classes.csv`, `reliability.csv` and `confusion.png`.
 
     Args:
@@ -31,11 +37,21 @@ def write(folder: Path, targets: np.ndarray, probabilities: np.ndarray, found: m
     with writing(folder) as made:
         made.mkdir()
         said = names[probabilities.argmax(1)]
-        _table(made / "confusion.csv", ("actual", "predicted"), zip(names[targets], said, strict=True))
-        per_class = ((name, *(row[key] for key in columns)) for name, row in found["per_class"].items())
+        _table(
+            made / "confusion.csv", ("actual", "predicted"), zip(names[targets], said, strict=True)
+        )
+        per_class = (
+            (name, *(row[key] for key in columns)) for name, row in found["per_class"].items()
+        )
         _table(made / "classes.csv", ("class", *columns), per_class)
-        _table(made / "reliability.csv", ("confidence", "accuracy", "rows"), (_digits(part.values()) for part in parts))
-        _matrix(metrics.confusion(targets, probabilities.argmax(1), len(names)), names).save(made / "confusion.png")
+        _table(
+            made / "reliability.csv",
+            ("confidence", "accuracy", "rows"),
+            (_digits(part.values()) for part in parts),
+        )
+        _matrix(metrics.confusion(targets, probabilities.argmax(1), len(names)), names).save(
+            made / "confusion.png"
+        )
 
 
 def _digits(values: Iterable[Any]) -> list[Any]:
@@ -50,7 +66,10 @@ def _table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def _matrix(confusion: np.ndarray, names: np.ndarray) -> Image.Image:
-    """Rows are what is right, columns what was said; the darker, the larger the share of the row."""
+    """Rows are what is right, columns what was said.
+
+    The darker, the larger the share of the row.
+    """
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     colours = 255 - share[..., None] * (255 - np.array(DARK))
     cell = max(1, min(CELL, SIDE // len(names)))

@@ -1,7 +1,7 @@
 """The report of an evaluation: one page with everything in it, the same bytes for the same model and data.
 
-The charts are plain SVG out of the template, in the colours of the page: a plotting library's pictures know neither dark
-and light nor a screen reader, and weigh more than the rest of the page.
+The charts are plain SVG out of the template, in the colours of the page: a plotting library's
+pictures know neither dark and light nor a screen reader, and weigh more than the rest of the page.
 """
 
 from __future__ import annotations
@@ -59,8 +59,15 @@ def write(
 class Answers:
     """What the model said to each row, and pictures of it."""
 
-    def __init__(self, card: Card, inputs: np.ndarray, targets: np.ndarray, probabilities: np.ndarray) -> None:
-        self.card, self.inputs, self.targets, self.probabilities = card, inputs, targets, probabilities
+    def __init__(
+        self, card: Card, inputs: np.ndarray, targets: np.ndarray, probabilities: np.ndarray
+    ) -> None:
+        self.card, self.inputs, self.targets, self.probabilities = (
+            card,
+            inputs,
+            targets,
+            probabilities,
+        )
         self.said = probabilities.argmax(1)
         self.loss = metrics.log_loss(targets, probabilities)
 
@@ -77,7 +84,10 @@ class Answers:
             "target": self.card.classes[self.targets[row]],
             "said": self.card.classes[self.said[row]],
             "for_target": float(shares[self.targets[row]]),
-            "first": [(self.card.classes[index], float(shares[index]), index == self.targets[row]) for index in first],
+            "first": [
+                (self.card.classes[index], float(shares[index]), index == self.targets[row])
+                for index in first
+            ],
             "picture": self.picture(row),
         }
 
@@ -106,11 +116,18 @@ def _curves(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file, delimiter="\t")]
+        return [
+            {key: float(value) for key, value in row.items()}
+            for row in csv.DictReader(file, delimiter="\t")
+        ]
 
 
 def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, value in values.items():
-        found += _flat(value, f"{before}{key}.") if isinstance(value, dict) and value else [(f"{before}{key}", value)]
+        found += (
+            _flat(value, f"{before}{key}.")
+            if isinstance(value, dict) and value
+            else [(f"{before}{key}", value)]
+        )
     return found

@@ -1,4 +1,7 @@
-"""What the gate decided, as `reports/gate.json` and a version's tag hold it; `judgement.py` decides."""
+"""What the gate decided, as `reports/gate.json` and a version's tag hold it.
+
+`judgement.py` decides.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from ratchet.errors import VersionError
 from ratchet.files import write_json
 from ratchet.formats import Format, known, required
 
-# worse: a loss is shown at gate.confidence, but equally good models lose as much by bad luck now and then.
-# undecided: neither a loss nor its absence is shown. Only "promote" ever changes what serves.
+# worse: a loss is shown at gate.confidence, but equally good models lose as much by bad luck now
+# and then. undecided: neither a loss nor its absence is shown. Only "promote" ever changes what
+# serves.
 Verdict = Literal["promote", "refuse", "worse", "undecided", "known"]
 FILE = "reports/gate.json"
 # 2: the verdict "worse"; in 1 it was "refuse"
@@ -24,9 +28,10 @@ FORMAT = Format("a decision of the gate", 2, "run `python -m tasks.gate prod`", 
 class Decision:
     """What the gate decided and the numbers behind it; `reports/gate.json` holds the same.
 
-    `champion`, `best` and `version` are version names. `rows` and `accuracy` are the run's own, from `evaluate`; the
-    figures of the comparison are of `compared` rows, in the metric that `metric` names, and `low` and `high` bound the
-    difference (challenger less champion) at `confidence`, each from one side.
+    `champion`, `best` and `version` are version names. `rows` and `accuracy` are the run's own,
+    from `evaluate`; the figures of the comparison are of `compared` rows, in the metric that
+    `metric` names, and `low` and `high` bound the difference (challenger less champion) at
+    `confidence`, each from one side.
     """
 
     verdict: Verdict
@@ -39,14 +44,18 @@ class Decision:
     champion: str | None = None
     metric: str | None = None
     compared: int | None = None
-    excluded: int | None = None  # test rows that a model was trained on, or of a class that the champion lacks
+    excluded: int | None = (
+        None  # test rows that a model was trained on, or of a class that the champion lacks
+    )
     champion_score: float | None = None
     challenger_score: float | None = None
     difference: float | None = None
     low: float | None = None
     high: float | None = None
     confidence: float | None = None
-    detectable: float | None = None  # the smallest difference that the compared rows can show at `confidence`
+    detectable: float | None = (
+        None  # the smallest difference that the compared rows can show at `confidence`
+    )
     p: float | None = None  # McNemar's, one-sided: as many rows won by chance alone
     luck: float | None = None  # as many lost by chance alone; of `metric`
     slices: Sequence[Sequence[Any]] = ()  # see `judgement.Slice`
@@ -91,7 +100,8 @@ def read(tree: Path) -> Decision:
         raise VersionError(f"{file} is missing; `python -m tasks.gate prod` writes it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise VersionError(
-            f"{file} does not hold a decision of the gate ({error}); `python -m tasks.gate prod` writes it"
+            f"{file} does not hold a decision of the gate ({error}); `python -m tasks.gate prod`"
+            " writes it"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """May a challenger take the champion's place? Pure functions of the answers that both gave to the same rows.
 
-`decide` is statistics: what the rows show. `settle` applies the params to that: what happens where they show nothing,
-where the contract is new, and below `gate.min_accuracy`.
+`decide` is statistics: what the rows show. `settle` applies the params to that: what happens where
+they show nothing, where the contract is new, and below `gate.min_accuracy`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ NEVER = 1e-5  # at most this share of the comparisons of equally good models end
 class Slice(NamedTuple):
     """One class or group by itself; p-values are corrected for how many are judged.
 
-    `p`: that it lost no more than `gate.slice_margin`. `luck`: of such a loss where both models are equally good.
-    `fallen`: it is shown to have lost more than that margin.
+    `p`: that it lost no more than `gate.slice_margin`. `luck`: of such a loss where both models are
+    equally good. `fallen`: it is shown to have lost more than that margin.
     """
 
     name: str
@@ -37,7 +37,10 @@ class Slice(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """What the compared rows can show: differences of `detectable` and more; `wanted` would have decided."""
+    """What the compared rows can show: differences of `detectable` and more.
+
+    `wanted` would have decided.
+    """
 
     rows: int
     disagreements: int
@@ -45,7 +48,10 @@ class Reach(NamedTuple):
     wanted: float
 
     def needed(self, params: GateParams) -> int | None:
-        """Rows that would show `wanted`, with as many disagreements in proportion; None: no number would."""
+        """Rows that would show `wanted`, with as many disagreements in proportion.
+
+        None: no number would.
+        """
         if params.metric == "accuracy":
             return tango.rows_for(self.wanted, params.confidence, self.disagreements / self.rows)
         # the width of a bootstrap's interval falls with the root of the rows
@@ -53,7 +59,9 @@ class Reach(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What the comparison shows. Without rows to compare on there is neither `estimate` nor `reach`.
+    """What the comparison shows.
+
+    Without rows to compare on there is neither `estimate` nor `reach`.
 
     `against` is the estimate against the best version before.
     """
@@ -80,7 +88,13 @@ _SEVERITY: tuple[Verdict, ...] = ("promote", "undecided", "worse", "refuse")
 def first(params: GateParams, accuracy: float) -> tuple[Verdict, str]:
     """Where nothing serves yet, the accuracy alone decides."""
     if accuracy >= params.min_accuracy:
-        return "promote", f"first in service: accuracy {accuracy:.4f} reaches gate.min_accuracy {params.min_accuracy}"
+        return (
+            "promote",
+            (
+                f"first in service: accuracy {accuracy:.4f} reaches gate.min_accuracy"
+                f" {params.min_accuracy}"
+            ),
+        )
     return "refuse", f"accuracy {accuracy:.4f} is below gate.min_accuracy {params.min_accuracy}"
 
 
@@ -94,7 +108,8 @@ def settle(
 ) -> tuple[Verdict, str]:
     """The verdict after the params that decide where the rows do not; none of them is ever silent.
 
-    Whatever they say: a challenger that is or seems worse is not promoted, nor is one below `gate.min_accuracy`.
+    Whatever they say: a challenger that is or seems worse is not promoted, nor is one below
+        `gate.min_accuracy`.
 
     Args:
         accuracy: of the challenger, on its own test rows.
@@ -110,12 +125,19 @@ def settle(
     incomparable = verdict == "undecided" and judgement.reach is None
     if incomparable and new_contract:
         verdict = "promote"  # as for a first version
-        reason = f"accuracy {accuracy:.4f} reaches gate.min_accuracy {params.min_accuracy}, as for a first version"
+        reason = (
+            f"accuracy {accuracy:.4f} reaches gate.min_accuracy {params.min_accuracy}, as for a"
+            " first version"
+        )
     elif verdict == "undecided":
         verdict, reason = _undecided(params, judgement)
     if new_contract:
         differs = f"the contract differs from {champion}'s ({', '.join(new_contract)})"
-        differs += f", nothing can be compared ({judgement.reason})" if incomparable else ", compared on what both know"
+        differs += (
+            f", nothing can be compared ({judgement.reason})"
+            if incomparable
+            else ", compared on what both know"
+        )
         if verdict == "promote":
             choice = params.on_new_contract
             verdict = "promote" if choice == "promote" else "undecided"
@@ -133,10 +155,19 @@ def _undecided(params: GateParams, judgement: Judgement) -> tuple[Verdict, str]:
         return "promote", f"let through by {key}; {judgement.reason}"
     keeps = f"{key} keeps the champion"
     if choice == "estimate":
-        lower = [name for name, other in (("champion", estimate), ("best before it", against)) if _lower(other)]
+        lower = [
+            name
+            for name, other in (("champion", estimate), ("best before it", against))
+            if _lower(other)
+        ]
         if estimate and not lower:
-            return "promote", f"let through by {key}, as it scores no lower on these rows; {judgement.reason}"
-        keeps += f", as the challenger scores lower than the {' and the '.join(lower)}" if lower else ""
+            return (
+                "promote",
+                f"let through by {key}, as it scores no lower on these rows; {judgement.reason}",
+            )
+        keeps += (
+            f", as the challenger scores lower than the {' and the '.join(lower)}" if lower else ""
+        )
     reach = f"{_advice(params, judgement.reach)}; " if judgement.reach else ""
     return "undecided", f"{judgement.reason}. {reach}{keeps}"
 
@@ -148,7 +179,9 @@ def _lower(estimate: Estimate | None) -> bool:
 def _advice(params: GateParams, reach: Reach) -> str:
     """What these rows could have shown, and how many would be enough."""
     count = f"{reach.disagreements:,} disagreement{'' if reach.disagreements == 1 else 's'}"
-    shown = f"{reach.rows:,} rows with {count} can show a difference of {reach.detectable:.4f} or more"
+    shown = (
+        f"{reach.rows:,} rows with {count} can show a difference of {reach.detectable:.4f} or more"
+    )
     needed = reach.needed(params)
     if needed is None:
         return shown
@@ -156,7 +189,9 @@ def _advice(params: GateParams, reach: Reach) -> str:
     if reach.wanted == margin:
         task = f"a margin of {margin} takes"
     else:
-        task = f"telling this difference from {f'the margin of {margin}' if margin else 'none'} takes"
+        task = (
+            f"telling this difference from {f'the margin of {margin}' if margin else 'none'} takes"
+        )
     return f"{shown}, and {task} about {_rounded(needed):,}"
 
 
@@ -166,11 +201,19 @@ def _rounded(rows: int) -> int:
     return -(-rows // unit) * unit
 
 
-def _below(params: GateParams, accuracy: float, champion: str, champion_accuracy: float | None) -> str:
+def _below(
+    params: GateParams, accuracy: float, champion: str, champion_accuracy: float | None
+) -> str:
     """Why `gate.min_accuracy` refuses, with a hint where it would refuse the champion as well."""
-    text = f"accuracy {accuracy:.4f} is below gate.min_accuracy {params.min_accuracy}, the floor for every promotion"
+    text = (
+        f"accuracy {accuracy:.4f} is below gate.min_accuracy {params.min_accuracy}, the floor for"
+        " every promotion"
+    )
     if champion_accuracy is not None and champion_accuracy < params.min_accuracy:
-        text += f" ({champion}, which is in service, reached {champion_accuracy:.4f} and is below it too)"
+        text += (
+            f" ({champion}, which is in service, reached {champion_accuracy:.4f} and is below it"
+            " too)"
+        )
     return text
 
 
@@ -183,12 +226,16 @@ def decide(
 ) -> Judgement:
     """What the rows show.
 
-    *promote*: the challenger is shown, at `gate.confidence`, to be better or within the margin, and no loss is shown.
+    *promote*: the challenger is shown, at `gate.confidence`, to be better or within the margin, and
+        no loss is shown.
 
-    *refuse*: a loss beyond its margin (of all rows, of a class or group, or against the best version before) is shown at
-    that confidence *and* is not bad luck: equally good models would show one less than once in 1 / `NEVER` comparisons.
-    That holds exactly, whatever the shares of the classes, the number of rows and of groups: rows on which such models
-    disagree fall to either like a fair coin (McNemar's test), and Holm's correction covers all that is judged.
+    *refuse*: a loss beyond its margin (of all rows, of a class or group, or against the best
+    version before) is shown at
+    that confidence *and* is not bad luck: equally good models would show one less than once in 1 /
+    `NEVER` comparisons.
+    That holds exactly, whatever the shares of the classes, the number of rows and of groups: rows
+    on which such models disagree fall to either like a fair coin (McNemar's test), and Holm's
+    correction covers all that is judged.
 
     *worse*: such a loss is shown at `gate.confidence`, but might be bad luck.
 
@@ -197,8 +244,8 @@ def decide(
     Args:
         answers: what both answered to the same rows.
         classes: names of the classes that `answers` index.
-        best: the same with the best version that served since the last major one, if that is not the champion. Without
-            it many small steps would lead down.
+        best: the same with the best version that served since the last major one, if that is not
+            the champion. Without it many small steps would lead down.
         groups: slices beside the classes, by name: which rows are in it, bool (rows,).
     """
     if not len(answers.targets):
@@ -207,16 +254,26 @@ def decide(
     comparable = params.metric == "accuracy" or len(judged) > 0
     metric = params.metric if comparable else "accuracy"  # so that a loss is seen all the same
     estimate = statistics.estimate(answers, metric, judged, params.confidence)
-    against = statistics.estimate(best, metric, judged, params.confidence) if best and len(best.targets) else None
+    against = (
+        statistics.estimate(best, metric, judged, params.confidence)
+        if best and len(best.targets)
+        else None
+    )
     slices = judge_slices(params, answers, classes, groups or {})
-    tests = {"all": estimate.luck} | ({"best": against.luck} if against else {}) | {s.name: s.luck for s in slices}
+    tests = (
+        {"all": estimate.luck}
+        | ({"best": against.luck} if against else {})
+        | {s.name: s.luck for s in slices}
+    )
     luck = statistics.holm(tests)
     slices = tuple(part._replace(luck=luck[part.name]) for part in slices)
     p = statistics.mcnemar(*statistics.disagreements(answers))
     better = p < 1 - params.confidence if metric == "accuracy" else estimate.low > 0
 
     overall = _overall(params, estimate, better, luck["all"])
-    overall = overall._replace(reason=f"{overall.reason}: {_figures(params, metric, estimate, answers)}")
+    overall = overall._replace(
+        reason=f"{overall.reason}: {_figures(params, metric, estimate, answers)}"
+    )
     if not comparable and overall.verdict in ("promote", "undecided"):
         reason = f"no rows of a class with gate.min_slice = {params.min_slice} rows to compare on"
         overall = _Finding("undecided", reason)
@@ -230,20 +287,42 @@ def decide(
     if verdict == "undecided" and overall.verdict == "promote" and best and against:
         reach = _reach(params, against, best)
     if not comparable:
-        return Judgement(verdict, "; ".join(f.reason for f in findings), None, None, p, slices, against)
-    return Judgement(verdict, "; ".join(f.reason for f in findings), estimate, reach, p, slices, against)
+        return Judgement(
+            verdict, "; ".join(f.reason for f in findings), None, None, p, slices, against
+        )
+    return Judgement(
+        verdict, "; ".join(f.reason for f in findings), estimate, reach, p, slices, against
+    )
 
 
 def judge_slices(
     params: GateParams, answers: Answers, classes: Sequence[str], groups: Mapping[str, np.ndarray]
 ) -> tuple[Slice, ...]:
-    """Every class and group with at least `gate.min_slice` rows by itself; `p` is corrected, `luck` not yet."""
-    masks = {f"class {name}": answers.targets == index for index, name in enumerate(classes)} | dict(groups)
-    parts = {name: answers.at(mask) for name, mask in masks.items() if mask.sum() >= params.min_slice}
-    counts = {name: (*statistics.disagreements(part), len(part.targets)) for name, part in parts.items()}
-    p = statistics.holm({name: tango.p_fallen(*count, params.slice_margin) for name, count in counts.items()})
+    """Every class and group with at least `gate.min_slice` rows by itself.
+
+    `p` is corrected, `luck` not yet.
+    """
+    masks = {
+        f"class {name}": answers.targets == index for index, name in enumerate(classes)
+    } | dict(groups)
+    parts = {
+        name: answers.at(mask) for name, mask in masks.items() if mask.sum() >= params.min_slice
+    }
+    counts = {
+        name: (*statistics.disagreements(part), len(part.targets)) for name, part in parts.items()
+    }
+    p = statistics.holm(
+        {name: tango.p_fallen(*count, params.slice_margin) for name, count in counts.items()}
+    )
     return tuple(
-        Slice(name, rows, (won - lost) / rows, p[name], statistics.mcnemar(won, lost), p[name] < 1 - params.confidence)
+        Slice(
+            name,
+            rows,
+            (won - lost) / rows,
+            p[name],
+            statistics.mcnemar(won, lost),
+            p[name] < 1 - params.confidence,
+        )
         for name, (lost, won, rows) in counts.items()
     )
 
@@ -268,16 +347,25 @@ def _fallen(params: GateParams, slices: Sequence[Slice]) -> _Finding | None:
     fallen = [part for part in slices if part.fallen]
     if not fallen:
         return None
-    names = ", ".join(f"{part.name} ({part.difference:+.3f} on {part.rows} rows)" for part in fallen)
+    names = ", ".join(
+        f"{part.name} ({part.difference:+.3f} on {part.rows} rows)" for part in fallen
+    )
     if any(part.luck < NEVER for part in fallen):
         return _Finding("refuse", f"{names} got worse by more than {params.slice_margin}")
     return _Finding("worse", f"{names} seems to have got worse by more than {params.slice_margin}")
 
 
-def _downhill(params: GateParams, against: Estimate, luck: float, needed: bool, figures: str) -> _Finding | None:
-    """The best version before; what is not shown only counts where the challenger would be promoted."""
+def _downhill(
+    params: GateParams, against: Estimate, luck: float, needed: bool, figures: str
+) -> _Finding | None:
+    """The best version before.
+
+    What is not shown only counts where the challenger would be promoted.
+    """
     if against.high < -params.margin:
-        return _Finding("refuse" if luck < NEVER else "worse", f"downhill: against the best before it {figures}")
+        return _Finding(
+            "refuse" if luck < NEVER else "worse", f"downhill: against the best before it {figures}"
+        )
     if needed and against.low < -params.margin:
         return _Finding("undecided", f"it may lead downhill: against the best before it {figures}")
     return None
@@ -285,7 +373,11 @@ def _downhill(params: GateParams, against: Estimate, luck: float, needed: bool, 
 
 def _reach(params: GateParams, estimate: Estimate, answers: Answers) -> Reach:
     """With enough rows for the margin, what is wanted is to tell the observed difference from it."""
-    rows, disagreements, margin = len(answers.targets), sum(statistics.disagreements(answers)), _margin(params)
+    rows, disagreements, margin = (
+        len(answers.targets),
+        sum(statistics.disagreements(answers)),
+        _margin(params),
+    )
     detectable = (estimate.high - estimate.low) / 2
     if params.metric == "accuracy":
         detectable = tango.detectable(rows, params.confidence, disagreements / rows)

@@ -1,4 +1,7 @@
-"""`reports/gate.html`: what the gate decided and why, for people. One file, in the look of the report."""
+"""`reports/gate.html`: what the gate decided and why, for people.
+
+One file, in the look of the report.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,11 @@ HEADLINES = {
 
 
 def write(
-    tree: Path, decision: Decision, params: GateParams, run: Run | None = None, compared: Compared | None = None
+    tree: Path,
+    decision: Decision,
+    params: GateParams,
+    run: Run | None = None,
+    compared: Compared | None = None,
 ) -> None:
     """Write the page; `run` and `compared` are what was compared, if anything was.
 
@@ -49,37 +56,61 @@ def write(
     if run is not None and compared is not None and len(compared.rows):
         bars = _bars(decision, params, run, compared)
         examples = _examples(run, compared)
-    changed = history.diff(tree, decision.champion, None) if decision.champion and not decision.version else None
+    changed = (
+        history.diff(tree, decision.champion, None)
+        if decision.champion and not decision.version
+        else None
+    )
     values = {
         "decision": decision,
         "gate": params,
         "headline": HEADLINES[decision.verdict],
         "tone": {"promote": "good", "refuse": "bad", "worse": "bad"}.get(decision.verdict, "third"),
         "bars": bars,
-        "limit": max([params.margin, params.slice_margin, *(abs(b[end]) for b in bars for end in ("low", "high"))]),
+        "limit": max(
+            [
+                params.margin,
+                params.slice_margin,
+                *(abs(b[end]) for b in bars for end in ("low", "high")),
+            ]
+        ),
         "examples": examples,
         "moved": compared.disagreements if compared else None,
         "changed": changed,
-        "shares": {n: found["support"] for n, found in changed.per_class.items() if "support" in found}
-        if changed
-        else {},
+        "shares": (
+            {n: found["support"] for n, found in changed.per_class.items() if "support" in found}
+            if changed
+            else {}
+        ),
         **_origin(tree, decision),
     }
     page.write(tree / FILE, TEMPLATE, values)
 
 
-def _bars(decision: Decision, params: GateParams, run: Run, compared: Compared) -> list[dict[str, Any]]:
+def _bars(
+    decision: Decision, params: GateParams, run: Run, compared: Compared
+) -> list[dict[str, Any]]:
     """All rows, then each class and group: rows, lost, won, difference, bounds, and what the gate made of it."""
     from ratchet.gate import scoring
 
     fallen = {each[0]: each[5] for each in decision.slices}
-    masks = {f"class {name}": compared.answers.targets == index for index, name in enumerate(run.classes)}
+    masks = {
+        f"class {name}": compared.answers.targets == index for index, name in enumerate(run.classes)
+    }
     bars = [_bar("all rows", compared.answers, params.confidence, params.margin)]
     for name, mask in {**masks, **scoring.groups(run, compared.rows)}.items():
         if mask.any():
             bar = _bar(name, compared.answers.at(mask), params.confidence, params.slice_margin)
-            within = "within the margin" if bar["difference"] >= -bar["margin"] else "not shown to be lost"
-            said = ("lost too much" if fallen[name] else within) if name in fallen else "too few rows to be judged"
+            within = (
+                "within the margin"
+                if bar["difference"] >= -bar["margin"]
+                else "not shown to be lost"
+            )
+            said = (
+                ("lost too much" if fallen[name] else within)
+                if name in fallen
+                else "too few rows to be judged"
+            )
             bars.append({**bar, "said": said})
     return bars
 
@@ -92,12 +123,18 @@ def _bar(name: str, answers: Answers, confidence: float, margin: float) -> dict[
 
 
 def _examples(run: Run, compared: Compared) -> list[dict[str, Any]]:
-    """Rows that one of both has right, the surest mistakes first; what the champion alone had right comes first."""
+    """Rows that one of both has right, the surest mistakes first.
+
+    What the champion alone had right comes first.
+    """
     targets, theirs, ours = compared.answers
     sure = run.sure[compared.rows]
     lost = np.flatnonzero((theirs == targets) & (ours != targets))
     won = np.flatnonzero((ours == targets) & (theirs != targets))
-    lost, won = lost[np.argsort(-sure[lost], kind="stable")], won[np.argsort(-compared.sure[won], kind="stable")]
+    lost, won = (
+        lost[np.argsort(-sure[lost], kind="stable")],
+        won[np.argsort(-compared.sure[won], kind="stable")],
+    )
     rows = np.concatenate([lost[:EXAMPLES], won[:EXAMPLES]])
     ids = run.row_ids[compared.rows[rows]].tolist()
     pictures = _pictures(run, ids)
@@ -110,7 +147,11 @@ def _examples(run: Run, compared: Compared) -> list[dict[str, Any]]:
             "kind": "lost" if theirs[row] == targets[row] else "won",
             "row_id": row_id,
             "target": name(targets[row]),
-            "champion": (name(theirs[row]), float(compared.sure[row]), bool(theirs[row] == targets[row])),
+            "champion": (
+                name(theirs[row]),
+                float(compared.sure[row]),
+                bool(theirs[row] == targets[row]),
+            ),
             "challenger": (name(ours[row]), float(sure[row]), bool(ours[row] == targets[row])),
             "picture": pictures.get(row_id),
         }
@@ -119,14 +160,19 @@ def _examples(run: Run, compared: Compared) -> list[dict[str, Any]]:
 
 
 def _pictures(run: Run, row_ids: list[str]) -> dict[str, str]:
-    """Pictures of some rows as the run's model is fed them, as far as `BUDGET` reaches; none where they are numbers."""
+    """Pictures of some rows as the run's model is fed them, as far as `BUDGET` reaches.
+
+    None where they are numbers.
+    """
     from ratchet.dataset.spec import Spec, inputs
     from ratchet.shards import shards
 
     if run.contract["kind"] != "image" or not row_ids:
         return {}
     found: dict[str, str] = {}
-    for row_id, pixels in zip(row_ids, inputs(shards.rows(run.raw, row_ids), Spec.parse(run.contract)), strict=True):
+    for row_id, pixels in zip(
+        row_ids, inputs(shards.rows(run.raw, row_ids), Spec.parse(run.contract)), strict=True
+    ):
         uri = page.picture(pixels)
         if sum(map(len, found.values())) + len(uri) <= BUDGET:
             found[row_id] = uri
@@ -161,7 +207,9 @@ def _link(version: Version, served: Mapping[str, history.Span]) -> dict[str, Any
         "against": judged.get("champion"),
         "base": str(version.data.get("base") or ""),
         "why": str(version.data.get("reason", "")),
-        "since": f"{datetime.fromtimestamp(served[version.name].since, UTC):%Y-%m-%d}"
-        if version.name in served
-        else None,
+        "since": (
+            f"{datetime.fromtimestamp(served[version.name].since, UTC):%Y-%m-%d}"
+            if version.name in served
+            else None
+        ),
     }

@@ -61,7 +61,12 @@ class Compared(NamedTuple):
 def of_tree(tree: Path) -> Run:
     """The run that lies in `tree`."""
     file = tree / PREPARED / TRAINED
-    return _run(tree / PREDICTIONS, tree / CARD, tree / RAW, _row_ids(file) if file.is_file() else frozenset())
+    return _run(
+        tree / PREDICTIONS,
+        tree / CARD,
+        tree / RAW,
+        _row_ids(file) if file.is_file() else frozenset(),
+    )
 
 
 @contextmanager
@@ -91,12 +96,15 @@ def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> Compar
     """What both answered to the run's test rows, less those that either was trained on or the champion has no class for.
 
     Raises:
-        ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, or gives no probabilities.
+        ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, or gives no
+            probabilities.
     """
     model, card = loading.built(tree, champion)
     known = np.isin(np.asarray(run.classes, dtype=object), card.classes)
     seen = run.trained | trained(tree, champion)
-    rows = np.flatnonzero(known[run.targets] & np.array([row_id not in seen for row_id in run.row_ids], dtype=bool))
+    rows = np.flatnonzero(
+        known[run.targets] & np.array([row_id not in seen for row_id in run.row_ids], dtype=bool)
+    )
     index = {name: position for position, name in enumerate(run.classes)}
     names = np.array([index.get(name, -1) for name in card.classes], dtype=np.int64)
     said, sure = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
@@ -111,14 +119,19 @@ def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> Compar
 def groups(run: Run, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The slices of a run at some of its rows: "column=value" to which of those rows are in it, bool (len(rows),)."""
     at = {column: values[rows] for column, values in run.slices.items()}
-    return {f"{column}={value}": values == value for column, values in at.items() for value in dict.fromkeys(values)}
+    return {
+        f"{column}={value}": values == value
+        for column, values in at.items()
+        for value in dict.fromkeys(values)
+    }
 
 
 def trained(tree: Path, version: Version) -> frozenset[str]:
     """The rows that a version was trained on.
 
-    Prepared data are never pushed; where they are gone, the split is computed again from the version's raw rows and params
-    (for an old version with its quarantined rows, which are in no test split either).
+    Prepared data are never pushed; where they are gone, the split is computed again from the
+    version's raw rows and params (for an old version with its quarantined rows, which are in no
+    test split either).
     """
     held, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
     prepared = held.output(PREPARED)
@@ -126,7 +139,9 @@ def trained(tree: Path, version: Version) -> frozenset[str]:
         md5 = cache.listing(prepared.md5, PREPARED).get(TRAINED)
         if md5 and cache.has(md5):
             return _row_ids(cache.check(md5, TRAINED))
-    settings = next(sections["prepare"] for sections in held.params.values() if "prepare" in sections)
+    settings = next(
+        sections["prepare"] for sections in held.params.values() if "prepare" in sections
+    )
     fractions = float(settings["val_fraction"]), float(settings["test_fraction"])
     with _raw(tree, version) as raw:
         found = shards.Shards.open(raw)
@@ -144,21 +159,31 @@ def _quarantined(tree: Path, version: Version) -> dict[str, np.ndarray]:
 def _split_again(
     raw: shards.Shards, dropped: Mapping[str, np.ndarray], val_fraction: float, test_fraction: float
 ) -> frozenset[str]:
-    """The training rows of `raw`, by the rule that `prepare` splits with; before format 2 no row moved for its class."""
+    """The training rows of `raw`, by the rule that `prepare` splits with.
+
+    Before format 2 no row moved for its class.
+    """
     fractions = val_fraction, test_fraction
     moved = splits.to_training(raw.strata(dropped), *fractions) if raw.format > 1 else frozenset()
     trained: set[str] = set()
     for rows in raw.strata(dropped):
         index = splits.splits(rows.row_ids, rows.given, rows.known, *fractions, moved)
-        trained.update(row_id for row_id, split in zip(rows.row_ids, index, strict=True) if split == 0)
+        trained.update(
+            row_id for row_id, split in zip(rows.row_ids, index, strict=True) if split == 0
+        )
     return frozenset(trained)
 
 
-def _probabilities(champion: Version, model: Any, card: Card, table: Any, batch_size: int) -> np.ndarray:
+def _probabilities(
+    champion: Version, model: Any, card: Card, table: Any, batch_size: int
+) -> np.ndarray:
     """Of the champion's own classes, float32 (N, classes)."""
     found = probabilities(model, card, spec.inputs(table, card.parsed_spec()), batch_size)
     if not np.isfinite(found).all():
-        raise CorruptModel(f"{champion.name} gives probabilities that are not finite; `ratchet verify {champion.name}`")
+        raise CorruptModel(
+            f"{champion.name} gives probabilities that are not finite; `ratchet verify"
+            f" {champion.name}`"
+        )
     return found
 
 
@@ -175,7 +200,11 @@ def _run(predictions: Path, card: Path, raw: Path, trained: frozenset[str]) -> R
         contract=described,
         raw=raw,
         trained=trained,
-        slices={own(name): np.asarray(table[name].to_pylist(), dtype=object) for name in names if name not in _OWN},
+        slices={
+            own(name): np.asarray(table[name].to_pylist(), dtype=object)
+            for name in names
+            if name not in _OWN
+        },
     )
 
 

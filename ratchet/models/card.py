@@ -1,4 +1,7 @@
-"""The card beside the weights: all that rebuilds a model. Weights are read only through it, never as pickled code."""
+"""The card beside the weights: all that rebuilds a model.
+
+Weights are read only through it, never as pickled code.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,13 @@ class Card:
         try:
             return cls.parse(json.loads(path.read_text(encoding="utf-8")), path)
         except FileNotFoundError:
-            raise CorruptModel(f"{path}: there is no card; run `dvc checkout models` or train first") from None
+            raise CorruptModel(
+                f"{path}: there is no card; run `dvc checkout models` or train first"
+            ) from None
         except (OSError, ValueError) as error:
-            raise CorruptModel(f"{path} cannot be read as the card of a model: {error}; {FORMAT.again}") from None
+            raise CorruptModel(
+                f"{path} cannot be read as the card of a model: {error}; {FORMAT.again}"
+            ) from None
 
     @classmethod
     def parse(cls, content: object, where: object) -> Card:
@@ -56,8 +63,12 @@ class Card:
         except (KeyError, TypeError, ValueError, CorruptData) as error:
             number = FORMAT.of(content, where)
             if number > FORMAT.number:
-                raise CorruptModel(FORMAT.newer(where, number, f"cannot be understood ({error!r})")) from None
-            raise CorruptModel(f"{where} does not hold {FORMAT.name}: {error!r}; {FORMAT.again}") from None
+                raise CorruptModel(
+                    FORMAT.newer(where, number, f"cannot be understood ({error!r})")
+                ) from None
+            raise CorruptModel(
+                f"{where} does not hold {FORMAT.name}: {error!r}; {FORMAT.again}"
+            ) from None
         return card
 
     def check(self) -> None:
@@ -96,12 +107,13 @@ def load_model(
 ) -> tuple[nn.Module, Card]:
     """The model of a card, in eval mode on the CPU, after its weights were checked against the card's SHA-256.
 
-    `load_model(path, trust=True)` reads what `ratchet export --format whole_model` wrote instead. `package` is where a
-    class of `custom/` comes from: `ratchet.load` passes that of the version's own commit.
+    `load_model(path, trust=True)` reads what `ratchet export --format whole_model` wrote instead.
+    `package` is where a class of `custom/` comes from: `ratchet.load` passes that of the version's
+    own commit.
 
     Raises:
-        CorruptModel: the weights are missing, are not those of the card, or do not fit its architecture; or a whole model
-            was given without `trust`, or is none.
+        CorruptModel: the weights are missing, are not those of the card, or do not fit its
+            architecture; or a whole model was given without `trust`, or is none.
     """
     if weights is None:
         return _whole(card, trust)
@@ -109,11 +121,14 @@ def load_model(
     try:
         content = weights.read_bytes()
     except FileNotFoundError:
-        raise CorruptModel(f"{weights}: there are no weights; run `dvc checkout models` or train first") from None
+        raise CorruptModel(
+            f"{weights}: there are no weights; run `dvc checkout models` or train first"
+        ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != read.weights_sha256:
         raise CorruptModel(
-            f"{weights}: SHA-256 {found[:12]}…, but {card} names {read.weights_sha256[:12]}…; not loaded"
+            f"{weights}: SHA-256 {found[:12]}…, but {card} names {read.weights_sha256[:12]}…; not"
+            " loaded"
         )
     architecture = read.architecture
     try:
@@ -124,12 +139,15 @@ def load_model(
             classes=len(read.classes),
             package=package,
         )
-        model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
+        model.load_state_dict(
+            torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        )
     except TrainingError as error:
         raise CorruptModel(f"{card}: {error}") from error
     except pickle.UnpicklingError:  # torch's own words advise to read it all the same
         raise CorruptModel(
-            f"{weights}: it holds more than tensors, which may be code; nothing of it was run; `ratchet train` makes others"
+            f"{weights}: it holds more than tensors, which may be code; nothing of it was run;"
+            " `ratchet train` makes others"
         ) from None
     except (RuntimeError, KeyError, TypeError) as error:
         raise CorruptModel(f"{weights}: they do not fit {architecture}: {error}") from error
@@ -156,18 +174,30 @@ def _restored(code: dict[str, bytes], model: bytes) -> nn.Module:
 def _whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
     if not trust:
         raise CorruptModel(
-            f"{path}: a whole model is a pickle, and reading one runs whatever code it holds; pass trust=True if you made "
-            "it yourself, else load the weights through their card: load_model(card, weights)"
+            f"{path}: a whole model is a pickle, and reading one runs whatever code it holds; pass"
+            " trust=True if you made it yourself, else load the weights through their card:"
+            " load_model(card, weights)"
         )
     try:
         model: nn.Module = torch.load(path, weights_only=False, map_location="cpu")
         return model.eval(), Card.parse(model.card, path)
-    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
-        raise CorruptModel(f"{path}: not what `ratchet export --format whole_model` writes: {error}") from error
+    except (
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise CorruptModel(
+            f"{path}: not what `ratchet export --format whole_model` writes: {error}"
+        ) from error
 
 
 def pack(state: dict[str, torch.Tensor]) -> bytes:
     """A `state_dict` as bytes that depend on nothing else: contiguous CPU tensors, no file name inside."""
     buffer = io.BytesIO()
-    torch.save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, buffer)
+    torch.save(
+        {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, buffer
+    )
     return buffer.getvalue()

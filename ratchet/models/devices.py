@@ -1,7 +1,8 @@
 """How a device computes: what `auto` means for device, precision, layout, compile, fused kernels and residence.
 
-The table is fixed by the device and by what the model is made of. It is never a trial at run time, which would make the
-weights depend on noise. docs/training.md shows it; benchmarks/precision.py measures it.
+The table is fixed by the device and by what the model is made of. It is never a trial at run time,
+which would make the weights depend on noise. docs/training.md shows it; benchmarks/precision.py
+measures it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ratchet.params import TrainParams
 
 # Multiplications of a whole network for each output of its depthwise convolutions, below which
 # bfloat16 is slower than float32 on a CPU: its kernels for such convolutions are slow. Measured on
-# 27 networks: those with 130 to 426 are slower, 611 is even, 863 and 2,077 are faster (benchmarks/results.md).
+# 27 networks: those with 130 to 426 are slower, 611 is even, 863 and 2,077 are faster
+# (benchmarks/results.md).
 DEPTHWISE_WORK = 600
 
 
@@ -40,7 +42,12 @@ class Plan:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def __str__(self) -> str:
-        named = {"channels-last": self.channels_last, "compiled": self.compile, "fused": self.fused, "tf32": self.tf32}
+        named = {
+            "channels-last": self.channels_last,
+            "compiled": self.compile,
+            "fused": self.fused,
+            "tf32": self.tf32,
+        }
         parts = [
             f"{self.device}",
             "bfloat16" if self.bfloat16 else "float32",
@@ -54,7 +61,8 @@ def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan
 
     Args:
         data_bytes: size of the training inputs, for residence.
-        local: number of this process among those on this machine, each of which has a device of its own.
+        local: number of this process among those on this machine, each of which has a device of its
+            own.
 
     Raises:
         TrainingError: the device is not there, or cannot do what is asked.
@@ -87,7 +95,9 @@ def suited(plan: Plan, params: TrainParams, model: nn.Module, rows: Tensor) -> P
     work = depthwise_work(model, rows)
     if work is None or work >= DEPTHWISE_WORK:
         return plan
-    return replace(plan, bfloat16=False, why=f"{plan.why}, but depthwise convolutions are slow in bfloat16")
+    return replace(
+        plan, bfloat16=False, why=f"{plan.why}, but depthwise convolutions are slow in bfloat16"
+    )
 
 
 def depthwise_work(model: nn.Module, rows: Tensor) -> float | None:
@@ -125,7 +135,10 @@ def _is_depthwise(layer: nn.Module) -> bool:
 
 
 def own(named: torch.device, local: int) -> torch.device:
-    """The device of process `local` on this machine; raises `TrainingError` if there are fewer devices."""
+    """The device of process `local` on this machine.
+
+    Raises `TrainingError` if there are fewer devices.
+    """
     return named if named.type == "cpu" else device(f"{named.type}:{local}")
 
 
@@ -142,7 +155,9 @@ def _switch(asked: bool | str, automatic: bool) -> bool:
 def device(name: str) -> torch.device:
     """The device of a name; raises `TrainingError` if it is not there."""
     if name == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
         return found or torch.device("cpu")
     try:
         wanted = torch.device(name)
@@ -152,8 +167,12 @@ def device(name: str) -> torch.device:
         ) from None
     there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     known = wanted.type == "cpu" or (there is not None and there.type == wanted.type)
-    if not known or (wanted.index or 0) >= (torch.accelerator.device_count() if wanted.type != "cpu" else 1):
-        raise TrainingError(f"train.device: {name} is not there; this machine has {there or 'cpu alone'}; take auto")
+    if not known or (wanted.index or 0) >= (
+        torch.accelerator.device_count() if wanted.type != "cpu" else 1
+    ):
+        raise TrainingError(
+            f"train.device: {name} is not there; this machine has {there or 'cpu alone'}; take auto"
+        )
     return wanted
 
 

@@ -37,10 +37,15 @@ def probabilities(model: nn.Module, card: Card, inputs: np.ndarray, batch_size: 
     with torch.inference_mode():
         for start, rows in _slices(inputs, batch_size):
             scores = model(normalise(rows.to(device)))
-            found[start : start + len(rows)] = heads.probabilities(model, card.criterion, scores).cpu().numpy()
+            found[start : start + len(rows)] = (
+                heads.probabilities(model, card.criterion, scores).cpu().numpy()
+            )
     return found
 
 
 def _slices(inputs: np.ndarray, batch_size: int) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(inputs), batch_size):
-        yield start, torch.from_numpy(np.array(inputs[start : start + batch_size]))  # copied: a map is read-only
+        yield (
+            start,
+            torch.from_numpy(np.array(inputs[start : start + batch_size])),
+        )  # copied: a map is read-only

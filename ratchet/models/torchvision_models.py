@@ -24,7 +24,10 @@ def published_parameters(name: str) -> int:
 def maker(name: str) -> Callable[..., nn.Module]:
     def make(input_shape: Sequence[int], classes: int, **arguments: Any) -> nn.Module:
         if len(input_shape) != 3:
-            raise ValueError(f"{name} takes images (channels, height, width), found rows of shape {tuple(input_shape)}")
+            raise ValueError(
+                f"{name} takes images (channels, height, width), found rows of shape"
+                f" {tuple(input_shape)}"
+            )
         extra = _extra(name, input_shape)
         model: nn.Module = torchvision.models.get_model(
             name, weights=None, num_classes=classes, **{**extra, **arguments}
@@ -37,7 +40,10 @@ def maker(name: str) -> Callable[..., nn.Module]:
 
 
 def _extra(name: str, input_shape: Sequence[int]) -> dict[str, Any]:
-    if name in ("googlenet", "inception_v3"):  # their side heads give tuples while training, for images of one size
+    if name in (
+        "googlenet",
+        "inception_v3",
+    ):  # their side heads give tuples while training, for images of one size
         return {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
         return {"image_size": input_shape[-1]}
@@ -46,7 +52,9 @@ def _extra(name: str, input_shape: Sequence[int]) -> dict[str, Any]:
 
 def _replace_first_convolution(model: nn.Module, channels: int) -> None:
     """Give the first convolution `channels` input channels; everything else of it stays."""
-    path, old = next((path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    path, old = next(
+        (path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    )
     new = nn.Conv2d(
         channels,
         old.out_channels,

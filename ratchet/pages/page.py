@@ -1,4 +1,7 @@
-"""What our pages share: one file each with everything in it, one look, strict templates. No torch."""
+"""What our pages share: one file each with everything in it, one look, strict templates.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +42,20 @@ def environment(folder: Path) -> jinja2.Environment:
     made.globals["base"] = BASE
     made.globals["style"] = Markup((HERE / STYLE).read_text(encoding="utf-8"))  # our own files
     made.globals["script"] = Markup((HERE / SCRIPT).read_text(encoding="utf-8"))
-    made.filters |= {"percent": _percent, "points": _points, "count": lambda value: f"{value:,}", "digits": _digits}
+    made.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "count": lambda value: f"{value:,}",
+        "digits": _digits,
+    }
     return made
 
 
 def picture(pixels: np.ndarray) -> str:
     """An image, uint8 (C, H, W), as a small PNG in a data URI."""
-    image = Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)))
+    image = Image.fromarray(
+        np.ascontiguousarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+    )
     image.thumbnail((SIDE, SIDE))
     encoded = io.BytesIO()
     image.save(encoded, "PNG")

@@ -1,8 +1,9 @@
 """Rows to score: they have no split and need no label; a few are in memory at a time.
 
-The input is a file, a folder or a glob of CSV, parquet or image files, or a data set of the Hub. A row that cannot be used
-is never left out: it keeps its place and gets a reason. A file of a kind that the version cannot use is not a row: it
-is skipped and counted, or refused if it is the only input.
+The input is a file, a folder or a glob of CSV, parquet or image files, or a data set of the Hub. A
+row that cannot be used is never left out: it keeps its place and gets a reason. A file of a kind
+that the version cannot use is not a row: it is skipped and counted, or refused if it is the only
+input.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Format:
 class Input:
     """What there is to score."""
 
-    paths: frozenset[str] | None  # of its files, as the rows name them; None where only reading shows them
+    paths: (
+        frozenset[str] | None
+    )  # of its files, as the rows name them; None where only reading shows them
     batches: Callable[[], Iterator[Arrivals]]
     skipped: Mapping[str, int] = field(default_factory=dict)  # reason: number of files
 
@@ -57,7 +60,8 @@ def find(tree: Path, source: str, spec: Spec, formats: Sequence[Format] = (Forma
     """The rows at `source`: a file, folder or glob (relative to `tree`), or `hf://datasets/OWNER/NAME[@REVISION]`.
 
     Args:
-        formats: of the version's own sources; a CSV file is read in the first one in which it has the features.
+        formats: of the version's own sources; a CSV file is read in the first one in which it has
+            the features.
 
     Raises:
         SourceMissing: there is no such file, or nothing in it is of a kind that the version uses.
@@ -66,7 +70,11 @@ def find(tree: Path, source: str, spec: Spec, formats: Sequence[Format] = (Forma
         CorruptData: a parquet file is cut or damaged, or a table lacks a column.
         Unreachable: the Hub does not respond.
     """
-    size = BATCH_BYTES // int(np.prod(spec.input_shape, dtype=np.int64)) // (1 if spec.kind == "image" else 4)
+    size = (
+        BATCH_BYTES
+        // int(np.prod(spec.input_shape, dtype=np.int64))
+        // (1 if spec.kind == "image" else 4)
+    )
     count = max(1, min(ROWS, size))
     if source.startswith(HUB):
         address, split = unlabeled_hub.named(source)
@@ -82,12 +90,18 @@ def find(tree: Path, source: str, spec: Spec, formats: Sequence[Format] = (Forma
     if not usable and files == [tree / source]:
         raise SourceMissing(f"{source} cannot be scored: {wanted(spec)}")
     reader = _Reader(tree, spec, formats, folder, count)
-    return Input(frozenset(name(tree, file) for file in usable), lambda: reader.read(usable), skipped)
+    return Input(
+        frozenset(name(tree, file) for file in usable), lambda: reader.read(usable), skipped
+    )
 
 
 def name(tree: Path, file: Path) -> str:
     """A file as predictions name it: relative to the checkout if it is inside, with bytes that are not UTF-8 escaped."""
-    path = os.path.relpath(file, tree) if file.absolute().is_relative_to(tree.absolute()) else str(file.absolute())
+    path = (
+        os.path.relpath(file, tree)
+        if file.absolute().is_relative_to(tree.absolute())
+        else str(file.absolute())
+    )
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -111,8 +125,8 @@ def _files(tree: Path, source: str) -> tuple[list[Path], Path | None]:
     files = sorted(path for path in _matches(tree, source) if path.is_file())
     if not files:
         raise SourceMissing(
-            f"there is no file at {source}; name a CSV or parquet file, an image, a folder or glob of them, "
-            f"or {HUB}OWNER/NAME for a data set of the Hub"
+            f"there is no file at {source}; name a CSV or parquet file, an image, a folder or glob"
+            f" of them, or {HUB}OWNER/NAME for a data set of the Hub"
         )
     return files, None
 
@@ -137,7 +151,9 @@ def _unusable(file: Path, folder: Path | None, spec: Spec, is_only: bool) -> str
         if folder and not file.resolve().is_relative_to(folder.resolve()):
             return "linked from outside the folder"
         return "empty" if not is_only and file.stat().st_size == 0 else ""
-    if spec.kind == "image" and (suffix in images.suffixes() | images.HEIC_SUFFIXES or (is_only and not suffix)):
+    if spec.kind == "image" and (
+        suffix in images.suffixes() | images.HEIC_SUFFIXES or (is_only and not suffix)
+    ):
         return ""
     return suffix or "without a suffix"
 
@@ -145,7 +161,9 @@ def _unusable(file: Path, folder: Path | None, spec: Spec, is_only: bool) -> str
 def wanted(spec: Spec) -> str:
     if spec.kind == "image":
         return "the version takes image files, or parquet files with a column of images"
-    return f"the version takes CSV or parquet files with the columns {', '.join(spec.features or ())}"
+    return (
+        f"the version takes CSV or parquet files with the columns {', '.join(spec.features or ())}"
+    )
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,9 @@ class _Reader:
         names = parquet.schema(file).names
         partition = self._partition(file, names)
         columns = self._columns(path, [*names, *partition])
-        in_file = None if columns is None else [column for column in columns if column not in partition]
+        in_file = (
+            None if columns is None else [column for column in columns if column not in partition]
+        )
         for table in parquet.batches(file, in_file, rows=self.count):
             for column, value in partition.items():
                 table = table.append_column(column, pa.array([value] * len(table), pa.string()))
@@ -191,7 +211,11 @@ class _Reader:
     def _partition(self, file: Path, names: Sequence[str]) -> dict[str, str | None]:
         """Features that Hive's `key=value` folders hold and the file does not."""
         values = parquet_files.partition_of(file.relative_to(self.folder or file.parent).as_posix())
-        return {key: value for key, value in values.items() if key in (self.spec.features or ()) and key not in names}
+        return {
+            key: value
+            for key, value in values.items()
+            if key in (self.spec.features or ()) and key not in names
+        }
 
     def _columns(self, path: str, there: Sequence[str]) -> list[str] | None:
         """The columns to read; None means all."""
@@ -226,8 +250,13 @@ class _Reader:
         except csv_files.NotText:
             raise _not_text(name(self.tree, file), [form]) from None
 
-    def _ragged(self, path: str, ragged: dict[int, tuple[str, str]], end: int) -> Iterator[Arrivals]:
-        """The rows before `end` that have too few or too many values; they are taken out of `ragged`."""
+    def _ragged(
+        self, path: str, ragged: dict[int, tuple[str, str]], end: int
+    ) -> Iterator[Arrivals]:
+        """The rows before `end` that have too few or too many values.
+
+        They are taken out of `ragged`.
+        """
         before = sorted(row for row in list(ragged) if row < end)
         if before:
             yield rows.unread(self.spec, path, {row: ragged.pop(row) for row in before})
@@ -245,13 +274,20 @@ class _Reader:
                 headers.append(header)
         if not headers:
             raise _not_text(path, self.formats)
-        rows.require(self.spec, path, headers[0], f"; it was read with the separator {self.formats[0].separator!r}")
+        rows.require(
+            self.spec,
+            path,
+            headers[0],
+            f"; it was read with the separator {self.formats[0].separator!r}",
+        )
         raise AssertionError("one feature or more is missing")
 
 
 def _not_text(path: str, formats: Sequence[Format]) -> CorruptData:
     encodings = " or ".join(dict.fromkeys(form.encoding for form in formats))
-    return CorruptData(f"{path} is not {encodings} text, as the version's own data; save it with that encoding")
+    return CorruptData(
+        f"{path} is not {encodings} text, as the version's own data; save it with that encoding"
+    )
 
 
 def _places(count: int, start: int, ragged: Container[int]) -> tuple[list[int], int]:
@@ -272,7 +308,10 @@ def _image(file: Path, folder: Path | None) -> tuple[bytes | None, str | None]:
         if file.exists() and not file.is_file():  # reading a pipe would wait for its writer
             return None, "unread: not a regular file"
         if file.stat().st_size > rows.FILE_BYTES:
-            return None, f"unread: {file.stat().st_size:,} bytes; at most {rows.FILE_BYTES:,} are read"
+            return (
+                None,
+                f"unread: {file.stat().st_size:,} bytes; at most {rows.FILE_BYTES:,} are read",
+            )
         return file.read_bytes(), None
     except (OSError, ValueError) as error:
         return None, f"unread: {getattr(error, 'strerror', error)}"
@@ -281,5 +320,11 @@ def _image(file: Path, folder: Path | None) -> tuple[bytes | None, str | None]:
 def _beside(folder: Path, path: str) -> tuple[bytes | None, str | None]:
     """An image that a parquet file holds as a path only: it is read if it is in the folder of that file."""
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
-        return None, f"unread: the file holds only the path {path}, which leads out of its folder; embed the images"
+        return (
+            None,
+            (
+                f"unread: the file holds only the path {path}, which leads out of its folder; embed"
+                " the images"
+            ),
+        )
     return _image(folder / path, folder)

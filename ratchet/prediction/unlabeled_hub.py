@@ -38,7 +38,9 @@ def named(source: str) -> tuple[HuggingFaceSource, str | None]:
             image="image",
         )
     except (ValidationError, ValueError):
-        raise ParamsError(f"{source!r}: expected {ADDRESS}OWNER/NAME[@REVISION][?config=...&split=...]") from None
+        raise ParamsError(
+            f"{source!r}: expected {ADDRESS}OWNER/NAME[@REVISION][?config=...&split=...]"
+        ) from None
     return address, split
 
 
@@ -48,7 +50,9 @@ def path(address: HuggingFaceSource, split: str) -> str:
     return f"{ADDRESS}{address.repository}?{config}split={split}"
 
 
-def read(address: HuggingFaceSource, split: str | None, spec: Spec, count: int) -> Iterator[Arrivals]:
+def read(
+    address: HuggingFaceSource, split: str | None, spec: Spec, count: int
+) -> Iterator[Arrivals]:
     """The rows of a split, or of all splits, at most `count` at a time."""
     import datasets
 
@@ -57,14 +61,20 @@ def read(address: HuggingFaceSource, split: str | None, spec: Spec, count: int) 
     datasets.disable_progress_bars()
     with huggingface.answering(address, "the input"):
         data = datasets.load_dataset(
-            address.repository, address.config, split=split, revision=address.revision, streaming=True
+            address.repository,
+            address.config,
+            split=split,
+            revision=address.revision,
+            streaming=True,
         )
         splits = data if isinstance(data, dict) else {split or str(data.split): data}
         for title, part in splits.items():
             yield from _rows(part, path(address, title), address, spec, count)
 
 
-def _rows(data: Any, source: str, address: HuggingFaceSource, spec: Spec, count: int) -> Iterator[Arrivals]:
+def _rows(
+    data: Any, source: str, address: HuggingFaceSource, spec: Spec, count: int
+) -> Iterator[Arrivals]:
     loader = functools.partial(load, address.repository)
     start = 0
     for table in data.decode(False).with_format("arrow").iter(min(count, ROWS)):
@@ -76,7 +86,10 @@ def _rows(data: Any, source: str, address: HuggingFaceSource, spec: Spec, count:
 
 
 def load(repository: str, address: str) -> tuple[bytes | None, str | None]:
-    """The bytes of an image that the Hub keeps as a file of its own. No other address is opened, least of all a local path."""
+    """The bytes of an image that the Hub keeps as a file of its own.
+
+    No other address is opened, least of all a local path.
+    """
     import fsspec
 
     target = address.rpartition("::")[2]  # of zip://a.png::hf://...

@@ -19,14 +19,18 @@ from ratchet.params import Rules
 from ratchet.sources.base import feature_ids
 
 FILE_BYTES = 1 << 27  # of one image file; a larger one is not read
-Load = Callable[[str], tuple[bytes | None, str | None]]  # an image by its path: its bytes, or why they are not read
+Load = Callable[
+    [str], tuple[bytes | None, str | None]
+]  # an image by its path: its bytes, or why they are not read
 
 
 @dataclass(frozen=True)
 class Arrivals:
     """N rows in order."""
 
-    table: pa.Table  # `image` (binary), or the features as float64 under the names that they have in shards
+    table: (
+        pa.Table
+    )  # `image` (binary), or the features as float64 under the names that they have in shards
     ids: list[str]  # BLAKE2b-128 of each row's own bytes, as in shards
     paths: list[str]  # of the file that each row is in, or the address of its data set
     rows: list[int]  # place of each row in that file, from 0
@@ -37,7 +41,9 @@ class Arrivals:
             return [values[place] for place in places]
 
         table = self.table.take(pa.array(places, pa.int64()))
-        return Arrivals(table, taken(self.ids), taken(self.paths), taken(self.rows), taken(self.unread))
+        return Arrivals(
+            table, taken(self.ids), taken(self.paths), taken(self.rows), taken(self.unread)
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ def of_images(files: Sequence[tuple[str, bytes | None, str | None]]) -> Arrivals
     return Arrivals(table, _image_ids(contents, unread), paths, [0] * len(files), unread)
 
 
-def of_table(table: pa.Table, spec: Spec, path: str, rows: Sequence[int], load: Load, decimal: str = ".") -> Arrivals:
+def of_table(
+    table: pa.Table, spec: Spec, path: str, rows: Sequence[int], load: Load, decimal: str = "."
+) -> Arrivals:
     """Rows of one file: a column of images, or the features as numbers or text.
 
     Args:
@@ -78,25 +86,41 @@ def of_table(table: pa.Table, spec: Spec, path: str, rows: Sequence[int], load: 
 
 def unread(spec: Spec, path: str, lines: Mapping[int, tuple[str, str]]) -> Arrivals:
     """Rows that are not rows of the table: their place, the reason and the text."""
-    fields = [("image", pa.binary())] if spec.kind == "image" else _feature_fields(spec.features or ())
+    fields = (
+        [("image", pa.binary())] if spec.kind == "image" else _feature_fields(spec.features or ())
+    )
     table = pa.table({name: pa.nulls(len(lines), kind) for name, kind in fields})
     ids = [_digest(text.encode()) for _, text in lines.values()]
-    return Arrivals(table, ids, [path] * len(lines), list(lines), [reason for reason, _ in lines.values()])
+    return Arrivals(
+        table, ids, [path] * len(lines), list(lines), [reason for reason, _ in lines.values()]
+    )
 
 
 def require(spec: Spec, path: str, there: Sequence[str], remark: str = "") -> None:
-    """Raises `CorruptData` unless a table has the features, each once; `remark` ends the message."""
+    """Raises `CorruptData` unless a table has the features, each once.
+
+    `remark` ends the message.
+    """
     wanted = spec.features or ()
     if missing := [name for name in wanted if name not in there]:
-        raise CorruptData(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, there))}{remark}")
+        raise CorruptData(
+            f"{path} has no column {', '.join(missing)}; it has"
+            f" {', '.join(map(str, there))}{remark}"
+        )
     if twice := [name for name in wanted if list(there).count(name) > 1]:
-        raise CorruptData(f"{path} has more than one column {', '.join(twice)}; rename or remove the others")
+        raise CorruptData(
+            f"{path} has more than one column {', '.join(twice)}; rename or remove the others"
+        )
 
 
 def checked(arrivals: Arrivals, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
     """A model's inputs, uint8 (N, C, H, W) or float32 (N, F), and for each row why it is bad (None where it is good)."""
-    inputs, reasons = (_decoded if spec.kind == "image" else _checked_features)(arrivals.table, spec, checks)
-    return inputs, [unread or reason for unread, reason in zip(arrivals.unread, reasons, strict=True)]
+    inputs, reasons = (_decoded if spec.kind == "image" else _checked_features)(
+        arrivals.table, spec, checks
+    )
+    return inputs, [
+        unread or reason for unread, reason in zip(arrivals.unread, reasons, strict=True)
+    ]
 
 
 def _decoded(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
@@ -105,18 +129,25 @@ def _decoded(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, l
     reasons: list[str | None] = [None] * len(table)
     for row, encoded in enumerate(table["image"]):
         try:
-            inputs[row] = images.pixels(encoded.as_py(), spec.size, spec.channels, checks.max_pixels)
+            inputs[row] = images.pixels(
+                encoded.as_py(), spec.size, spec.channels, checks.max_pixels
+            )
         except images.BadImage as bad:
             reasons[row] = f"{bad.reason}: {bad.detail}"
     return inputs, reasons
 
 
 def _encoded(table: pa.Table, path: str, load: Load) -> tuple[list[bytes | None], list[str | None]]:
-    """The encoded images of the one column that holds them, structs with `bytes` or binary; and why one is not read."""
+    """The encoded images of the one column that holds them, structs with `bytes` or binary.
+
+    And why one is not read.
+    """
     columns = [field.name for field in table.schema if _holds_images(field.type)]
     if len(columns) != 1:
         names = ", ".join(table.column_names)
-        raise CorruptData(f"{path}: expected one column of images, found {len(columns)} among {names}")
+        raise CorruptData(
+            f"{path}: expected one column of images, found {len(columns)} among {names}"
+        )
     contents: list[bytes | None] = []
     reasons: list[str | None] = []
     for value in table[columns[0]].to_pylist():
@@ -136,7 +167,10 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 def _image_ids(contents: Sequence[bytes | None], unread: Sequence[str | None]) -> list[str]:
     """An image that is not read goes by the reason, so that it is a new row once it can be read."""
-    return [_digest(content or (reason or "").encode()) for content, reason in zip(contents, unread, strict=True)]
+    return [
+        _digest(content or (reason or "").encode())
+        for content, reason in zip(contents, unread, strict=True)
+    ]
 
 
 def _digest(content: bytes) -> str:
@@ -154,7 +188,8 @@ def _features(
             values, texts = _lenient(table[name], decimal)
         except NotNumbers as error:
             raise CorruptData(
-                f"{path}: the feature {name} is {error.problem}, not a number; the version was trained on numbers"
+                f"{path}: the feature {name} is {error.problem}, not a number; the version was"
+                " trained on numbers"
             ) from None
         columns.append(values)
         for row, text in texts.items():
@@ -195,15 +230,24 @@ def _feature_fields(names: Sequence[str]) -> list[tuple[str, pa.DataType]]:
     return [(name, pa.float64()) for name in prefixed(FEATURE, names)]
 
 
-def _checked_features(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
-    """Single missing features are imputed as in training; a row without any is bad, as nothing is known about it."""
+def _checked_features(
+    table: pa.Table, spec: Spec, checks: Checks
+) -> tuple[np.ndarray, list[str | None]]:
+    """Single missing features are imputed as in training.
+
+    A row without any is bad, as nothing is known about it.
+    """
     import polars as pl
 
     from ratchet.validation import rules
 
     raw = specs.raw(table, spec)
-    reasons: list[str | None] = ["null: every feature is missing" if row else None for row in np.isnan(raw).all(axis=1)]
-    failures = rules.failures(pl.DataFrame(table), rules.of_features(list(spec.features or ()), checks.columns))
+    reasons: list[str | None] = [
+        "null: every feature is missing" if row else None for row in np.isnan(raw).all(axis=1)
+    ]
+    failures = rules.failures(
+        pl.DataFrame(table), rules.of_features(list(spec.features or ()), checks.columns)
+    )
     for row, reason, detail in failures.sort("row", "reason", descending=True).iter_rows():
         reasons[row] = f"{reason}: {detail}"
     return specs.numeric(raw, spec), reasons

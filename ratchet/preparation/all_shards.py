@@ -32,17 +32,24 @@ PRECISION_ROWS = 100_000  # of the training split, in which distinct values are 
 ENCODED, OFFSETS = "inputs.bin", "offsets.npy"  # instead of INPUTS
 
 
-def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Executor, out: Path) -> Spec:
+def run(
+    params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Executor, out: Path
+) -> Spec:
     """Fill the empty folder `out`; `bad` is the quarantine.
 
     Raises:
         ValidationFailed: no row is left for training, or it lacks a class that another split has.
     """
-    dropped, known, outline = dict(quarantine.by_shard(bad)), shards.given(), _outline(params, shards)
+    dropped, known, outline = (
+        dict(quarantine.by_shard(bad)),
+        shards.given(),
+        _outline(params, shards),
+    )
     fractions = params.val_fraction, params.test_fraction
     moved = to_training(shards.strata(dropped), *fractions)
     encoded = (
-        shards.kind == "image" and shards.info["rows"] * math.prod(outline.input_shape) > params.decoded_limit_bytes
+        shards.kind == "image"
+        and shards.info["rows"] * math.prod(outline.input_shape) > params.decoded_limit_bytes
     )
     kept = prefixed(KEEP, shards.info["kept"])
     facts = [kept, outline.input_shape, outline.features, encoded, *fractions]
@@ -51,7 +58,11 @@ def run(params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Exe
         rows, given = dropped.get(shard.path.name, np.empty(0, np.int64)), known[shard.source]
         ids = shard.among(moved)
         inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), given, ids, *facts]
-        jobs.append(memo.Job(one_shard.shape, (shard, rows, given, ids, kept, outline, encoded, params), inputs))
+        jobs.append(
+            memo.Job(
+                one_shard.shape, (shard, rows, given, ids, kept, outline, encoded, params), inputs
+            )
+        )
     folders = list(memo.folders(jobs, store, pool, "prepare"))
     spec = _spec(outline, shards, [one_shard.summary(folder) for folder in folders])
     for split in SPLITS:
@@ -75,29 +86,39 @@ def _outline(params: PrepareParams, shards: Shards) -> Spec:
     }
     if shards.kind == "image":
         shape = (params.channels, *params.size)
-        return Spec(**blank, input_shape=shape, features=None, size=params.size, channels=params.channels)
+        return Spec(
+            **blank, input_shape=shape, features=None, size=params.size, channels=params.channels
+        )
     names = tuple(shards.info["features"])
     return Spec(**blank, input_shape=(len(names),), features=names, size=None, channels=None)
 
 
 def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) -> Spec:
-    """The complete spec. Classes are those of the training split, in the order of `labels.ordered`."""
+    """The complete spec.
+
+    Classes are those of the training split, in the order of `labels.ordered`.
+    """
     counts = {
-        split: sum((Counter(summary["rows"][split]) for summary in summaries), Counter[str]()) for split in SPLITS
+        split: sum((Counter(summary["rows"][split]) for summary in summaries), Counter[str]())
+        for split in SPLITS
     }
     seen = ordered(counts["train"], shards.info["classes"])
     if not seen:
-        raise ValidationFailed(_untrained(counts, {split for splits in shards.given().values() for split in splits}))
+        raise ValidationFailed(
+            _untrained(counts, {split for splits in shards.given().values() for split in splits})
+        )
     if len(seen) == 1:
         raise ValidationFailed(
-            f"all {counts['train'].total():,} training rows have the class {seen[0]}; "
-            "a classifier needs at least two classes: correct the source, or name another label in ingest.sources"
+            f"all {counts['train'].total():,} training rows have the class {seen[0]}; a classifier"
+            " needs at least two classes: correct the source, or name another label in"
+            " ingest.sources"
         )
     for split in ("val", "test"):
         if unseen := sorted(counts[split].keys() - counts["train"].keys()):
             raise ValidationFailed(
-                f"class {', '.join(unseen)} is in the {split} split that the source gives, but has no training row; "
-                "add training rows of it to the source, or take it out of that split"
+                f"class {', '.join(unseen)} is in the {split} split that the source gives, but has"
+                " no training row; add training rows of it to the source, or take it out of that"
+                " split"
             )
     mean, std = moments.joined(summaries, outline).mean_std()
     return replace(
@@ -112,13 +133,21 @@ def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) ->
 def _untrained(counts: Mapping[str, Counter[str]], given: Collection[str]) -> str:
     """Why no row is left for training."""
     if {*given} & {"val", "test"}:
-        rows = " and ".join(f"{counts[split].total():,} rows for {split}" for split in SPLITS[1:] if counts[split])
-        return f"no row is left for training; the source gives {rows}: mark some of them as train in the source"
+        rows = " and ".join(
+            f"{counts[split].total():,} rows for {split}" for split in SPLITS[1:] if counts[split]
+        )
+        return (
+            f"no row is left for training; the source gives {rows}: mark some of them as train in"
+            " the source"
+        )
     return "no row is left for training; lower prepare.val_fraction and prepare.test_fraction"
 
 
 def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
-    """The inputs of one split from those of the shards; features are standardised here, where the statistics are known."""
+    """The inputs of one split from those of the shards.
+
+    Features are standardised here, where the statistics are known.
+    """
     image = spec.kind == "image"
     precision = _Precision(spec)
 
@@ -126,13 +155,20 @@ def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
         for folder in folders:
             path = folder / f"{split}.bin"
             if path.stat().st_size:
-                rows = np.memmap(path, np.uint8 if image else np.float64, "r").reshape(-1, *spec.input_shape)
+                rows = np.memmap(path, np.uint8 if image else np.float64, "r").reshape(
+                    -1, *spec.input_shape
+                )
                 inputs = rows if image else numeric(rows, spec)
                 if not image:
                     precision.check(rows, inputs, split)
                 yield inputs
 
-    _save(out / INPUTS, np.dtype(np.uint8 if image else np.float32), (spec.counts[split], *spec.input_shape), parts())
+    _save(
+        out / INPUTS,
+        np.dtype(np.uint8 if image else np.float32),
+        (spec.counts[split], *spec.input_shape),
+        parts(),
+    )
     if split == "train":
         for message in precision.warnings():
             print(f"prepare: warning: {message}")
@@ -147,7 +183,9 @@ class _Precision:
         self._rows = 0
 
     def check(self, raw: np.ndarray, inputs: np.ndarray, split: str) -> None:
-        """Count the distinct values of the first rows; `raw` is float64 (N, F), `inputs` float32 (N, F).
+        """Count the distinct values of the first rows.
+
+        `raw` is float64 (N, F), `inputs` float32 (N, F).
 
         Raises:
             ValidationFailed: a value of the split overflows float32.
@@ -155,8 +193,9 @@ class _Precision:
         if not (finite := np.isfinite(inputs).all(0)).all():
             name = self._names[int(np.argmin(finite))]
             raise ValidationFailed(
-                f"a value of the feature {name} in the {split} split is too far from those of the training split; "
-                "correct it in the source, or limit the feature in validate.columns"
+                f"a value of the feature {name} in the {split} split is too far from those of the"
+                " training split; correct it in the source, or limit the feature in"
+                " validate.columns"
             )
         if self._rows < PRECISION_ROWS:
             self._rows += len(raw)
@@ -165,9 +204,10 @@ class _Precision:
 
     def warnings(self) -> list[str]:
         return [
-            f"standardised as float32, {left:,} of {distinct:,} distinct values of the feature {name} are left, "
-            "because a few values are far from the others or the values hardly differ; "
-            "correct or scale them in the source, or limit the feature in validate.columns"
+            f"standardised as float32, {left:,} of {distinct:,} distinct values of the feature"
+            f" {name} are left, because a few values are far from the others or the values hardly"
+            " differ; correct or scale them in the source, or limit the feature in"
+            " validate.columns"
             for name, distinct, left in zip(self._names, self._distinct, self._left, strict=True)
             if left * 2 <= distinct
         ]
@@ -180,7 +220,9 @@ def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) ->
         end = np.zeros(1, np.int64)
         yield end
         for folder in folders:
-            lengths = pq.read_table(folder / f"{split}.parquet", columns=["length"])["length"].to_numpy()
+            lengths = pq.read_table(folder / f"{split}.parquet", columns=["length"])[
+                "length"
+            ].to_numpy()
             ends = end[-1] + np.cumsum(lengths)
             yield ends
             end = ends if len(ends) else end
@@ -192,7 +234,9 @@ def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) ->
     _save(out / OFFSETS, np.dtype(np.int64), (spec.counts[split] + 1,), offsets())
 
 
-def _targets(split: str, folders: Sequence[Path], spec: Spec, kept: Sequence[str], out: Path) -> None:
+def _targets(
+    split: str, folders: Sequence[Path], spec: Spec, kept: Sequence[str], out: Path
+) -> None:
     """The places of the labels among the classes; the rows' ids and what is kept of them."""
     schema = pa.schema([(name, pa.string()) for name in ("row_id", *kept)])
     places = pa.array(spec.classes, pa.string())
@@ -209,7 +253,9 @@ def _targets(split: str, folders: Sequence[Path], spec: Spec, kept: Sequence[str
     _save(out / TARGETS, np.dtype(np.int64), (spec.counts[split],), targets())
 
 
-def _save(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+def _save(
+    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[np.ndarray]
+) -> None:
     """An `.npy` file of `parts` one after the other, never all in memory."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:

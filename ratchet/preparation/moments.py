@@ -28,10 +28,14 @@ class Pixels:
         """With the pixels of `inputs`, uint8 (N, C, H, W)."""
         squares = np.square(inputs, dtype=np.uint16)  # 255² fits
         count = np.full(inputs.shape[1], inputs[:, 0].size)
-        return self.plus(Pixels(count, inputs.sum((0, 2, 3), np.int64), squares.sum((0, 2, 3), np.int64)))
+        return self.plus(
+            Pixels(count, inputs.sum((0, 2, 3), np.int64), squares.sum((0, 2, 3), np.int64))
+        )
 
     def plus(self, other: Pixels) -> Pixels:
-        return Pixels(self.count + other.count, self.total + other.total, self.square + other.square)
+        return Pixels(
+            self.count + other.count, self.total + other.total, self.square + other.square
+        )
 
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
         """Of pixels as 0..1, float64 (C,); a constant channel keeps its scale."""
@@ -46,8 +50,9 @@ class Pixels:
 class Moments:
     """Count, mean and sum of squared differences from the mean of each feature, float64 (F,).
 
-    They are computed in two passes per batch and merged as in Chan, Golub and LeVeque (1983), which keeps what sums of
-    squares lose: 1.7e9 squared leaves nothing of a spread of 60. A constant has a difference of exactly 0.
+    They are computed in two passes per batch and merged as in Chan, Golub and LeVeque (1983), which
+    keeps what sums of squares lose: 1.7e9 squared leaves nothing of a spread of 60. A constant has
+    a difference of exactly 0.
     """
 
     count: np.ndarray
@@ -76,7 +81,9 @@ class Moments:
             start = np.where(self.count > 0, self.mean, other.mean)
             mean = start + step * (other.count / count)
             squares = self.squares + other.squares + step**2 * (self.count * other.count / count)
-        return Moments(self.count + other.count, np.where(other.count > 0, mean, self.mean), squares)
+        return Moments(
+            self.count + other.count, np.where(other.count > 0, mean, self.mean), squares
+        )
 
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
         """float64 (F,); a constant feature keeps its scale."""
@@ -88,12 +95,21 @@ class Moments:
 def none(outline: Spec) -> Pixels | Moments:
     """The statistics of no rows."""
     channels_or_features = outline.input_shape[0]
-    return Pixels.none(channels_or_features) if outline.kind == "image" else Moments.none(channels_or_features)
+    return (
+        Pixels.none(channels_or_features)
+        if outline.kind == "image"
+        else Moments.none(channels_or_features)
+    )
 
 
 def checked(statistics: Pixels | Moments, outline: Spec) -> list[list[float]]:
-    """Their three rows of numbers, for JSON; raises `ValidationFailed` where a feature overflows float64."""
-    rows: list[list[float]] = [getattr(statistics, field.name).tolist() for field in fields(statistics)]
+    """Their three rows of numbers, for JSON.
+
+    Raises `ValidationFailed` where a feature overflows float64.
+    """
+    rows: list[list[float]] = [
+        getattr(statistics, field.name).tolist() for field in fields(statistics)
+    ]
     for name, *numbers in zip(outline.features or (), *rows, strict=False):
         if not np.isfinite(numbers).all():
             raise ValidationFailed(

@@ -1,4 +1,7 @@
-"""One shard prepared: its good rows as a model's inputs, by split. A pure function of its path and params."""
+"""One shard prepared: its good rows as a model's inputs, by split.
+
+A pure function of its path and params.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ def shape(
     folder: Path,
 ) -> None:
     """Write per split `<split>.bin` (the inputs, one after the other), `<split>.parquet` (row_id, label, `kept`; for encoded
-    images also their length), and `summary.json` (rows per split and label; sums over the training split).
+    images also their length), and `summary.json` (rows per split and label; sums over the training
+    split).
 
     Args:
         dropped: rows to leave out, int64 (n,).
@@ -54,7 +58,9 @@ def shape(
     metas: dict[str, list[pa.Table]] = {split: [] for split in SPLITS}
     statistics = moments.none(outline)
     start = 0
-    for table in shard.batches(rows=max(1, min(1000, CHUNK_BYTES // int(np.prod(outline.input_shape))))):
+    for table in shard.batches(
+        rows=max(1, min(1000, CHUNK_BYTES // int(np.prod(outline.input_shape))))
+    ):
         rows = len(table)
         table = table.take(np.setdiff1d(np.arange(rows), dropped - start))
         start += rows
@@ -79,7 +85,9 @@ def shape(
         table = pa.concat_tables(metas[split])
         rows_by_label[split] = Counter(table["label"].to_pylist())
         pq.write_table(table, folder / f"{split}.parquet")
-    (folder / SUMMARY).write_text(to_json({"rows": rows_by_label, "statistics": moments.checked(statistics, outline)}))
+    (folder / SUMMARY).write_text(
+        to_json({"rows": rows_by_label, "statistics": moments.checked(statistics, outline)})
+    )
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Where a version comes from, how two differ, and what served when. Reads git alone: no DVC, no torch."""
+"""Where a version comes from, how two differ, and what served when.
+
+Reads git alone: no DVC, no torch.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ class Shown:
     gate: dict[str, Any]
     sources: Any  # source.lock
     params: dict[str, Any]  # by section
-    overrides: dict[str, Any]  # values that replaced those of params for its run alone, by dotted key
+    overrides: dict[
+        str, Any
+    ]  # values that replaced those of params for its run alone, by dotted key
     code: dict[str, str]  # path to MD5
     libraries: dict[str, str]
     outputs: dict[str, str]  # path to hash
@@ -112,18 +117,30 @@ def diff(tree: Path, old: str, new: str | None) -> Difference:
         VersionError: an unknown version, or a run that is not whole.
     """
     registry = Registry(tree)
-    before, after = _version(tree, registry.find(old)), _version(tree, registry.find(new)) if new else _run(tree)
+    before, after = (
+        _version(tree, registry.find(old)),
+        _version(tree, registry.find(new)) if new else _run(tree),
+    )
     changed = number.change(before.pipeline, after.pipeline, {}, {})
-    classes, spreads = ([side.metrics.pop(key, {}) for side in (before, after)] for key in ("per_class", "intervals"))
+    classes, spreads = (
+        [side.metrics.pop(key, {}) for side in (before, after)]
+        for key in ("per_class", "intervals")
+    )
     return Difference(
         old=before.name,
         new=after.name,
         params=_pairs(number.flat(before.params), number.flat(after.params)),
         data=([pipeline.SOURCES] if changed.data else []) + _data(before.pipeline, after.pipeline),
         metrics=_pairs(number.flat(before.metrics), number.flat(after.metrics)),
-        intervals=_pairs(*({key: each for key, each in found.items() if isinstance(each, list)} for found in spreads)),
+        intervals=_pairs(
+            *(
+                {key: each for key, each in found.items() if isinstance(each, list)}
+                for found in spreads
+            )
+        ),
         per_class={
-            name: _pairs(*(found.get(name, {}) for found in classes)) for name in sorted({*classes[0], *classes[1]})
+            name: _pairs(*(found.get(name, {}) for found in classes))
+            for name in sorted({*classes[0], *classes[1]})
         },
         contract=_pairs(before.contract, after.contract),
         code=changed.code,
@@ -143,12 +160,20 @@ class _Side(NamedTuple):
 def _version(tree: Path, version: Version) -> _Side:
     held = pipeline.of_commit(tree, version.commit)
     params = pipeline.params_of(tree, version.commit)
-    return _Side(version.name, held, params, metrics(tree, version), version.data.get("contract", {}))
+    return _Side(
+        version.name, held, params, metrics(tree, version), version.data.get("contract", {})
+    )
 
 
 def _run(tree: Path) -> _Side:
     metrics, card = (json.loads((tree / file).read_bytes()) for file in (METRICS, CARD))
-    return _Side("this run", pipeline.of_tree(tree), pipeline.params_of(tree), metrics, number.contract(card["spec"]))
+    return _Side(
+        "this run",
+        pipeline.of_tree(tree),
+        pipeline.params_of(tree),
+        metrics,
+        number.contract(card["spec"]),
+    )
 
 
 def spans(registry: Registry, environment: str) -> list[Span]:
@@ -165,19 +190,31 @@ def _span(each: Assignment, until: int | None) -> Span:
 
 
 def metrics(tree: Path, version: Version) -> dict[str, Any]:
-    """What `reports/metrics.json` holds in the version's commit; empty where it is missing or no JSON."""
+    """What `reports/metrics.json` holds in the version's commit.
+
+    Empty where it is missing or no JSON.
+    """
     found = _json(read(tree, version.commit, METRICS))
     return found if isinstance(found, dict) else {}
 
 
 def _data(was: pipeline.Pipeline, now: pipeline.Pipeline) -> list[str]:
-    before, after = ({out.path: out.md5 for out in held.outputs if out.path.startswith("data/")} for held in (was, now))
-    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    before, after = (
+        {out.path: out.md5 for out in held.outputs if out.path.startswith("data/")}
+        for held in (was, now)
+    )
+    return sorted(
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    )
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What differs between two flat mappings; nested values are compared whole."""
-    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    }
 
 
 def _json(content: bytes | None) -> Any:

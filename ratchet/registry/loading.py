@@ -1,7 +1,7 @@
 """A version from Python: `from ratchet import load; model = load("prod")`.
 
-The name is resolved through the registry, its files are pulled if the cache lacks them, and nothing is loaded before
-its SHA-256 is that of the version's tag.
+The name is resolved through the registry, its files are pulled if the cache lacks them, and nothing
+is loaded before its SHA-256 is that of the version's tag.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
 
     Raises:
         VersionError: there is no such version.
-        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged; nothing was loaded.
+        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged; nothing was
+            loaded.
     """
     model, card = built(tree, Registry(tree).find(name))
     model.card = card  # type: ignore[assignment]  # torch types attributes as tensors and modules
@@ -40,8 +41,9 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
 def built(tree: Path, version: Version) -> tuple[nn.Module, Card]:
     """The model of a version and its card: the only way to build one, for `load`, `predict`, `export` and the gate.
 
-    A class from `custom/` comes from the version's own commit, so edits in the checkout cannot break or change an old
-    version. Named models come from the installed code: a named architecture never changes.
+    A class from `custom/` comes from the version's own commit, so edits in the checkout cannot
+    break or change an old version. Named models come from the installed code: a named architecture
+    never changes.
     """
     return built_from(tree, version, *files(tree, version))
 
@@ -57,29 +59,42 @@ def built_from(tree: Path, version: Version, weights: Path, card: Path) -> tuple
         raise
     except Exception as error:  # whatever the code in custom/ raises
         raise CorruptModel(
-            f"{version.name} cannot be built with the custom/ of its own commit {version.commit[:12]}: {error}"
+            f"{version.name} cannot be built with the custom/ of its own commit"
+            f" {version.commit[:12]}: {error}"
         ) from error
 
 
 def package(tree: Path, version: Version, card: Path) -> str:
-    """The name under which the version's own `custom/` is imported; `custom` if its model is not from there."""
+    """The name under which the version's own `custom/` is imported.
+
+    `custom` if its model is not from there.
+    """
     from ratchet.models.card import Card
 
-    return _package(tree.resolve(), version.commit) if Card.read(card).is_custom else custom_code.PACKAGE
+    return (
+        _package(tree.resolve(), version.commit)
+        if Card.read(card).is_custom
+        else custom_code.PACKAGE
+    )
 
 
 @lru_cache(maxsize=16)
 def _package(tree: Path, commit: str) -> str:
     blobs = git.files(tree, commit, custom_code.PACKAGE)
     if not blobs:
-        raise CorruptModel(f"its model is a class in custom/, but commit {commit[:12]} has no such folder")
+        raise CorruptModel(
+            f"its model is a class in custom/, but commit {commit[:12]} has no such folder"
+        )
     contents = git.blobs(tree, list(blobs.values()))
     names = [name.removeprefix(f"{custom_code.PACKAGE}/") for name in blobs]
     return custom_code.unpacked(dict(zip(names, contents, strict=True)))
 
 
 def path(name: str, tree: Path = Path()) -> Path:
-    """The file with the weights of a version, checked; raises as `load` does. It is DVC's: read it, don't write it."""
+    """The file with the weights of a version, checked; raises as `load` does.
+
+    It is DVC's: read it, don't write it.
+    """
     return files(tree, Registry(tree).find(name))[0]
 
 
@@ -105,6 +120,7 @@ def _check(version: Version, weights: Path, card: Path) -> None:
         expected = version.data.get(key)
         if digest(file, "sha256") != expected:
             raise CorruptModel(
-                f"{name} of {version.name}: the SHA-256 of {file} is not the one in its tag ({str(expected)[:12]}), so it "
-                f"was not loaded; for details, run `ratchet verify {version.name}`"
+                f"{name} of {version.name}: the SHA-256 of {file} is not the one in its tag"
+                f" ({str(expected)[:12]}), so it was not loaded; for details, run `ratchet verify"
+                f" {version.name}`"
             )

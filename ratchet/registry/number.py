@@ -1,6 +1,7 @@
 """The number of a new version, by what changed since the newest one, and the reason in words.
 
-Major: the contract (kind of input, its shape, classes, features). Minor: data or params. Patch: only code or seed.
+Major: the contract (kind of input, its shape, classes, features). Minor: data or params. Patch:
+    only code or seed.
 """
 
 from __future__ import annotations
@@ -34,10 +35,17 @@ def contract(spec: Mapping[str, Any]) -> dict[str, Any]:
 def change(old: Pipeline, new: Pipeline, was: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
     """Compare two runs: their pipelines and their contracts."""
     before, after = (
-        flat({key: held for stage in run.params.values() for key, held in stage.items()}) for run in (old, new)
+        flat({key: held for stage in run.params.values() for key, held in stage.items()})
+        for run in (old, new)
     )
-    params = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    code = {path for path in old.code.keys() | new.code.keys() if old.code.get(path) != new.code.get(path)}
+    params = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
+    code = {
+        path
+        for path in old.code.keys() | new.code.keys()
+        if old.code.get(path) != new.code.get(path)
+    }
     return Change(
         contract=[key for key in CONTRACT if was.get(key) != now.get(key)],
         data=old.inputs.get(SOURCES) != new.inputs.get(SOURCES),
@@ -50,11 +58,18 @@ def change(old: Pipeline, new: Pipeline, was: Mapping[str, Any], now: Mapping[st
 def successor(newest: Number, what: Change) -> tuple[Number, str]:
     """The next number after `newest` and why."""
     if what.contract:
-        return Number(newest.major + 1, 0, 0), f"major: the contract changed ({', '.join(what.contract)})"
-    minor = (["data"] if what.data else []) + ([f"params ({', '.join(what.params)})"] if what.params else [])
+        return (
+            Number(newest.major + 1, 0, 0),
+            f"major: the contract changed ({', '.join(what.contract)})",
+        )
+    minor = (["data"] if what.data else []) + (
+        [f"params ({', '.join(what.params)})"] if what.params else []
+    )
     if minor:
         return Number(newest.major, newest.minor + 1, 0), f"minor: changed {' and '.join(minor)}"
-    patch = ([f"code ({', '.join(what.code)})"] if what.code else []) + (["the seed"] if what.seed else [])
+    patch = ([f"code ({', '.join(what.code)})"] if what.code else []) + (
+        ["the seed"] if what.seed else []
+    )
     why = f"changed only {' and '.join(patch)}" if patch else "nothing changed but the weights"
     return Number(newest.major, newest.minor, newest.patch + 1), f"patch: {why}"
 
@@ -63,5 +78,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values by dotted name, as `train.epochs`."""
     found: dict[str, Any] = {}
     for key, inner in values.items():
-        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) and inner else {f"{prefix}{key}": inner}
+        found |= (
+            flat(inner, f"{prefix}{key}.")
+            if isinstance(inner, dict) and inner
+            else {f"{prefix}{key}": inner}
+        )
     return found

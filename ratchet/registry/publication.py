@@ -26,8 +26,12 @@ from ratchet.registry.tags import REFS, Tag
 from ratchet.repository import locked
 
 PENDING = "refs/ratchet/pending/"  # tags that the remote lacks so far
-_WRITTEN = "refs/ratchet/written/"  # those of them that were in force: one that is missing was pruned
-_THEIRS = "refs/ratchet/theirs/"  # the remote's tags of the same names, while they are being settled
+_WRITTEN = (  # those of them that were in force: one that is missing was pruned
+    "refs/ratchet/written/"
+)
+_THEIRS = (  # the remote's tags of the same names, while they are being settled
+    "refs/ratchet/theirs/"
+)
 _TURN = "ratchet-publish.lock"
 _TRIES = 20
 _OVERTAKEN = f"{_TRIES} others were faster; repeat the command"
@@ -92,7 +96,10 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
 
 @contextlib.contextmanager
 def turn(tree: Path, patience_s: float) -> Iterator[bool]:
-    """Wait until no other command of this repository publishes, but not for long; gives whether that succeeded."""
+    """Wait until no other command of this repository publishes, but not for long.
+
+    Gives whether that succeeded.
+    """
     with contextlib.ExitStack() as stack:
         acquired = False
         with contextlib.suppress(Busy):
@@ -115,7 +122,10 @@ def _publish_here(tree: Path, draft: Callable[[], Draft | None]) -> Tag | None:
 
 
 def _take_over(tree: Path, push_to: str, tag: Tag) -> None:
-    """Write a tag that the remote has; a rollback that took its number here meanwhile gets another."""
+    """Write a tag that the remote has.
+
+    A rollback that took its number here meanwhile gets another.
+    """
     with locked(tree):
         is_taken = resolve(tree, PENDING + tag.name) not in (None, tag.oid)
         if is_taken:
@@ -136,7 +146,9 @@ def write_pending(tree: Path, tag: Tag) -> None:
 
 
 def take_back(tree: Path, tag: Tag, in_turn: bool) -> bool:
-    """Remove a pending tag that was written just now; False if something here may have come after it.
+    """Remove a pending tag that was written just now.
+
+    False if something here may have come after it.
 
     Args:
         in_turn: nothing was published from here meanwhile, so a higher number is another machine's.
@@ -148,7 +160,9 @@ def take_back(tree: Path, tag: Tag, in_turn: bool) -> bool:
         if not waiting or waiting[-1].oid != tag.oid or not (in_turn or is_last):
             return False
         # the tag may be the other machine's by now: somebody fetched it
-        refs = [ref for ref in (_WRITTEN + tag.name, REFS + tag.name) if resolve(tree, ref) == tag.oid]
+        refs = [
+            ref for ref in (_WRITTEN + tag.name, REFS + tag.name) if resolve(tree, ref) == tag.oid
+        ]
         refs.append(PENDING + tag.name)
         try:
             _transact(tree, dict.fromkeys(refs), dict.fromkeys(refs, tag.oid))
@@ -167,8 +181,8 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
 
     Args:
         remote: empty if there is none; then nothing happens.
-        in_turn: the caller publishes at the moment (`turn`, `publish`). Otherwise a pending tag may be
-            that of a rollback that is under way, which is left to finish first.
+        in_turn: the caller publishes at the moment (`turn`, `publish`). Otherwise a pending tag may
+            be that of a rollback that is under way, which is left to finish first.
 
     Returns:
         Why tags are still pending; empty if none is, or if another command is about to push them.
@@ -177,7 +191,8 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
         VersionError: a tag was moved by hand, here or there; or there is no such remote.
         RemoteRefused: the remote denies access.
         Unreachable: the remote does not respond.
-        Busy: another command has been publishing for a minute, or others were faster, again and again.
+        Busy: another command has been publishing for a minute, or others were faster, again and
+            again.
     """
     deadline = deadline or Deadline(None)
     if not remote:
@@ -192,7 +207,9 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
             if not in_turn:
                 patience_s = deadline.left_s()
                 try:
-                    stack.enter_context(locked(tree, 60.0 if patience_s is None else patience_s, _TURN))
+                    stack.enter_context(
+                        locked(tree, 60.0 if patience_s is None else patience_s, _TURN)
+                    )
                 except Busy:
                     if patience_s is None:
                         raise
@@ -255,13 +272,18 @@ def differences(tree: Path, there: Mapping[str, str]) -> tuple[set[tuple[str, st
     with locked(tree):
         here = {tag.name: tag.oid for tag in tags.read(tree, *tags.EVERYTHING)}
         waiting = {tag.name for tag in pending(tree)}
-    differing = {name: (name, here[name], oid) for name, oid in there.items() if here.get(name, oid) != oid}
+    differing = {
+        name: (name, here[name], oid) for name, oid in there.items() if here.get(name, oid) != oid
+    }
     own = differing.keys() & waiting
     return {entry for name, entry in differing.items() if name not in own}, own
 
 
 def restore(tree: Path) -> None:
-    """Write pending tags again that somebody's `git fetch` pruned; forget those that were never in force."""
+    """Write pending tags again that somebody's `git fetch` pruned.
+
+    Forget those that were never in force.
+    """
     if not _absent(tree):
         return
     with locked(tree):
@@ -316,14 +338,18 @@ def _settle(tree: Path) -> None:
 class _Settlement:
     """One transaction on the references of the registry."""
 
-    def __init__(self, tree: Path, ours: list[Tag], here: dict[str, Tag], theirs: dict[str, Tag]) -> None:
+    def __init__(
+        self, tree: Path, ours: list[Tag], here: dict[str, Tag], theirs: dict[str, Tag]
+    ) -> None:
         self.tree = tree
         self.here = here  # what the names of pending tags refer to now
         self.theirs = theirs  # what they refer to on the remote, where that differs
         self.new: dict[str, str | None] = {}
         groups = {
             environment: list(group)
-            for environment, group in groupby(sorted(ours, key=_place), key=lambda tag: _place(tag)[0])
+            for environment, group in groupby(
+                sorted(ours, key=_place), key=lambda tag: _place(tag)[0]
+            )
         }
         moved = {environment: self._moved(group) for environment, group in groups.items()}
         names = set(tags.names(tree, f"{tags.ARTIFACT}#*", f"{tags.ARTIFACT}@*!#*"))
@@ -354,11 +380,17 @@ class _Settlement:
     def _published(self, environment: str, ours: list[Tag]) -> list[Tag]:
         """What others assigned since the first of ours, the lowest number first."""
         first, own = _counter(ours[0]), {tag.name for tag in ours}
-        names = tags.names(self.tree, f"{tags.ARTIFACT}#{environment}#*", f"{tags.ARTIFACT}#{environment}!#*")
+        names = tags.names(
+            self.tree, f"{tags.ARTIFACT}#{environment}#*", f"{tags.ARTIFACT}#{environment}!#*"
+        )
         parsed = {name: tags.parse(name) for name in names if name not in own}
-        later = [name for name, its in parsed.items() if its and its.counter and its.counter >= first]
+        later = [
+            name for name, its in parsed.items() if its and its.counter and its.counter >= first
+        ]
         found = tags.read(self.tree, *later) if later else []
-        return sorted([*found, *(self.theirs[name] for name in own & self.theirs.keys())], key=_counter)
+        return sorted(
+            [*found, *(self.theirs[name] for name in own & self.theirs.keys())], key=_counter
+        )
 
     def _renumbered(self, ours: list[Tag]) -> list[Tag]:
         for tag in ours:
@@ -394,8 +426,13 @@ class _Settlement:
     def write(self) -> None:
         old = {REFS + name: tag.oid for name, tag in self.here.items()}
         for namespace in (PENDING, _WRITTEN):
-            old |= {namespace + tag.name: tag.oid for tag in tags.read(self.tree, "*", namespace=namespace)}
-        theirs = {_THEIRS + tag.name: tag.oid for tag in tags.read(self.tree, "*", namespace=_THEIRS)}
+            old |= {
+                namespace + tag.name: tag.oid
+                for tag in tags.read(self.tree, "*", namespace=namespace)
+            }
+        theirs = {
+            _THEIRS + tag.name: tag.oid for tag in tags.read(self.tree, "*", namespace=_THEIRS)
+        }
         _transact(self.tree, {**self.new, **dict.fromkeys(theirs)}, old | theirs)
 
 

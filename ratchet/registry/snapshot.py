@@ -1,4 +1,7 @@
-"""The commit of a version: beside the branch, made with git's plumbing. No branch moves, no file is checked out."""
+"""The commit of a version: beside the branch, made with git's plumbing.
+
+No branch moves, no file is checked out.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from ratchet.errors import VersionError
 from ratchet.git import git, identity
 from ratchet.store.pipeline import LOCK, PARAMS, SOURCES, Pipeline
 
-GATE = ("reports/gate.json", "reports/gate.html", "reports/drift.json")  # written by steps of the flow
+GATE = (
+    "reports/gate.json",
+    "reports/gate.html",
+    "reports/drift.json",
+)  # written by steps of the flow
 GATE_BYTES = 1_000_000  # of each at most: git keeps them permanently
 ALWAYS = (PARAMS, SOURCES, LOCK)
 
@@ -19,12 +26,24 @@ ALWAYS = (PARAMS, SOURCES, LOCK)
 def laid_over(tree: Path, pipeline: Pipeline) -> list[str]:
     """What in `tree` belongs to a version beside its code: locks, params, gate, and what git keeps of the outputs."""
     kept = [output.path for output in pipeline.outputs if not output.cached]
-    gate = [path for path in GATE if (tree / path).is_file() and (tree / path).stat().st_size <= GATE_BYTES]
+    gate = [
+        path
+        for path in GATE
+        if (tree / path).is_file() and (tree / path).stat().st_size <= GATE_BYTES
+    ]
     return [*ALWAYS, *kept, *gate]
 
 
-def commit(tree: Path, base: str, paths: Sequence[str], message: str, contents: Mapping[str, str] | None = None) -> str:
-    """Commit `base` with the files at or below `paths` as they are in `tree`; returns the new commit's id.
+def commit(
+    tree: Path,
+    base: str,
+    paths: Sequence[str],
+    message: str,
+    contents: Mapping[str, str] | None = None,
+) -> str:
+    """Commit `base` with the files at or below `paths` as they are in `tree`.
+
+    Returns the new commit's id.
 
     Nothing refers to the commit until a tag does: made twice, or never tagged, it does no harm.
 
@@ -33,7 +52,14 @@ def commit(tree: Path, base: str, paths: Sequence[str], message: str, contents: 
     """
     contents = contents or {}
     names = [file for path in paths for file in _files(tree, path) if file not in contents]
-    oids = git("hash-object", "-w", "--no-filters", "--stdin-paths", cwd=tree, input="\n".join([*names, ""])).split()
+    oids = git(
+        "hash-object",
+        "-w",
+        "--no-filters",
+        "--stdin-paths",
+        cwd=tree,
+        input="\n".join([*names, ""]),
+    ).split()
     for name, text in contents.items():
         names.append(name)
         oids.append(git("hash-object", "-w", "--no-filters", "--stdin", cwd=tree, input=text))
@@ -52,7 +78,9 @@ def _files(tree: Path, path: str) -> list[str]:
     if whole.is_file():
         return [path]
     if not whole.is_dir():
-        raise VersionError(f"{whole} is missing; `dvc repro` makes it, or `dvc checkout` brings it back")
+        raise VersionError(
+            f"{whole} is missing; `dvc repro` makes it, or `dvc checkout` brings it back"
+        )
     found = sorted(Path(folder) / name for folder, _, names in os.walk(whole) for name in names)
     return [file.relative_to(tree).as_posix() for file in found]
 
@@ -61,4 +89,8 @@ def author(tree: Path) -> dict[str, str]:
     """The variables that tell git who commits."""
     name, address = identity(tree)
     roles = ("AUTHOR", "COMMITTER")
-    return {f"GIT_{role}_{what}": value for role in roles for what, value in (("NAME", name), ("EMAIL", address))}
+    return {
+        f"GIT_{role}_{what}": value
+        for role in roles
+        for what, value in (("NAME", name), ("EMAIL", address))
+    }

@@ -36,7 +36,8 @@ _ENVIRONMENT = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,98}[a-zA-Z0-9])?"
 ENVIRONMENT = re.compile(_ENVIRONMENT, re.A)
 _NUMBER = r"(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)"
 _TAG = re.compile(
-    rf"{ARTIFACT}(?:@v(?P<number>{_NUMBER})|#(?P<environment>{_ENVIRONMENT}))(?P<cancel>!?)(?:#(?P<counter>\d+))?", re.A
+    rf"{ARTIFACT}(?:@v(?P<number>{_NUMBER})|#(?P<environment>{_ENVIRONMENT}))(?P<cancel>!?)(?:#(?P<counter>\d+))?",
+    re.A,
 )
 
 
@@ -119,20 +120,27 @@ def parse(name: str) -> Name | None:
 def number(text: str) -> Number | None:
     """Read "v1.2.0" or "1.2.0"; None where it is no version number."""
     bare = text.removeprefix("v")
-    return Number(*map(int, bare.split("."))) if re.fullmatch(_NUMBER, bare, re.A) and len(bare) < 100 else None
+    return (
+        Number(*map(int, bare.split(".")))
+        if re.fullmatch(_NUMBER, bare, re.A) and len(bare) < 100
+        else None
+    )
 
 
 def checked_environment(name: str) -> str:
     """The name of an environment, if it may be one; raises `VersionError` otherwise."""
     if not ENVIRONMENT.fullmatch(name):
         raise VersionError(
-            f"{name[:100]!r} can't name an environment: letters, digits, - and _, as in `--environment prod`"
+            f"{name[:100]!r} can't name an environment: letters, digits, - and _, as in"
+            " `--environment prod`"
         )
     return name
 
 
 def version_tag(number: Number, cancels: bool = False, counter: int | None = None) -> str:
-    return f"{ARTIFACT}@{number}{'!' if cancels else ''}" + ("" if counter is None else f"#{counter}")
+    return f"{ARTIFACT}@{number}{'!' if cancels else ''}" + (
+        "" if counter is None else f"#{counter}"
+    )
 
 
 def assignment_tag(environment: str, counter: int, cancels: bool = False) -> str:
@@ -164,19 +172,25 @@ def checked_text(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise VersionError(
-            f"a reason has to be UTF-8, and character {error.start + 1} of this one is not: "
-            f"{text[max(0, error.start - 20) : error.end]!r}; type it again, or set LC_ALL to a UTF-8 locale"
+            f"a reason has to be UTF-8, and character {error.start + 1} of this one is not:"
+            f" {text[max(0, error.start - 20) : error.end]!r}; type it again, or set LC_ALL to a"
+            " UTF-8 locale"
         ) from None
     return text
 
 
 def names(tree: Path, *patterns: str) -> list[str]:
     """Names of the tags that match git's patterns (`classifier@*`), in git's order."""
-    return git("for-each-ref", "--format=%(refname:strip=2)", *(REFS + each for each in patterns), cwd=tree).split()
+    return git(
+        "for-each-ref", "--format=%(refname:strip=2)", *(REFS + each for each in patterns), cwd=tree
+    ).split()
 
 
 def last(found: Sequence[str]) -> tuple[int, str] | None:
-    """The highest counter among names of tags, and the name; of 10,000 names only the last ones are parsed."""
+    """The highest counter among names of tags, and the name.
+
+    Of 10,000 names only the last ones are parsed.
+    """
 
     def counter(name: str) -> int:
         digits = name.rpartition("#")[2]
@@ -190,8 +204,19 @@ def last(found: Sequence[str]) -> tuple[int, str] | None:
 
 
 def read(tree: Path, *patterns: str, namespace: str = REFS) -> list[Tag]:
-    """The annotated tags of the registry that match git's patterns; others are passed over, as GTO does."""
-    fields = ["refname", "objecttype", "objectname", "*objectname", "taggerdate:unix", "taggername", "contents"]
+    """The annotated tags of the registry that match git's patterns.
+
+    Others are passed over, as GTO does.
+    """
+    fields = [
+        "refname",
+        "objecttype",
+        "objectname",
+        "*objectname",
+        "taggerdate:unix",
+        "taggername",
+        "contents",
+    ]
     form = "--format=" + "".join(f"%({field})%00" for field in fields)
     output = git("for-each-ref", form, *(namespace + pattern for pattern in patterns), cwd=tree)
     values = output.split("\0")[:-1]  # no field can hold a NUL
@@ -211,13 +236,18 @@ def make(tree: Path, name: str, commit: str, text: str, after: Sequence[Tag | No
     """
     date = max([int(time.time()), *(tag.date + 1 for tag in after if tag)])
     author, address = identity(tree)
-    content = f"object {commit}\ntype commit\ntag {name}\ntagger {author} <{address}> {date} +0000\n\n{text}"
+    content = (
+        f"object {commit}\ntype commit\ntag {name}\ntagger {author} <{address}> {date}"
+        f" +0000\n\n{text}"
+    )
     oid = git("mktag", cwd=tree, input=content)
     return Tag(name, oid, commit, date, author, text)
 
 
 def write(tree: Path, name: str, oid: str) -> None:
-    """Let a new tag point to `oid`. That it does so already, as after another process's fetch, is success.
+    """Let a new tag point to `oid`.
+
+    That it does so already, as after another process's fetch, is success.
 
     Raises:
         Rejected: there is another tag of that name.
@@ -259,10 +289,14 @@ def fetch(tree: Path, remote: str, limit_s: float | None = None) -> None:
     try:
         fetch_refs(tree, remote, refs, limit_s)
     except Rejected as error:
-        raise Moved(f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`") from None
+        raise Moved(
+            f"a tag differs here and on {remote}, and is never moved ({error}); `ratchet verify`"
+        ) from None
 
 
-def fetch_refs(tree: Path, remote: str, refspecs: Sequence[str], limit_s: float | None = None) -> None:
+def fetch_refs(
+    tree: Path, remote: str, refspecs: Sequence[str], limit_s: float | None = None
+) -> None:
     """Fetch exactly these references."""
     git("fetch", *_FETCH, "--", remote, *refspecs, cwd=tree, limit_s=limit_s)
 

@@ -1,7 +1,8 @@
 """The versions and what serves where, read from git's tags: no server, no index, no file of our own.
 
-What serves in an environment is its assignment with the highest counter, never the latest date. Each assignment also
-names the one *under* it, so that what to roll back to is one step away, however long the history is.
+What serves in an environment is its assignment with the highest counter, never the latest date.
+Each assignment also names the one *under* it, so that what to roll back to is one step away,
+however long the history is.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ class Version:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A version put into an environment; `under` is the counter of the assignment that a rollback returns to."""
+    """A version put into an environment.
+
+    `under` is the counter of the assignment that a rollback returns to.
+    """
 
     tag: Tag
     environment: str
@@ -108,7 +112,9 @@ class Assignment:
     under: int | None
     automatic: bool = False
     changed: bool = True  # False: the version served there before, and nothing was written
-    unpushed: str = ""  # why the git remote lacks its tag so far; empty: it has it, or there is none
+    unpushed: str = (
+        ""  # why the git remote lacks its tag so far; empty: it has it, or there is none
+    )
     remote: str = ""  # the git remote
 
     @property
@@ -127,7 +133,17 @@ class Assignment:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        fields = ("environment", "counter", "version", "action", "reason", "automatic", "date", "changed", "unpushed")
+        fields = (
+            "environment",
+            "counter",
+            "version",
+            "action",
+            "reason",
+            "automatic",
+            "date",
+            "changed",
+            "unpushed",
+        )
         values: dict[str, Any] = {field: getattr(self, field) for field in fields}
         for key in ("host", "run", "was", "again"):
             if key in self.tag.data:
@@ -153,7 +169,10 @@ class Registry:
         return _versions(tags.read(self.tree, f"{ARTIFACT}@*"))
 
     def newest(self) -> Version | None:
-        """The version with the highest number, withdrawn or not; costs a listing of names and one tag."""
+        """The version with the highest number, withdrawn or not.
+
+        Costs a listing of names and one tag.
+        """
         numbers = self._numbers()
         return self._version(max(numbers)) if numbers else None
 
@@ -165,19 +184,24 @@ class Registry:
         version = self._version(_number(assignment.version))
         if version is None or version.commit != assignment.tag.commit:
             raise VersionError(
-                f"{assignment.tag.name} put {assignment.version} into {environment}, but the tag of that version is "
-                f"{'gone' if version is None else 'on another commit now'}; `ratchet verify --all` tells more"
+                f"{assignment.tag.name} put {assignment.version} into {environment}, but the tag of"
+                f" that version is {'gone' if version is None else 'on another commit now'};"
+                " `ratchet verify --all` tells more"
             )
         return version
 
     def assignment(self, environment: str) -> Assignment | None:
-        """The assignment that decides what serves there; None if there is none, or the last one was taken back."""
+        """The assignment that decides what serves there.
+
+        None if there is none, or the last one was taken back.
+        """
         return self.position(environment)[0]
 
     def position(self, environment: str) -> tuple[Assignment | None, int]:
         """What decides what serves there, and the counter of the next assignment.
 
-        Both are of one moment: an assignment that another process fetches meanwhile is in both or in neither.
+        Both are of one moment: an assignment that another process fetches meanwhile is in both or
+            in neither.
         """
         tags.checked_environment(environment)
         here = (f"{ARTIFACT}#{environment}#", f"{ARTIFACT}#{environment}!#")
@@ -187,14 +211,18 @@ class Registry:
             last = tags.last(names)
             counter = 1 + (last[0] if last else 0)
             # what is listed twice and cannot be read is not an annotated tag
-            candidates = [name for name in names if name.startswith(here) and missing.count(name) < 2]
+            candidates = [
+                name for name in names if name.startswith(here) and missing.count(name) < 2
+            ]
             newest = tags.last(candidates)
             if newest is None:
                 return None, counter
             entry = self.entry(environment, newest[0])
             if entry is not None:
                 return None if entry.action == "unassign" else entry, counter
-            missing.append(newest[1])  # a fetch that prunes removed it just now, or it is another kind of tag
+            missing.append(
+                newest[1]
+            )  # a fetch that prunes removed it just now, or it is another kind of tag
 
     def entry(self, environment: str, counter: int) -> Assignment | None:
         """One assignment by its counter."""
@@ -223,11 +251,17 @@ class Registry:
 
     def histories(self) -> dict[str, list[Assignment]]:
         """The history of every environment, by its name."""
-        return {environment: self.history(environment) for environment in sorted(self.all_environments())}
+        return {
+            environment: self.history(environment)
+            for environment in sorted(self.all_environments())
+        }
 
     def environments(self) -> dict[str, str]:
         """What serves where: environment to version name, for every environment that has one in service."""
-        serving = {environment: self.assignment(environment) for environment in sorted(self.all_environments())}
+        serving = {
+            environment: self.assignment(environment)
+            for environment in sorted(self.all_environments())
+        }
         return {environment: at.version for environment, at in serving.items() if at}
 
     def all_environments(self) -> set[str]:
@@ -251,10 +285,15 @@ class Registry:
         return found
 
     def known(self, weights_sha256: str) -> Version | None:
-        """The version with exactly these weights; one that serves or may serve comes first, an expired one is none."""
+        """The version with exactly these weights.
+
+        One that serves or may serve comes first, an expired one is none.
+        """
         same = [version for version in self.versions() if version.weights_sha256 == weights_sha256]
         kept = [version for version in same if not version.expired]
-        return next((version for version in kept if version.withdrawn is None), kept[0] if kept else None)
+        return next(
+            (version for version in kept if version.withdrawn is None), kept[0] if kept else None
+        )
 
     def was_rolled_back(self, version: str, environment: str) -> bool:
         """Has `version` left that environment by a rollback, without being promoted again since?"""
@@ -284,14 +323,23 @@ class Registry:
         if not known:
             return f"no version {_short(name)}: {self.none()}"
         choices = [*known, *self.environments()]
-        near = difflib.get_close_matches(name.removeprefix(f"{ARTIFACT}@")[:50], choices, n=1, cutoff=0.3)
+        near = difflib.get_close_matches(
+            name.removeprefix(f"{ARTIFACT}@")[:50], choices, n=1, cutoff=0.3
+        )
         more = f", {self._fetch()}" if self._fetch() else ""
-        return f"no version {_short(name)}; the nearest is {near[0] if near else known[-1]}; `ratchet versions` lists all{more}"
+        return (
+            f"no version {_short(name)}; the nearest is {near[0] if near else known[-1]}; `ratchet"
+            f" versions` lists all{more}"
+        )
 
     def none(self) -> str:
         """Why there may be no version here, and the next command."""
         fetch = self._fetch()
-        return f"there is none here; {fetch}" if fetch else "there is none yet; `ratchet train` makes the first"
+        return (
+            f"there is none here; {fetch}"
+            if fetch
+            else "there is none yet; `ratchet train` makes the first"
+        )
 
     def _fetch(self) -> str:
         remote = git("remote", cwd=self.tree).partition("\n")[0]
@@ -326,7 +374,10 @@ def _versions(found: Sequence[Tag]) -> list[Version]:
         else:
             versions[name.number] = tag
     return [
-        Version(versions[number], tuple(sorted(changes.get(number, []), key=lambda tag: tag.parsed.counter or 0)))
+        Version(
+            versions[number],
+            tuple(sorted(changes.get(number, []), key=lambda tag: tag.parsed.counter or 0)),
+        )
         for number in sorted(versions, reverse=True)
     ]
 
@@ -340,11 +391,20 @@ def _action(tag: Tag) -> str:
 def change_of(tag: Tag) -> dict[str, Any]:
     """A withdrawal or reinstatement, for people and `--json`."""
     reason = str(tag.data["reason"] if "reason" in tag.data else tag.message.strip().split("\n")[0])
-    return {"action": _action(tag), "reason": reason, "date": tag.date, "by": tag.tagger, "from": origin_of(tag)}
+    return {
+        "action": _action(tag),
+        "reason": reason,
+        "date": tag.date,
+        "by": tag.tagger,
+        "from": origin_of(tag),
+    }
 
 
 def _assignment(tag: Tag, numbers: dict[str, str], below: int | None) -> Assignment | None:
-    """Read an assignment; one that GTO wrote holds no JSON: it is a promotion, over what was `below` it."""
+    """Read an assignment.
+
+    One that GTO wrote holds no JSON: it is a promotion, over what was `below` it.
+    """
     name = tag.parsed
     if name.environment is None or name.counter is None:
         return None
@@ -353,16 +413,23 @@ def _assignment(tag: Tag, numbers: dict[str, str], below: int | None) -> Assignm
         action: Action = "rollback" if data.get("action") == "rollback" else "promote"
         version, under = str(data["version"]), data.get("under")
         reason = str(data.get("reason", ""))
-        automatic = bool(data.get("automatic", data.get("by") == "flow"))  # older tags have `by` alone
+        automatic = bool(
+            data.get("automatic", data.get("by") == "flow")
+        )  # older tags have `by` alone
     else:
         version, under = numbers.get(tag.commit, tag.commit[:12]), below
         action, reason, automatic = "promote", tag.message.strip().split("\n")[0], False
     action = "unassign" if name.cancels else action
-    return Assignment(tag, name.environment, name.counter, version, action, reason, under, automatic)
+    return Assignment(
+        tag, name.environment, name.counter, version, action, reason, under, automatic
+    )
 
 
 def origin_of(tag: Tag) -> str:
-    """Where a change came from: "terminal on alpha", "flow run brisk-fox on alpha"; empty if its tag does not say."""
+    """Where a change came from: "terminal on alpha", "flow run brisk-fox on alpha".
+
+    Empty if its tag does not say.
+    """
     data = tag.data
     by = {"hand": "terminal", "terminal": "terminal", "flow": "flow"}.get(str(data.get("by")), "")
     if by == "flow" and data.get("run"):
@@ -377,7 +444,9 @@ def _ours(tag: Tag) -> bool:
 def _number(name: str) -> Number:
     number = tags.number(name)
     if number is None:
-        raise VersionError(f"an assignment names {name!r}, which is no version; `ratchet verify --all` tells more")
+        raise VersionError(
+            f"an assignment names {name!r}, which is no version; `ratchet verify --all` tells more"
+        )
     return number
 
 

@@ -31,24 +31,32 @@ def executor(params: RunParams) -> Iterator[Executor]:
         with ThreadPoolExecutor(1) as pool:
             yield pool
     else:
-        with ProcessPoolExecutor(params.workers, multiprocessing.get_context(_start()), die_with_parent) as pool:
+        with ProcessPoolExecutor(
+            params.workers, multiprocessing.get_context(_start()), die_with_parent
+        ) as pool:
             yield pool
 
 
 def _start() -> str:
     """A stage's own process has not used polars' threads yet, so it may fork, which saves a second of imports."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
-    return "fork" if sys.platform == "linux" and main and main.name.startswith("tasks.") else "spawn"
+    return (
+        "fork" if sys.platform == "linux" and main and main.name.startswith("tasks.") else "spawn"
+    )
 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    """A cluster whose workers see this checkout at the same path; a shard whose worker is lost goes to another."""
+    """A cluster whose workers see this checkout at the same path.
+
+    A shard whose worker is lost goes to another.
+    """
     try:
         import distributed
     except ImportError:
         raise ParamsError(
-            "run.cluster needs Dask: `pip install -c constraints.txt -e '.[dask]'`, or set it to null"
+            "run.cluster needs Dask: `pip install -c constraints.txt -e '.[dask]'`, or set it to"
+            " null"
         ) from None
     connect: Any = distributed.Client
     try:

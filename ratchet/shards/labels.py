@@ -2,7 +2,8 @@
 
 null, NaN, blank text     null
 whole numbers             their digits; whole floats and decimals too (1.0 is 1), because pandas writes a column of integers
-                          with a gap as floats; text such as 1.0 likewise, so that a CSV and a parquet file of one table agree
+                          with a gap as floats; text such as 1.0 likewise, so that a CSV and a
+                          parquet file of one table agree
 other numbers             the shortest decimal that gives the same number
 booleans                  true, false
 text                      as it is: 007 is not 7, and spaces stay
@@ -27,7 +28,9 @@ INTEGER = re.compile(r"-?[0-9]{1,18}")
 EXACT = 10**16  # from here on Python and pandas write floats with an exponent
 
 
-def text(column: pa.ChunkedArray | pa.Array, classes: Sequence[str] | None = None, name: str = "label") -> pa.Array:
+def text(
+    column: pa.ChunkedArray | pa.Array, classes: Sequence[str] | None = None, name: str = "label"
+) -> pa.Array:
     """Labels as strings (N,), under the rules above.
 
     Args:
@@ -42,12 +45,17 @@ def text(column: pa.ChunkedArray | pa.Array, classes: Sequence[str] | None = Non
         return pa.nulls(len(array), pa.string())
     if is_number(array.type):
         return _mapped(array, lambda value: _number(value, classes))
-    if is_text(array.type) or pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+    if (
+        is_text(array.type)
+        or pa.types.is_binary(array.type)
+        or pa.types.is_large_binary(array.type)
+    ):
         try:
             array = array.cast(pa.string())
         except pa.ArrowInvalid:
             raise CorruptData(
-                f"the label column {name} holds bytes that are not UTF-8 text; convert it to text in the source"
+                f"the label column {name} holds bytes that are not UTF-8 text; convert it to text"
+                " in the source"
             ) from None
         return _mapped(array, lambda value: _word(value, classes))
     raise CorruptData(
@@ -65,7 +73,9 @@ def _mapped(array: pa.Array, label: Callable[[Any], str | None]) -> pa.Array:
     encoded = array.dictionary_encode()
     values: Iterable[Any] = encoded.dictionary.to_pylist()
     if pa.types.is_floating(array.type):
-        values = encoded.dictionary.to_numpy()  # a float32 has a shorter decimal than the same float64
+        values = (
+            encoded.dictionary.to_numpy()
+        )  # a float32 has a shorter decimal than the same float64
     return pa.array(map(label, values), pa.string()).take(encoded.indices)
 
 
@@ -97,7 +107,10 @@ def _word(value: str, classes: Sequence[str] | None) -> str | None:
 
 
 def names(classes: Sequence[object]) -> list[str]:
-    """The names of integer labels; names that occur more than once get their number, so that none are merged."""
+    """The names of integer labels.
+
+    Names that occur more than once get their number, so that none are merged.
+    """
     words = [str(name) if str(name).strip() else str(index) for index, name in enumerate(classes)]
     count = Counter(words)
     return [f"{word} ({index})" if count[word] > 1 else word for index, word in enumerate(words)]
@@ -107,7 +120,10 @@ def ordered(labels: Iterable[str], classes: Sequence[str] | None) -> list[str]:
     """Distinct labels in the order of the classes that the source names, or by number if all are integers, or as text."""
     distinct = set(labels)
     if classes:
-        return sorted(distinct, key=lambda label: (classes.index(label) if label in classes else len(classes), label))
+        return sorted(
+            distinct,
+            key=lambda label: (classes.index(label) if label in classes else len(classes), label),
+        )
     if all(INTEGER.fullmatch(label) for label in distinct):
         return sorted(distinct, key=lambda label: (int(label), label))
     return sorted(distinct)

@@ -1,7 +1,8 @@
 """Results for the same bytes, params and code are taken from `.memo/`, outside DVC's outputs.
 
-An entry is a folder named by its key. It holds the files and their SHA-256, which is checked before each
-use: an entry that does not match is made again. Runs share the entries; none is deleted while a run uses them.
+An entry is a folder named by its key. It holds the files and their SHA-256, which is checked before
+each use: an entry that does not match is made again. Runs share the entries; none is deleted while
+a run uses them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.errors import CorruptData
-from ratchet.files import beside, code_files, newest_first, remove_leftovers, replace, sha256, to_json
+from ratchet.files import (
+    beside,
+    code_files,
+    newest_first,
+    remove_leftovers,
+    replace,
+    sha256,
+    to_json,
+)
 from ratchet.shards.progress import progress
 
 MANIFEST = "manifest.json"
@@ -46,7 +55,10 @@ class Job:
 @cache
 def _code() -> list[str]:
     """Hashes of the code that makes an entry, and the versions of the libraries that make its bytes."""
-    return [*map(sha256, code_files(*ROOMS)), *(importlib.metadata.version(name) for name in LIBRARIES)]
+    return [
+        *map(sha256, code_files(*ROOMS)),
+        *(importlib.metadata.version(name) for name in LIBRARIES),
+    ]
 
 
 @contextlib.contextmanager
@@ -67,7 +79,9 @@ def entries(area: Path, limit: int) -> Iterator[Path]:
 
 
 def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> Iterator[Path]:
-    """Make what is not in `memo` yet on `executor`, showing progress as `name`; yield a folder per job, in order.
+    """Make what is not in `memo` yet on `executor`, showing progress as `name`.
+
+    Yield a folder per job, in order.
 
     Raises:
         Whatever a job raised; jobs that wait are cancelled then.

@@ -25,7 +25,9 @@ def schema(path: Path) -> pa.Schema:
         return file.schema_arrow
 
 
-def batches(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pa.Table]:
+def batches(
+    path: Path, columns: Sequence[str] | None = None, rows: int = ROWS
+) -> Iterator[pa.Table]:
     """The rows in order, every page checked against its checksum where it has one.
 
     Repeated values are held once until a batch is known to be of a bearable size.
@@ -38,7 +40,9 @@ def batches(path: Path, columns: Sequence[str] | None = None, rows: int = ROWS) 
     with corrupt_if(path), pq.ParquetFile(path, **options) as file:
         for group in range(file.metadata.num_row_groups):
             size = min(rows, _fitting(path, file.metadata.row_group(group)))
-            for batch in file.iter_batches(size, row_groups=[group], columns=columns and list(columns)):
+            for batch in file.iter_batches(
+                size, row_groups=[group], columns=columns and list(columns)
+            ):
                 yield _unfolded(path, pa.Table.from_batches([batch]))
 
 
@@ -48,18 +52,27 @@ def corrupt_if(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         cause = " ".join(str(error).split())
-        raise CorruptData(f"{path.name} is cut or damaged: {cause}; restore the file, then try again") from None
+        raise CorruptData(
+            f"{path.name} is cut or damaged: {cause}; restore the file, then try again"
+        ) from None
 
 
 def _bytes_of(field: pa.Field) -> str | None:
     """Where a column of images has its bytes."""
     if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
         return f"{field.name}.bytes"
-    return field.name if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type) else None
+    return (
+        field.name
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+        else None
+    )
 
 
 def _fitting(path: Path, group: Any) -> int:
-    """How many rows of a row group fit into a batch. (A damaged footer can abort whoever asks for a column's numbers.)"""
+    """How many rows of a row group fit into a batch.
+
+    (A damaged footer can abort whoever asks for a column's numbers.).
+    """
     grown, packed = group.total_byte_size, path.stat().st_size
     if grown > BOMB_BYTES and grown > BOMB_RATIO * packed:
         _refuse(path, "its columns", grown, packed)
@@ -73,12 +86,19 @@ def _unfolded(path: Path, table: pa.Table) -> pa.Table:
         column = table.column(index).combine_chunks()
         if pa.types.is_dictionary(field.type):
             table = table.set_column(index, field.name, _decoded(path, field.name, column))
-        elif pa.types.is_struct(field.type) and any(pa.types.is_dictionary(child.type) for child in field.type):
+        elif pa.types.is_struct(field.type) and any(
+            pa.types.is_dictionary(child.type) for child in field.type
+        ):
             fields = [child.name for child in field.type]
             children = [column.field(name) for name in fields]
-            children = [_decoded(path, field.name, c) if pa.types.is_dictionary(c.type) else c for c in children]
+            children = [
+                _decoded(path, field.name, c) if pa.types.is_dictionary(c.type) else c
+                for c in children
+            ]
             table = table.set_column(
-                index, field.name, pa.StructArray.from_arrays(children, fields, mask=column.is_null())
+                index,
+                field.name,
+                pa.StructArray.from_arrays(children, fields, mask=column.is_null()),
             )
     return table
 
@@ -91,4 +111,7 @@ def _decoded(path: Path, name: str, column: pa.DictionaryArray) -> pa.Array:
 
 
 def _refuse(path: Path, column: str, grown: int, packed: int) -> None:
-    raise CorruptData(f"{path.name}: {packed:,} bytes of {column} would grow to {grown:,}; such a file is not unpacked")
+    raise CorruptData(
+        f"{path.name}: {packed:,} bytes of {column} would grow to {grown:,}; such a file is not"
+        " unpacked"
+    )

@@ -24,7 +24,8 @@ from ratchet.shards.splits import Rows
 DATASET = "dataset.json"
 ID_ROWS = 50_000  # whose ids and labels are read at once
 OWN = ("row_id", "label", "split", "image")  # columns of shards that are not the user's
-# 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain names
+# 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain
+# names
 FORMAT = Format("the list of shards", 2, "run `dvc repro --force ingest`")
 REQUIRED = ("kind", "shards")
 OPTIONAL: dict[str, Any] = {
@@ -45,8 +46,16 @@ def write(path: Path, batches: Iterable[pa.Table]) -> int:
         for table in _groups(batches):
             if writer is None:
                 compression = {name: "zstd" for name in table.column_names if name != "image"}
-                texts = [name for name in table.column_names if name in ("label", "split") or name.startswith(KEEP)]
-                options = {"write_page_checksum": True, "use_dictionary": texts, "compression": compression}
+                texts = [
+                    name
+                    for name in table.column_names
+                    if name in ("label", "split") or name.startswith(KEEP)
+                ]
+                options = {
+                    "write_page_checksum": True,
+                    "use_dictionary": texts,
+                    "compression": compression,
+                }
                 writer = stack.enter_context(pq.ParquetWriter(path, table.schema, **options))
             writer.write_table(table)
             rows += table.num_rows
@@ -58,7 +67,10 @@ def _groups(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     for table in batches:
         held.append(table.replace_schema_metadata(None))
-        if sum(map(len, held)) >= parquet.ROWS or sum(part.nbytes for part in held) >= parquet.BATCH_BYTES:
+        if (
+            sum(map(len, held)) >= parquet.ROWS
+            or sum(part.nbytes for part in held) >= parquet.BATCH_BYTES
+        ):
             yield pa.concat_tables(held)
             held = []
     if held:
@@ -71,10 +83,14 @@ class Shard:
     rows: int
     sha256: str
     source: int  # which of the sources, from 0
-    origin: str | None = None  # what its rows come from, by name; None: each image has a path of its own
+    origin: str | None = (
+        None  # what its rows come from, by name; None: each image has a path of its own
+    )
     start: int = 0  # rows of the origin before these
 
-    def batches(self, columns: Sequence[str] | None = None, rows: int = parquet.ROWS) -> Iterator[pa.Table]:
+    def batches(
+        self, columns: Sequence[str] | None = None, rows: int = parquet.ROWS
+    ) -> Iterator[pa.Table]:
         """The rows in order, at most `rows` at once.
 
         Raises:
@@ -100,7 +116,9 @@ class Shard:
     def verify(self) -> None:
         """Raises `CorruptData` unless the file is the one that `dataset.json` lists."""
         if not self.path.is_file() or sha256(self.path) != self.sha256:
-            raise CorruptData(f"{self.path.name} is not what {DATASET} lists; run `dvc repro --force ingest`")
+            raise CorruptData(
+                f"{self.path.name} is not what {DATASET} lists; run `dvc repro --force ingest`"
+            )
 
 
 @dataclass(frozen=True)
@@ -115,26 +133,39 @@ class Shards:
         """Read `dataset.json`; optional fields that it lacks get their defaults.
 
         Raises:
-            CorruptData: it is missing, broken, or of a newer format that cannot be understood, or names a file elsewhere.
+            CorruptData: it is missing, broken, or of a newer format that cannot be understood, or
+                names a file elsewhere.
         """
         try:
             info = json.loads((raw / DATASET).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CorruptData(f"{raw / DATASET} cannot be read: {error}; run `dvc repro ingest`") from None
+            raise CorruptData(
+                f"{raw / DATASET} cannot be read: {error}; run `dvc repro ingest`"
+            ) from None
         FORMAT.require(info, REQUIRED, raw / DATASET)
         if info["kind"] == "features":
             FORMAT.require(info, ("features",), raw / DATASET)
         info = {**OPTIONAL, "rows": sum(shard["rows"] for shard in info["shards"]), **info}
-        if outside := [shard["file"] for shard in info["shards"] if Path(shard["file"]).name != shard["file"]]:
+        if outside := [
+            shard["file"] for shard in info["shards"] if Path(shard["file"]).name != shard["file"]
+        ]:
             raise CorruptData(
-                f"{raw / DATASET} names {outside[0]}, which is not beside it; run `dvc repro --force ingest`"
+                f"{raw / DATASET} names {outside[0]}, which is not beside it; run `dvc repro"
+                " --force ingest`"
             )
         return cls(raw, info)
 
     def __iter__(self) -> Iterator[Shard]:
         for shard in self.info["shards"]:
             origin, start = shard.get("origin"), shard.get("start", 0)
-            yield Shard(self.raw / shard["file"], shard["rows"], shard["sha256"], shard.get("source", 0), origin, start)
+            yield Shard(
+                self.raw / shard["file"],
+                shard["rows"],
+                shard["sha256"],
+                shard.get("source", 0),
+                origin,
+                start,
+            )
 
     def given(self) -> dict[int, list[str]]:
         """The splits that each source gives, by its number."""
@@ -148,7 +179,11 @@ class Shards:
         known = self.given()
         for shard in self:
             bad, start = dropped.get(shard.path.name, np.empty(0, np.int64)), 0
-            names = [name for name in ("row_id", "label", "split") if name in parquet.schema(shard.path).names]
+            names = [
+                name
+                for name in ("row_id", "label", "split")
+                if name in parquet.schema(shard.path).names
+            ]
             for table in shard.batches(names, ID_ROWS):
                 rows = np.setdiff1d(np.arange(len(table)), bad - start)
                 start += len(table)

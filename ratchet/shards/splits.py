@@ -42,9 +42,9 @@ def splits(
 ) -> np.ndarray:
     """Index into `SPLITS` per row, int64 (N,).
 
-    Where a source gives a test split, no other row of it is used for testing; likewise for validation. `row_ids` are BLAKE2b
-    digests in hex, so parts of them are uniform numbers already. Those in `moved` are trained on, unless the source gives
-    them another split.
+    Where a source gives a test split, no other row of it is used for testing; likewise for
+    validation. `row_ids` are BLAKE2b digests in hex, so parts of them are uniform numbers already.
+    Those in `moved` are trained on, unless the source gives them another split.
     """
     uniform = _uniform(row_ids)
     index = np.zeros(len(row_ids), np.int64)
@@ -63,8 +63,8 @@ def splits(
 def to_training(parts: Iterable[Rows], val_fraction: float, test_fraction: float) -> frozenset[str]:
     """The row_ids that go to training so that every class has a row there: the lowest of each class that has none.
 
-    So a row moves only where its class had no training row, and goes back once it has another. It takes the memory of
-    one row per class.
+    So a row moves only where its class had no training row, and goes back once it has another. It
+    takes the memory of one row per class.
     """
     trained: set[str] = set()
     lowest: dict[str, str] = {}

@@ -32,7 +32,16 @@ from ratchet.shards import labels
 from ratchet.shards.splits import split_of
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SPLIT_NAMES = {"split", "subset", "partition", "set", "dataset", "fold", "phase", "usage"}  # words in a column's name
+SPLIT_NAMES = {
+    "split",
+    "subset",
+    "partition",
+    "set",
+    "dataset",
+    "fold",
+    "phase",
+    "usage",
+}  # words in a column's name
 WORD = re.compile("[a-z]+")
 Entry = dict[str, Any]
 
@@ -65,7 +74,9 @@ class Part:
     files: tuple[dict[str, Any], ...]
     detail: dict[str, Any] = field(default_factory=dict)
     keep: tuple[str, ...] = ()  # columns that are carried along
-    name: str | None = None  # what reports call it, with the number of a row; None: images have paths of their own
+    name: str | None = (
+        None  # what reports call it, with the number of a row; None: images have paths of their own
+    )
 
     def identity(self) -> list[Any]:
         """What the rows depend on, without the place where they lie."""
@@ -83,13 +94,16 @@ class Part:
 class Rows:
     """What a part holds: batches under the names of shards (see `columns.py`), still in the types of the source.
 
-    Each has `label`, and `image` (IMAGE) or features, and maybe `row_id`, `split` and columns to keep.
+    Each has `label`, and `image` (IMAGE) or features, and maybe `row_id`, `split` and columns to
+    keep.
     """
 
     batches: Iterator[pa.Table]
     classes: Sequence[str] | None = None  # names of integer labels
     licence: str | None = None
-    unused_split: str | None = None  # a column that looks like a split, and that the params do not name
+    unused_split: str | None = (
+        None  # a column that looks like a split, and that the params do not name
+    )
 
 
 def pin(path: Path, name: str) -> dict[str, Any]:
@@ -119,14 +133,18 @@ def matching(places: Places, path: str, within: str) -> tuple[Path, list[str]]:
     """The folder, and the names in it, that a path means: a file, a folder (then all `within` it), or a pattern of both."""
     found = places.find(path)
     if found.is_dir():
-        return found, sorted(file.relative_to(found).as_posix() for file in found.glob(within) if file.is_file())
+        return found, sorted(
+            file.relative_to(found).as_posix() for file in found.glob(within) if file.is_file()
+        )
     if found.is_file():
         return found.parent, [found.name]
     plain = list(itertools.takewhile(lambda part: not glob.has_magic(part), found.parts))
     root, pattern = Path(*plain), "/".join(found.parts[len(plain) :])
     files: set[Path] = set()
     for match in root.glob(pattern) if pattern else ():
-        files.update([match] if match.is_file() else (file for file in match.glob(within) if file.is_file()))
+        files.update(
+            [match] if match.is_file() else (file for file in match.glob(within) if file.is_file())
+        )
     return root, sorted(file.relative_to(root).as_posix() for file in files)
 
 
@@ -143,11 +161,19 @@ def array_id(array: np.ndarray) -> str:
     return hashlib.blake2b(head + np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
 
 
-def image_table(images: Sequence[bytes | None], labels: pa.Array, **columns: Sequence[str | None]) -> pa.Table:
+def image_table(
+    images: Sequence[bytes | None], labels: pa.Array, **columns: Sequence[str | None]
+) -> pa.Table:
     """A batch of images; `columns` are `row_id`, `split` and `path`, each as long as `images`."""
     paths = pa.array(columns.pop("path", [None] * len(images)), pa.string())
     image = pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE))
-    return pa.table({"label": labels, "image": image, **{k: pa.array(v, pa.string()) for k, v in columns.items()}})
+    return pa.table(
+        {
+            "label": labels,
+            "image": image,
+            **{k: pa.array(v, pa.string()) for k, v in columns.items()},
+        }
+    )
 
 
 def wanted(source: Any, keep: Sequence[str]) -> list[str]:
@@ -159,11 +185,14 @@ def wanted(source: Any, keep: Sequence[str]) -> list[str]:
 def require(names: Sequence[str], there: Sequence[str], place: str) -> None:
     """Raises `CorruptData` unless a table has these columns, and no two columns of one name."""
     if twice := sorted({name for name in there if name and there.count(name) > 1}):
-        raise CorruptData(f"{place} has more than one column {', '.join(twice)}; rename or remove the others")
+        raise CorruptData(
+            f"{place} has more than one column {', '.join(twice)}; rename or remove the others"
+        )
     if missing := [name for name in names if name not in there]:
         has = ", ".join(sorted(there))
         raise CorruptData(
-            f"{place} has no column {', '.join(missing)}; it has {has}; correct ingest.sources in params.yaml"
+            f"{place} has no column {', '.join(missing)}; it has {has}; correct ingest.sources in"
+            " params.yaml"
         )
 
 
@@ -190,7 +219,11 @@ def unused_split(table: pa.Table, source: Any) -> str | None:
         if name != source.label and columns.is_text(columns.plain(table[name]).type):
             words = columns.plain(table[name]).unique().drop_null().to_pylist()
             meanings = {split_of(word) for word in words if word.strip()}
-            if meanings and None not in meanings and (len(meanings) > 1 or SPLIT_NAMES & {*WORD.findall(name.lower())}):
+            if (
+                meanings
+                and None not in meanings
+                and (len(meanings) > 1 or SPLIT_NAMES & {*WORD.findall(name.lower())})
+            ):
                 return str(name)
     return None
 
@@ -203,11 +236,14 @@ def whole(table: pa.Table, part: Part, classes: Sequence[str] | None, start: int
         start: rows of the part before these.
 
     Raises:
-        CorruptData: a feature that is not a number, labels of an unusable type, or a column to keep that is not there.
+        CorruptData: a feature that is not a number, labels of an unusable type, or a column to keep
+            that is not there.
     """
     there = table.column_names
     if missing := [name for name in part.keep if KEEP + name not in there]:
-        raise CorruptData(f"ingest.keep names {', '.join(missing)}; {part.name or 'a source'} has no such column")
+        raise CorruptData(
+            f"ingest.keep names {', '.join(missing)}; {part.name or 'a source'} has no such column"
+        )
     features = [name for name in there if name.startswith(FEATURE)]
     found = {"label": labels.text(table["label"], classes, getattr(part.source, "label", "label"))}
     if "split" in there:
@@ -219,7 +255,11 @@ def whole(table: pa.Table, part: Part, classes: Sequence[str] | None, start: int
     if "row_id" in there:
         ids = table["row_id"]
     else:
-        ids = pa.array(_image_ids(table) if "image" in there else feature_ids([found[name] for name in features]))
+        ids = pa.array(
+            _image_ids(table)
+            if "image" in there
+            else feature_ids([found[name] for name in features])
+        )
     return pa.table({"row_id": ids, **found})
 
 
@@ -254,18 +294,23 @@ def _text(column: pa.ChunkedArray, name: str, part: Part) -> pa.Array:
         return array.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise CorruptData(
-            f"{part.name or 'a source'}: the column {name} is {array.type} and cannot be kept as text; "
-            "take it out of ingest.keep"
+            f"{part.name or 'a source'}: the column {name} is {array.type} and cannot be kept as"
+            " text; take it out of ingest.keep"
         ) from None
 
 
 def _image_ids(table: pa.Table) -> list[str]:
     images = table["image"].combine_chunks().field("bytes")
-    return [hashlib.blake2b(image.as_buffer() or b"", digest_size=16).hexdigest() for image in images]
+    return [
+        hashlib.blake2b(image.as_buffer() or b"", digest_size=16).hexdigest() for image in images
+    ]
 
 
 def feature_ids(features: Sequence[pa.Array]) -> list[str]:
-    """Canonical form: float64 in the order of the columns, one zero, one NaN; null is the NaN of the other sign."""
+    """Canonical form: float64 in the order of the columns, one zero, one NaN.
+
+    Null is the NaN of the other sign.
+    """
     values = np.empty((len(features[0]), len(features)), np.float64)
     for i, column in enumerate(features):
         numbers = column.to_numpy(zero_copy_only=False) + 0.0

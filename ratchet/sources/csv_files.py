@@ -37,7 +37,9 @@ SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertica
 def resolve(source: CsvSource, places: Places) -> Entry:
     root, names = matching(places, source.path, "**/*.csv")
     if not names:
-        raise SourceMissing(f"ingest.sources: no CSV file at {source.path}; put one there, or correct the path")
+        raise SourceMissing(
+            f"ingest.sources: no CSV file at {source.path}; put one there, or correct the path"
+        )
     note_skipped(places, source.path, names)
     return {"files": [pin(root / name, name) for name in names]}
 
@@ -52,9 +54,13 @@ def read(part: Part) -> Rows:
     names = header(path, source)
     _check_separator(names, source, path)
     require(wanted(source, part.keep), names, path.name)
-    candidates = [name for name in names if name.strip() and name not in (source.label, *source.features)]
+    candidates = [
+        name for name in names if name.strip() and name not in (source.label, *source.features)
+    ]
     first = next(tables(path, source, candidates), None) if candidates else None
-    return Rows(_batches(part, path), unused_split=None if first is None else unused_split(first, source))
+    return Rows(
+        _batches(part, path), unused_split=None if first is None else unused_split(first, source)
+    )
 
 
 class NotText(CorruptData):
@@ -85,25 +91,34 @@ def header(path: Path, source: Dialect) -> list[str]:
     except UnicodeError:
         raise _not_text(path, source) from None
     except csv.Error as error:
-        raise CorruptData(f"{path.name} cannot be read as CSV: {error}; correct the file or ingest.sources") from None
+        raise CorruptData(
+            f"{path.name} cannot be read as CSV: {error}; correct the file or ingest.sources"
+        ) from None
 
 
-def tables(path: Path, source: Dialect, names: Sequence[str], on_ragged: OnRagged | None = None) -> Iterator[pa.Table]:
+def tables(
+    path: Path, source: Dialect, names: Sequence[str], on_ragged: OnRagged | None = None
+) -> Iterator[pa.Table]:
     """The columns `names` as text, some rows at a time; an empty cell is the empty string.
 
     Args:
-        on_ragged: called with each row that has more or fewer values than the header, which is then left out; its
-            `number` counts from 1, the header. It returns "skip".
+        on_ragged: called with each row that has more or fewer values than the header, which is then
+            left out; its `number` counts from 1, the header. It returns "skip".
 
     Raises:
-        CorruptData: the file is not text in the source's encoding, or a row is ragged and there is no `on_ragged`.
+        CorruptData: the file is not text in the source's encoding, or a row is ragged and there is
+            no `on_ragged`.
     """
-    reading = pyarrow.csv.ReadOptions(block_size=BLOCK, encoding=source.encoding, use_threads=on_ragged is None)
+    reading = pyarrow.csv.ReadOptions(
+        block_size=BLOCK, encoding=source.encoding, use_threads=on_ragged is None
+    )
     parsing = pyarrow.csv.ParseOptions(
         delimiter=source.separator, newlines_in_values=True, invalid_row_handler=on_ragged
     )
     options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), include_columns=list(names), strings_can_be_null=False
+        column_types=dict.fromkeys(names, pa.string()),
+        include_columns=list(names),
+        strings_can_be_null=False,
     )
     try:
         with pyarrow.csv.open_csv(path, reading, parsing, options) as reader:
@@ -124,13 +139,18 @@ def _batches(part: Part, path: Path) -> Iterator[pa.Table]:
                 numbers = columns.numbers(table[name], source.decimal)
             except columns.NotNumbers as error:
                 raise _not_a_number(path, source, name, error, start) from None
-            found = found.set_column(found.column_names.index(FEATURE + name), FEATURE + name, numbers)
+            found = found.set_column(
+                found.column_names.index(FEATURE + name), FEATURE + name, numbers
+            )
         yield found
         start += len(table)
 
 
 def _lines(path: Path, source: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """The header and the rows, each with the number of its last line; blank lines are skipped, as Arrow does."""
+    """The header and the rows, each with the number of its last line.
+
+    Blank lines are skipped, as Arrow does.
+    """
     encoding = "utf-8-sig" if source.encoding.lower() in ("utf-8", "utf8") else source.encoding
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=source.separator)
@@ -153,10 +173,13 @@ def _check_separator(names: Sequence[str], source: CsvSource, path: Path) -> Non
         return
     text = source.separator.join(names)
     for separator, title in SEPARATORS.items():
-        if separator != source.separator and source.label in next(csv.reader([text], delimiter=separator)):
+        if separator != source.separator and source.label in next(
+            csv.reader([text], delimiter=separator)
+        ):
             key = "\\t" if separator == "\t" else separator
             raise CorruptData(
-                f'{path.name} is separated by {title}; set `separator: "{key}"` of this source in params.yaml'
+                f'{path.name} is separated by {title}; set `separator: "{key}"` of this source in'
+                " params.yaml"
             )
 
 
@@ -177,20 +200,26 @@ def _explained(path: Path, source: Dialect, error: Exception) -> CorruptData:
         for number, row in rows:
             if len(row) != width:
                 return CorruptData(
-                    f"{path.name}, line {number}: {len(row)} values, but the header has {width} columns; "
-                    "correct the line, or quote values that hold the separator"
+                    f"{path.name}, line {number}: {len(row)} values, but the header has {width}"
+                    " columns; correct the line, or quote values that hold the separator"
                 )
     except (StopIteration, UnicodeError, csv.Error):
         pass
     cause = " ".join(str(error).split())[:200]
-    return CorruptData(f"{path.name} cannot be read as CSV: {cause}; correct the file or ingest.sources")
+    return CorruptData(
+        f"{path.name} cannot be read as CSV: {cause}; correct the file or ingest.sources"
+    )
 
 
-def _not_a_number(path: Path, source: CsvSource, name: str, error: columns.NotNumbers, start: int) -> CorruptData:
+def _not_a_number(
+    path: Path, source: CsvSource, name: str, error: columns.NotNumbers, start: int
+) -> CorruptData:
     number = line(path, source, start + (error.row or 0))
     place = f"{path.name}, line {number}" if number else path.name
     advice = "correct the value, or leave the column out of the source's features"
     comma = error.problem.strip("'").strip().lstrip("+-").replace(",", "", 1)
     if source.decimal == "." and error.problem.count(",") == 1 and comma.isdigit():
-        advice = 'if the comma is the decimal mark, set `decimal: ","` of this source in params.yaml'
+        advice = (
+            'if the comma is the decimal mark, set `decimal: ","` of this source in params.yaml'
+        )
     return CorruptData(f"{place}: the feature {name} is {error.problem}, not a number; {advice}")

@@ -1,8 +1,9 @@
 """A class in `custom/sources/`: a `torch.utils.data.Dataset` as it is, or a class that yields rows.
 
-The class is called with the source's `arguments`. Its rows are its items (`__getitem__` and `__len__`), what it iterates
-over (`__iter__`), or what its `rows()` yields. Where it has a `revision()`, that is pinned; otherwise all rows are read and
-hashed, at each refresh and again by ingest.
+The class is called with the source's `arguments`. Its rows are its items (`__getitem__` and
+`__len__`), what it iterates over (`__iter__`), or what its `rows()` yields. Where it has a
+`revision()`, that is pinned; otherwise all rows are read and hashed, at each refresh and again by
+ingest.
 """
 
 from __future__ import annotations
@@ -34,13 +35,26 @@ def resolve(source: CustomSource, places: Places) -> Entry:
     digest = _Digest()
     for row in _rows(made, source.source, places.tree):
         digest.add(row)
-    places.notes.append(f"{source.source}: read all {digest.count:,} rows to pin them; a method revision() spares that")
+    places.notes.append(
+        f"{source.source}: read all {digest.count:,} rows to pin them; a method revision() spares"
+        " that"
+    )
     return {"resolved": str(digest)}
 
 
 def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
-    code = custom_code.digest(places.tree / "custom/sources")  # what was read with other code is read again
-    return [Part(source, places.tree, (), {"resolved": entry["resolved"], "code": code}, name=source.source)]
+    code = custom_code.digest(
+        places.tree / "custom/sources"
+    )  # what was read with other code is read again
+    return [
+        Part(
+            source,
+            places.tree,
+            (),
+            {"resolved": entry["resolved"], "code": code},
+            name=source.source,
+        )
+    ]
 
 
 def read(part: Part) -> Rows:
@@ -48,13 +62,18 @@ def read(part: Part) -> Rows:
     pinned = part.detail["resolved"]
     if hasattr(made, "revision") and str(made.revision()) != pinned:
         raise SourceChanged(
-            f"{part.source.source} is at {made.revision()}, source.lock at {pinned}; run `ratchet refresh`"
+            f"{part.source.source} is at {made.revision()}, source.lock at {pinned}; run `ratchet"
+            " refresh`"
         )
     rows = _rows(made, part.source.source, part.root)
     if not hasattr(made, "revision"):
         rows = _verified(rows, part.source.source, pinned)
     classes = getattr(made, "classes", None)
-    return Rows(_batches(rows, part), None if classes is None else list(classes), getattr(made, "licence", None))
+    return Rows(
+        _batches(rows, part),
+        None if classes is None else list(classes),
+        getattr(made, "licence", None),
+    )
 
 
 class _Digest:
@@ -79,8 +98,9 @@ def _verified(rows: Iterator[Row], name: str, pinned: str) -> Iterator[Row]:
         yield row
     if str(digest) != pinned:
         raise SourceChanged(
-            f"{name} yields {digest}, source.lock pins {pinned}; run `ratchet refresh`. If that does not help, the items "
-            "differ each time they are read: take random transforms and shuffling out"
+            f"{name} yields {digest}, source.lock pins {pinned}; run `ratchet refresh`. If that"
+            " does not help, the items differ each time they are read: take random transforms and"
+            " shuffling out"
         )
 
 
@@ -95,17 +115,22 @@ def _made(source: CustomSource, tree: Path) -> Any:
     except RatchetError:
         raise
     except TypeError as error:
-        raise ParamsError(f"ingest.sources: {source.source} cannot be made with {source.arguments}: {error}") from error
+        raise ParamsError(
+            f"ingest.sources: {source.source} cannot be made with {source.arguments}: {error}"
+        ) from error
     if not any(hasattr(made, method) for method in ("rows", "__getitem__", "__iter__")):
         raise ParamsError(
-            f"ingest.sources: {source.source} is not a source; give it __len__ and __getitem__ (as a Dataset has), "
-            "__iter__, or rows()"
+            f"ingest.sources: {source.source} is not a source; give it __len__ and __getitem__ (as"
+            " a Dataset has), __iter__, or rows()"
         )
     return made
 
 
 def _rows(made: Any, name: str, tree: Path) -> Iterator[Row]:
-    """The rows of a source; raises `CorruptData` for one that is unlike the others, or cannot be read."""
+    """The rows of a source.
+
+    Raises `CorruptData` for one that is unlike the others, or cannot be read.
+    """
     first: Row | None = None
     feature_names = getattr(made, "feature_names", None)
     for number, item in enumerate(_items(made, name)):
@@ -113,13 +138,17 @@ def _rows(made: Any, name: str, tree: Path) -> Iterator[Row]:
         first = first or row
         if row.columns != first.columns:
             raise CorruptData(
-                f"{name}, row {number}: it has {_shown(row)}, row 0 has {_shown(first)}; every row needs the same"
+                f"{name}, row {number}: it has {_shown(row)}, row 0 has {_shown(first)}; every row"
+                " needs the same"
             )
         yield row
 
 
 def _items(made: Any, name: str) -> Iterator[object]:
-    """What the source yields; an exception of its own becomes `CorruptData` with the line that raised it."""
+    """What the source yields.
+
+    An exception of its own becomes `CorruptData` with the line that raised it.
+    """
     number = 0
     try:
         for item in _iterated(made, name):
@@ -130,14 +159,17 @@ def _items(made: Any, name: str) -> Iterator[object]:
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise CorruptData(
-            f"{name}, row {number}: {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+            f"{name}, row {number}: {type(error).__name__}: {error} ({Path(last.filename).name},"
+            f" line {last.lineno})"
         ) from error
 
 
 def _iterated(made: Any, name: str) -> Iterable[object]:
     if hasattr(made, "rows"):
         return cast("Iterable[object]", made.rows())
-    streams = any(kind.__name__ == "IterableDataset" for kind in type(made).__mro__)  # which inherits a __getitem__
+    streams = any(
+        kind.__name__ == "IterableDataset" for kind in type(made).__mro__
+    )  # which inherits a __getitem__
     if hasattr(made, "__getitem__") and hasattr(made, "__len__") and not streams:
         return (made[number] for number in range(len(made)))
     if hasattr(made, "__iter__"):
@@ -158,13 +190,23 @@ def _batches(rows: Iterator[Row], part: Part) -> Iterator[pa.Table]:
 def _table(batch: Sequence[Row], keep: Sequence[str], name: str) -> pa.Table:
     """Columns under the names of shards: `label`, `split`, an image or features, and those to keep."""
     table: dict[str, Any] = {"label": _column([row.label for row in batch], "label", name)}
-    table |= {key: _column([row.others[key] for row in batch], key, name) for key in batch[0].others if key == "split"}
+    table |= {
+        key: _column([row.others[key] for row in batch], key, name)
+        for key in batch[0].others
+        if key == "split"
+    }
     table |= {FEATURE + key: _column([row.features[key] for row in batch], key, name)
               for key in batch[0].features if key not in keep}  # fmt: skip
     kept = [{**row.features, **row.others} for row in batch]
-    table |= {KEEP + key: _column([values[key] for values in kept], key, name) for key in keep if key in kept[0]}
+    table |= {
+        KEEP + key: _column([values[key] for values in kept], key, name)
+        for key in keep
+        if key in kept[0]
+    }
     if not batch[0].is_image and not any(key.startswith(FEATURE) for key in table):
-        raise CorruptData(f"{name}: all its columns are in ingest.keep, so none is left as a feature")
+        raise CorruptData(
+            f"{name}: all its columns are in ingest.keep, so none is left as a feature"
+        )
     if batch[0].is_image:
         table["image"] = image_table([row.image for row in batch], table["label"])["image"]
         if all(row.id is not None for row in batch):

@@ -42,7 +42,9 @@ def get(downloads: Path) -> None:
 
 def _complete(raw: Path) -> bool:
     """Whether `raw` holds the four files with their published hashes."""
-    return all((raw / name).is_file() and sha256(raw / name) == digest for name, digest in FILES.items())
+    return all(
+        (raw / name).is_file() and sha256(raw / name) == digest for name, digest in FILES.items()
+    )
 
 
 def _unpack(folder: Path, raw: Path) -> bool:
@@ -52,7 +54,10 @@ def _unpack(folder: Path, raw: Path) -> bool:
     with beside(downloads / "FashionMNIST") as temporary:
         for name in FILES:
             try:
-                with gzip.open(folder / f"{name}.gz") as packed, (temporary / name).open("wb") as plain:
+                with (
+                    gzip.open(folder / f"{name}.gz") as packed,
+                    (temporary / name).open("wb") as plain,
+                ):
                     shutil.copyfileobj(packed, plain)
             except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
                 return False

@@ -1,4 +1,7 @@
-"""A data set of the Hugging Face Hub, at the commit that source.lock pins. A token comes from the environment only."""
+"""A data set of the Hugging Face Hub, at the commit that source.lock pins.
+
+A token comes from the environment only.
+"""
 
 from __future__ import annotations
 
@@ -32,24 +35,34 @@ def resolve(source: HuggingFaceSource, places: Places) -> Entry:
 
 
 def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str, Any]:
-    """The parquet files of the splits, so that a new commit costs what is new in it; nothing for other formats."""
+    """The parquet files of the splits, so that a new commit costs what is new in it.
+
+    Nothing for other formats.
+    """
     import datasets
     from datasets.packaged_modules.parquet.parquet import Parquet
     from huggingface_hub import HfApi, RepoFile, hf_hub_download
 
     cache = str(_cache(places))
-    builder = datasets.load_dataset_builder(source.repository, source.config, revision=commit, cache_dir=cache)
+    builder = datasets.load_dataset_builder(
+        source.repository, source.config, revision=commit, cache_dir=cache
+    )
     if not isinstance(builder, Parquet):
         return {}
     listed = builder.config.data_files or {}
     if missing := [theirs for theirs in source.splits.values() if theirs not in listed]:
         raise CorruptData(
-            f"{source.repository} has no split {', '.join(missing)}; it has {', '.join(listed)}; correct ingest.sources"
+            f"{source.repository} has no split {', '.join(missing)}; it has {', '.join(listed)};"
+            " correct ingest.sources"
         )
     names = {
-        str(url).partition(f"@{commit}/")[2]: split for split, theirs in source.splits.items() for url in listed[theirs]
+        str(url).partition(f"@{commit}/")[2]: split
+        for split, theirs in source.splits.items()
+        for url in listed[theirs]
     }
-    found = HfApi().get_paths_info(source.repository, list(names), revision=commit, repo_type="dataset")
+    found = HfApi().get_paths_info(
+        source.repository, list(names), revision=commit, repo_type="dataset"
+    )
     there = {file.path: file for file in found if isinstance(file, RepoFile)}
     files = []
     for name, split in names.items():
@@ -57,7 +70,9 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
         if file.lfs is not None:
             digest = file.lfs.sha256
         else:  # small enough to lie in git itself
-            fetched = hf_hub_download(source.repository, name, repo_type="dataset", revision=commit, cache_dir=cache)
+            fetched = hf_hub_download(
+                source.repository, name, repo_type="dataset", revision=commit, cache_dir=cache
+            )
             digest = sha256(Path(fetched))
         files.append({"name": name, "size": file.size, "sha256": digest, "split": split})
     classes = {
@@ -74,7 +89,13 @@ def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]
     if "files" not in entry:
         detail = {"resolved": entry["resolved"], "licence": licence}
         return [
-            Part(source, cache, (), {**detail, "split": split}, name=f"{source.repository}, split {theirs}")
+            Part(
+                source,
+                cache,
+                (),
+                {**detail, "split": split},
+                name=f"{source.repository}, split {theirs}",
+            )
             for split, theirs in source.splits.items()
         ]
     name = "--".join(["datasets", *source.repository.split("/")])
@@ -111,7 +132,9 @@ def _cache(places: Places) -> Path:
 def read(part: Part) -> Rows:
     if part.files:
         rows = parquet_files.read(part)
-        return replace(rows, classes=part.detail["classes"] or rows.classes, licence=part.detail["licence"])
+        return replace(
+            rows, classes=part.detail["classes"] or rows.classes, licence=part.detail["licence"]
+        )
     return _read_split(part)
 
 
@@ -145,7 +168,9 @@ def _batches(data: Any, part: Part) -> Iterator[pa.Table]:
             images = pa.array([_bytes(image) for image in table["image"].to_pylist()], IMAGE)
             table = table.set_column(table.column_names.index("image"), "image", images)
         if source.split is None:
-            table = table.append_column("split", pa.array([part.detail["split"]] * len(table), pa.string()))
+            table = table.append_column(
+                "split", pa.array([part.detail["split"]] * len(table), pa.string())
+            )
         yield table
 
 
@@ -159,7 +184,10 @@ def _bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:
 
 @contextmanager
 def answering(source: HuggingFaceSource, named: str = "ingest.sources") -> Iterator[None]:
-    """Turn what the Hub's libraries raise into ours; `named` is where the data set is named, for the message."""
+    """Turn what the Hub's libraries raise into ours.
+
+    `named` is where the data set is named, for the message.
+    """
     import datasets.exceptions
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import (
@@ -172,15 +200,26 @@ def answering(source: HuggingFaceSource, named: str = "ingest.sources") -> Itera
     where = f"{source.repository} at {source.revision or 'its newest commit'}"
     try:
         yield
-    except (RepositoryNotFoundError, RevisionNotFoundError, DatasetNotFoundError, HFValidationError) as error:
+    except (
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        DatasetNotFoundError,
+        HFValidationError,
+    ) as error:
         cause = str(error).splitlines()[0]
-        raise SourceMissing(f"{named}: the Hub has no {where} ({cause}); correct it, or set HF_TOKEN") from None
+        raise SourceMissing(
+            f"{named}: the Hub has no {where} ({cause}); correct it, or set HF_TOKEN"
+        ) from None
     except (OfflineModeIsEnabled, OSError) as error:
-        raise Unreachable(f"the Hub does not answer for {where}: {str(error).splitlines()[0]}; try again") from None
+        raise Unreachable(
+            f"the Hub does not answer for {where}: {str(error).splitlines()[0]}; try again"
+        ) from None
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         cause = " ".join(str(error).split())
         raise CorruptData(f"{where} cannot be read: {cause}; correct {named}") from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "huggingface_hub"):
-            raise Unreachable(f"the Hub does not answer for {where}: {type(error).__name__}; try again") from None
+            raise Unreachable(
+                f"the Hub does not answer for {where}: {type(error).__name__}; try again"
+            ) from None
         raise

@@ -41,7 +41,9 @@ def resolve(source: ImageFolderSource, places: Places) -> Entry:
     """The images in class folders; `places.notes` gets their number and what is skipped."""
     root = places.find(source.path)
     if not root.is_dir():
-        raise SourceMissing(f"ingest.sources: there is no folder {source.path}; create it, or correct the path")
+        raise SourceMissing(
+            f"ingest.sources: there is no folder {source.path}; create it, or correct the path"
+        )
     skipped = Skipped()
     names = sorted(_images(root, skipped), key=lambda name: PurePosixPath(name).parts)
     layout = Layout.of(source.path, names, skipped)
@@ -54,7 +56,9 @@ def resolve(source: ImageFolderSource, places: Places) -> Entry:
             files.append(pin(root / name, name))
         except OSError:
             skipped.add(UNREADABLE, name)
-    places.notes.append(f"{source.path}: {layout.summary(len(files))}" + f"; {skipped}" * bool(skipped))
+    places.notes.append(
+        f"{source.path}: {layout.summary(len(files))}" + f"; {skipped}" * bool(skipped)
+    )
     return {"files": files}
 
 
@@ -63,7 +67,9 @@ def parts(source: ImageFolderSource, entry: Entry, places: Places) -> list[Part]
     files = entry["files"]
     layout = Layout.of(source.path, [file["name"] for file in files], Skipped())
     root = places.find(source.path)
-    groups = itertools.groupby(files, key=lambda file: PurePosixPath(file["name"]).parts[: layout.depth])
+    groups = itertools.groupby(
+        files, key=lambda file: PurePosixPath(file["name"]).parts[: layout.depth]
+    )
     return [Part(source, root, tuple(group), layout.detail(folders)) for folders, group in groups]
 
 
@@ -78,14 +84,19 @@ def _batches(part: Part) -> Iterator[pa.Table]:
         columns: dict[str, list[Any]] = {"path": names}
         if "split" in part.detail:
             columns["split"] = [part.detail["split"]] * len(names)
-        yield image_table(contents, pa.array([part.detail["label"]] * len(names), pa.string()), **columns)
+        yield image_table(
+            contents, pa.array([part.detail["label"]] * len(names), pa.string()), **columns
+        )
 
 
 # ── which files are images ───────────────────────────────────────────────────────────────────────
 
 
 def _images(root: Path, skipped: Skipped) -> Iterator[str]:
-    """The names of the images below `root`, in no particular order. Links to folders are not followed."""
+    """The names of the images below `root`, in no particular order.
+
+    Links to folders are not followed.
+    """
     inside = root.resolve()
 
     def unreadable(error: OSError) -> None:
@@ -214,7 +225,10 @@ def _nothing(path: str, names: Sequence[str], skipped: Skipped) -> str:
             "move each into a folder named after its class"
         )
     seen = f" ({skipped})" if skipped else ""
-    return f"ingest.sources: no image in a class's folder at {path}{seen}; put images into {path}/CLASS/"
+    return (
+        f"ingest.sources: no image in a class's folder at {path}{seen}; put images into"
+        f" {path}/CLASS/"
+    )
 
 
 def _refuse_wrapped(path: str, top: Sequence[str], trails: Sequence[tuple[str, ...]]) -> None:
@@ -222,9 +236,9 @@ def _refuse_wrapped(path: str, top: Sequence[str], trails: Sequence[tuple[str, .
     nested = sorted({trail[1] for trail in trails if len(trail) > 1})
     if len(top) == 1 and nested:
         raise CorruptData(
-            f"ingest.sources: {path} holds the single folder {_listed(top)}, which is either a class "
-            f"or the folder around the data set ({_listed(nested)}); "
-            f"set the path to {path.rstrip('/')}/{printable(top[0])}, or move its images out of their folders"
+            f"ingest.sources: {path} holds the single folder {_listed(top)}, which is either a"
+            f" class or the folder around the data set ({_listed(nested)}); set the path to"
+            f" {path.rstrip('/')}/{printable(top[0])}, or move its images out of their folders"
         )
 
 
@@ -237,9 +251,10 @@ def _refuse_splits_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
     split = sorted(name for name, splits in within.items() if None not in splits)
     if split:
         raise CorruptData(
-            f"ingest.sources: {path} can be read in two ways: as classes that contain splits "
-            f"(CLASS/SPLIT, in {_listed(split)}), or as classes whose inner folders mean nothing; "
-            "arrange it as SPLIT/CLASS to use the splits, or move the images out of the inner folders"
+            f"ingest.sources: {path} can be read in two ways: as classes that contain splits"
+            f" (CLASS/SPLIT, in {_listed(split)}), or as classes whose inner folders mean nothing;"
+            " arrange it as SPLIT/CLASS to use the splits, or move the images out of the inner"
+            " folders"
         )
 
 
@@ -250,14 +265,18 @@ def _refuse_classes_within(path: str, trails: Sequence[tuple[str, ...]]) -> None
         if trail:
             inner.setdefault(trail[0], set()).add(trail[1] if len(trail) > 1 else None)
     groups = {name: folders for name, folders in inner.items() if None not in folders}
-    shared = len(groups) == len(inner) and any(set.union(*groups.values()) == names for names in groups.values())
-    if len(set(map(_split_within, groups)) - {None}) > 1 or (shared and max(map(len, groups.values())) > 1):
+    shared = len(groups) == len(inner) and any(
+        set.union(*groups.values()) == names for names in groups.values()
+    )
+    if len(set(map(_split_within, groups)) - {None}) > 1 or (
+        shared and max(map(len, groups.values())) > 1
+    ):
         folders = sorted({trail[1] for trail in trails if len(trail) > 1})
         raise CorruptData(
-            f"ingest.sources: {path} can be read in two ways: as the classes {_listed(sorted(inner))}, or "
-            f"as splits or groups ({_listed(sorted(groups))}) that hold the classes {_listed(folders)}; move "
-            "the images out of the inner folders to get the former, or rename the outer folders to train, val and "
-            "test to get splits"
+            f"ingest.sources: {path} can be read in two ways: as the classes"
+            f" {_listed(sorted(inner))}, or as splits or groups ({_listed(sorted(groups))}) that"
+            f" hold the classes {_listed(folders)}; move the images out of the inner folders to get"
+            " the former, or rename the outer folders to train, val and test to get splits"
         )
 
 
@@ -270,10 +289,10 @@ def _refuse_mixed(path: str, top: Sequence[str], words: Sequence[str]) -> None:
     others = [name for name in top if name not in words]
     if others:
         raise CorruptData(
-            f"ingest.sources: {path} can be read in two ways: as the splits {_listed(words)} beside "
-            f"other folders ({_listed(others)}), or as the classes {_listed(top)}; "
-            f"move {_listed(others)} out of {path} to get the splits, "
-            f"or rename {_listed(words)} to get the classes"
+            f"ingest.sources: {path} can be read in two ways: as the splits {_listed(words)} beside"
+            f" other folders ({_listed(others)}), or as the classes {_listed(top)}; move"
+            f" {_listed(others)} out of {path} to get the splits, or rename {_listed(words)} to get"
+            " the classes"
         )
 
 
@@ -284,12 +303,14 @@ def _refuse_twins(path: str, words: Sequence[str]) -> None:
     for split, twins in by_split.items():
         if len(twins) > 1:
             raise CorruptData(
-                f"ingest.sources: {path} can be read in two ways: the folders {_listed(twins)} as one "
-                f"split ({split}), or as different ones; merge them, or move one out of {path}"
+                f"ingest.sources: {path} can be read in two ways: the folders {_listed(twins)} as"
+                f" one split ({split}), or as different ones; merge them, or move one out of {path}"
             )
 
 
-def _refuse_without_classes(path: str, words: Sequence[str], trails: Sequence[tuple[str, ...]]) -> None:
+def _refuse_without_classes(
+    path: str, words: Sequence[str], trails: Sequence[tuple[str, ...]]
+) -> None:
     """Folders named like splits that hold no classes, or splits again."""
     inner: dict[str, set[str]] = {word: set() for word in words}
     for trail in trails:
@@ -298,8 +319,8 @@ def _refuse_without_classes(path: str, words: Sequence[str], trails: Sequence[tu
     bare = [word for word in words if all(map(split_of, inner[word]))]
     if bare:
         raise CorruptData(
-            f"ingest.sources: {path} can be read in two ways: as the splits {_listed(words)}, of which "
-            f"{_listed(bare)} has no folders of classes, or as classes of these names; "
-            f"sort the images of {_listed(bare)} into folders of classes or move it out of {path} "
-            f"to get the splits, or rename {_listed(words)} to get the classes"
+            f"ingest.sources: {path} can be read in two ways: as the splits {_listed(words)}, of"
+            f" which {_listed(bare)} has no folders of classes, or as classes of these names; sort"
+            f" the images of {_listed(bare)} into folders of classes or move it out of {path} to"
+            f" get the splits, or rename {_listed(words)} to get the classes"
         )

@@ -26,8 +26,8 @@ from ratchet.errors import CorruptData
 from ratchet.sources.base import array_id, encoded
 
 EXPECTED_IMAGE = (
-    "expected a PIL image, the bytes of an image file, a path to one, or a uint8 or 0..1 float array or tensor of shape "
-    "(H, W), (H, W, 3) or (3, H, W)"
+    "expected a PIL image, the bytes of an image file, a path to one, or a uint8 or 0..1 float"
+    " array or tensor of shape (H, W), (H, W, 3) or (3, H, W)"
 )
 EXPECTED_ITEM = "expected (image, label), (features, label) or a dict with the key label"
 MODES = {  # of PIL: the mode whose pixels are stored
@@ -59,8 +59,14 @@ class Row:
     def digest(self) -> bytes:
         """Of all that the row holds."""
         content = self.id or hashlib.blake2b(self.image or b"").hexdigest()
-        values = [(type(self.label).__name__, self.label), *self.features.items(), *self.others.items()]
-        return hashlib.blake2b(repr((content if self.is_image else "", values)).encode(), digest_size=16).digest()
+        values = [
+            (type(self.label).__name__, self.label),
+            *self.features.items(),
+            *self.others.items(),
+        ]
+        return hashlib.blake2b(
+            repr((content if self.is_image else "", values)).encode(), digest_size=16
+        ).digest()
 
 
 class BadItem(Exception):
@@ -86,30 +92,43 @@ def row(item: object, feature_names: Sequence[str] | None, tree: Path, place: st
         raise BadItem(f"the item is {_described(item)}; {EXPECTED_ITEM}")
     except BadItem as problem:
         raise CorruptData(f"{place}: {problem}") from None
-    except (OSError, RuntimeError, TypeError, ValueError) as error:  # of a tensor or PIL image that cannot be read
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # of a tensor or PIL image that cannot be read
         raise CorruptData(f"{place}: {type(error).__name__}: {error}") from error
 
 
 def _of_mapping(item: Mapping[Any, Any], tree: Path) -> Row:
     if "label" not in item:
-        raise BadItem(f"the item has the keys {', '.join(map(str, item)) or '(none)'}; {EXPECTED_ITEM}")
+        raise BadItem(
+            f"the item has the keys {', '.join(map(str, item)) or '(none)'}; {EXPECTED_ITEM}"
+        )
     rest = {str(key): value for key, value in item.items() if key != "label"}
     if len(rest) < len(item) - 1:
-        raise BadItem(f"the item has the keys {', '.join(map(repr, item))}, of which two have the same name")
+        raise BadItem(
+            f"the item has the keys {', '.join(map(repr, item))}, of which two have the same name"
+        )
     others = {"split": rest.pop("split")} if "split" in rest else {}
     label = _label(item["label"])
     if "image" in rest:
         image, name = _image(rest.pop("image"), tree)
         return Row(label, image, name, others=others | _columns(rest))
     if not rest:
-        raise BadItem("the item has a label and nothing to predict it from; add image, or features by name")
+        raise BadItem(
+            "the item has a label and nothing to predict it from; add image, or features by name"
+        )
     return Row(label, features=_columns(rest), others=others)
 
 
 def _of_pair(value: object, label: object, feature_names: Sequence[str] | None, tree: Path) -> Row:
     if isinstance(value, Mapping):
         if "label" in value:
-            raise BadItem("the item has a label of its own and one among its features; remove one of them")
+            raise BadItem(
+                "the item has a label of its own and one among its features; remove one of them"
+            )
         return _of_mapping({**value, "label": label}, tree)
     array = _array(value)
     if array is not None and array.ndim == 1:
@@ -123,9 +142,16 @@ def _of_pair(value: object, label: object, feature_names: Sequence[str] | None, 
 def _features(array: np.ndarray, names: Sequence[str] | None) -> dict[str, Any]:
     if array.dtype.kind not in "biuf":
         raise BadItem(f"the features are {array.dtype}; expected numbers")
-    names = [f"x{number}" for number in range(len(array))] if names is None else [str(name) for name in names]
+    names = (
+        [f"x{number}" for number in range(len(array))]
+        if names is None
+        else [str(name) for name in names]
+    )
     if len(names) != len(array) or len(set(names)) != len(names) or not names:
-        raise BadItem(f"there are {len(array)} features and {len(names)} feature_names ({', '.join(names[:5])}, ...)")
+        raise BadItem(
+            f"there are {len(array)} features and {len(names)} feature_names"
+            f" ({', '.join(names[:5])}, ...)"
+        )
     return dict(zip(names, array.astype(np.float64).tolist(), strict=True))
 
 
@@ -141,7 +167,10 @@ def _label(value: object) -> Any:
     scalar = _scalar(value)
     if scalar is None or isinstance(scalar, (str, bytes, Real)):
         return scalar
-    raise BadItem(f"label is {_described(value)}; expected one number or text (the class, not one value per class)")
+    raise BadItem(
+        f"label is {_described(value)}; expected one number or text (the class, not one value per"
+        " class)"
+    )
 
 
 def _scalar(value: object) -> Any:
@@ -149,7 +178,11 @@ def _scalar(value: object) -> Any:
     if isinstance(value, (bytes, str)):
         return value
     array = _array(value) if hasattr(value, "shape") or hasattr(value, "dtype") else None
-    return array.reshape(()).item() if array is not None and array.size == 1 and array.ndim <= 1 else value
+    return (
+        array.reshape(()).item()
+        if array is not None and array.size == 1 and array.ndim <= 1
+        else value
+    )
 
 
 def _array(value: object) -> np.ndarray | None:
@@ -160,7 +193,9 @@ def _array(value: object) -> np.ndarray | None:
         return np.asarray(value)
     if hasattr(value, "detach") and hasattr(value, "numpy"):  # a tensor, without importing torch
         tensor = value.detach().cpu()
-        return np.asarray((tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy())
+        return np.asarray(
+            (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        )
     if isinstance(value, (list, tuple)) and value:
         numbers = [_scalar(number) for number in value]
         if all(isinstance(number, Real) for number in numbers):
@@ -168,7 +203,7 @@ def _array(value: object) -> np.ndarray | None:
     return None
 
 
-# ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── images ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _image(value: object, tree: Path) -> tuple[bytes | None, str | None]:
@@ -197,7 +232,10 @@ def _file(path: Path, tree: Path) -> bytes:
         file = (root / path).resolve()
         if file.is_file() and any(file.is_relative_to(place) for place in inside):
             return file.read_bytes()
-    raise BadItem(f"image is the path {path}, which is not a file in {tree}; read the file and yield its bytes")
+    raise BadItem(
+        f"image is the path {path}, which is not a file in {tree}; read the file and yield its"
+        " bytes"
+    )
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -220,16 +258,16 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         if 1 in array.shape:
             raise BadItem(
-                f"image has the shape {array.shape}, which can be features or an image with a side of one pixel; yield "
-                "features as a one-dimensional array, or a PIL image"
+                f"image has the shape {array.shape}, which can be features or an image with a side"
+                " of one pixel; yield features as a one-dimensional array, or a PIL image"
             )
         return array
     if array.ndim == 3:
         first, last = array.shape[0] in (1, 3), array.shape[2] in (1, 3)
         if first and last:
             raise BadItem(
-                f"image has the shape {array.shape}, which can be (channels, height, width) or (height, width, channels); "
-                "yield a PIL image, or a two-dimensional array"
+                f"image has the shape {array.shape}, which can be (channels, height, width) or"
+                " (height, width, channels); yield a PIL image, or a two-dimensional array"
             )
         if first or last:
             array = np.moveaxis(array, 0, 2) if first else array
@@ -246,8 +284,8 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 1):
         raise BadItem(
-            f"image has values from {low:g} to {high:g}; expected 0 to 1 in floats, or 0 to 255 in uint8 (take a "
-            "normalisation out: Ratchet does it)"
+            f"image has values from {low:g} to {high:g}; expected 0 to 1 in floats, or 0 to 255 in"
+            " uint8 (take a normalisation out: Ratchet does it)"
         )
     return np.ascontiguousarray(np.rint(array.astype(np.float64) * 255).astype(np.uint8))
 

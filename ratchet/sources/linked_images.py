@@ -18,7 +18,9 @@ from ratchet.shards import parquet
 
 
 def digest(root: Path, name: str, column: str) -> str | None:
-    """A hash of the image files that `column` of the file `name` in `root` names; None if it names none there.
+    """A hash of the image files that `column` of the file `name` in `root` names.
+
+    None if it names none there.
 
     A file with its images inside costs no more than a look at its first rows.
     """
@@ -31,8 +33,12 @@ def digest(root: Path, name: str, column: str) -> str | None:
     return hashed.hexdigest() if count else None
 
 
-def filled(images: list[dict[str, Any] | None], root: Path, file: Path) -> list[dict[str, Any] | None]:
-    """Images with the bytes of those that have a path only; a file that is missing leaves an image without bytes.
+def filled(
+    images: list[dict[str, Any] | None], root: Path, file: Path
+) -> list[dict[str, Any] | None]:
+    """Images with the bytes of those that have a path only.
+
+    A file that is missing leaves an image without bytes.
 
     Raises:
         CorruptData: a path leads out of the data set's folder, or none of them leads to a file.
@@ -54,8 +60,8 @@ def filled(images: list[dict[str, Any] | None], root: Path, file: Path) -> list[
 
 def refused(file: Path, path: str) -> CorruptData:
     return CorruptData(
-        f"{file.name} holds paths of images instead of the images, and {path} is not in the data set's folder; "
-        "embed the images in the file, or put them into that folder"
+        f"{file.name} holds paths of images instead of the images, and {path} is not in the data"
+        " set's folder; embed the images in the file, or put them into that folder"
     )
 
 

@@ -1,4 +1,7 @@
-"""Parquet files: one, a folder, a pattern, or a URL; images as the Hugging Face Image feature, or numeric features."""
+"""Parquet files: one, a folder, a pattern, or a URL.
+
+Images as the Hugging Face Image feature, or numeric features.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ def resolve(source: ParquetSource, places: Places) -> Entry:
         return {"files": files}
     root, names = _files(source, places)
     if not names:
-        raise SourceMissing(f"ingest.sources: no parquet file at {source.path}; put one there, or correct the path")
+        raise SourceMissing(
+            f"ingest.sources: no parquet file at {source.path}; put one there, or correct the path"
+        )
     note_skipped(places, source.path, names)
     return {"files": [_pin(root, name, source.image) for name in names]}
 
@@ -57,7 +62,11 @@ def parts(source: ParquetSource, entry: Entry, places: Places) -> list[Part]:
     made = []
     for file in entry["files"]:
         here = {**file, "name": urls.local(file)} if url else file
-        made.append(Part(source, root, (here,), {"partition": partition_of(file["name"])}, name=file["name"]))
+        made.append(
+            Part(
+                source, root, (here,), {"partition": partition_of(file["name"])}, name=file["name"]
+            )
+        )
     return made
 
 
@@ -73,22 +82,32 @@ def read(part: Part) -> Rows:
     source = part.source
     path = part.root / part.files[0]["name"]
     schema = parquet.schema(path)
-    partition = {name: value for name, value in part.detail["partition"].items() if name not in schema.names}
+    partition = {
+        name: value for name, value in part.detail["partition"].items() if name not in schema.names
+    }
     require(wanted(source, part.keep), [*schema.names, *partition], str(part.name))
-    if source.image and linked_images.digest(part.root, part.files[0]["name"], source.image) != part.files[0].get(
-        "images"
-    ):
+    if source.image and linked_images.digest(
+        part.root, part.files[0]["name"], source.image
+    ) != part.files[0].get("images"):
         raise SourceChanged(
             f"the images that {part.name} names are not those that source.lock pins; "
             "put them back, or run `ratchet refresh` to pin what is there now"
         )
-    return Rows(_batches(path, part), _classes(schema, source.label), unused_split=_unused_split(path, schema, part))
+    return Rows(
+        _batches(path, part),
+        _classes(schema, source.label),
+        unused_split=_unused_split(path, schema, part),
+    )
 
 
 def _files(source: ParquetSource, places: Places) -> tuple[Path, list[str]]:
     """Files of a folder or pattern, less those that the engines which write them skip themselves."""
     root, names = matching(places, source.path, "**/*.parquet")
-    return root, names if names == [Path(source.path).name] else [name for name in names if not is_skipped(name)]
+    return root, (
+        names
+        if names == [Path(source.path).name]
+        else [name for name in names if not is_skipped(name)]
+    )
 
 
 def is_skipped(name: str) -> bool:
@@ -116,7 +135,10 @@ def _is_word(kind: pa.DataType) -> bool:
 
 
 def _unused_split(path: Path, schema: pa.Schema, part: Part) -> str | None:
-    """A column of the file, or a folder's key, that looks like a split; a Hub data set has splits of its own."""
+    """A column of the file, or a folder's key, that looks like a split.
+
+    A Hub data set has splits of its own.
+    """
     if "split" in part.detail:
         return None
     used = (part.source.label, part.source.image, *(part.source.features or ()))
@@ -124,7 +146,11 @@ def _unused_split(path: Path, schema: pa.Schema, part: Part) -> str | None:
     first = next(parquet.batches(path, names), None) if names else None
     if first is not None and (column := unused_split(first, part.source)):
         return column
-    folders = {name: [value] for name, value in part.detail["partition"].items() if name not in schema.names}
+    folders = {
+        name: [value]
+        for name, value in part.detail["partition"].items()
+        if name not in schema.names
+    }
     return unused_split(pa.table(folders), part.source)
 
 
@@ -137,12 +163,18 @@ def _batches(path: Path, part: Part) -> Iterator[pa.Table]:
             if name in partition and name in there:
                 _check_partition(table[name], name, partition[name], part)
             elif name in partition:
-                table = table.append_column(name, pa.array([partition[name]] * len(table), pa.string()))
+                table = table.append_column(
+                    name, pa.array([partition[name]] * len(table), pa.string())
+                )
         table = named(table, source, part.keep)
         if source.image:
-            table = table.set_column(table.column_names.index("image"), "image", _images(table["image"], part))
+            table = table.set_column(
+                table.column_names.index("image"), "image", _images(table["image"], part)
+            )
         if "split" in part.detail and source.split is None:
-            table = table.append_column("split", pa.array([part.detail["split"]] * len(table), pa.string()))
+            table = table.append_column(
+                "split", pa.array([part.detail["split"]] * len(table), pa.string())
+            )
         yield table
 
 
@@ -163,10 +195,13 @@ def _images(column: pa.ChunkedArray, part: Part) -> pa.Array:
     """A column of images as IMAGE: it may be that already, or plain bytes."""
     array = column.combine_chunks()
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-        array = pa.StructArray.from_arrays([array, pa.nulls(len(array), pa.string())], ["bytes", "path"])
+        array = pa.StructArray.from_arrays(
+            [array, pa.nulls(len(array), pa.string())], ["bytes", "path"]
+        )
     if not pa.types.is_struct(array.type) or array.type.get_field_index("bytes") < 0:
         raise CorruptData(
-            f"{part.name}: the column {part.source.image} is {array.type}; images are bytes, or structs with bytes"
+            f"{part.name}: the column {part.source.image} is {array.type}; images are bytes, or"
+            " structs with bytes"
         )
     fields: list[Any] = [array.field("bytes").cast(pa.binary()), pa.nulls(len(array), pa.string())]
     if array.type.get_field_index("path") >= 0:

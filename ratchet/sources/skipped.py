@@ -22,10 +22,15 @@ class Skipped:
         return sum(map(len, self.names.values()))
 
     def __str__(self) -> str:
-        """Such as `skipped 3: 2 suffix (notes.txt, ...), 1 link (out.png)`; empty if there are none."""
+        """Such as `skipped 3: 2 suffix (notes.txt, ...), 1 link (out.png)`.
+
+        Empty if there are none.
+        """
         if not self.names:
             return ""
-        return f"skipped {len(self):,}: " + ", ".join(starmap(self._counted, sorted(self.names.items())))
+        return f"skipped {len(self):,}: " + ", ".join(
+            starmap(self._counted, sorted(self.names.items()))
+        )
 
     @staticmethod
     def _counted(reason: str, names: list[str]) -> str:
@@ -35,7 +40,9 @@ class Skipped:
 
 def printable(name: str) -> str:
     """A file's name for one line of output: control characters and bytes that are not UTF-8 as escapes."""
-    escaped = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+    escaped = (
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in name
+    )
     return "".join(escaped)
 
 

@@ -27,7 +27,9 @@ NAMES = ("path", "repository", "source", "name")  # the param that a source goes
 
 # Params that decide how the pinned bytes are read, or where they are, but not which bytes they are.
 # They may change without a refresh; every other param of a source is recorded and compared.
-READING = frozenset({"root", "label", "image", "features", "split", "separator", "decimal", "encoding"})
+READING = frozenset(
+    {"root", "label", "image", "features", "split", "separator", "decimal", "encoding"}
+)
 
 
 def write(tree: Path, entries: Sequence[Entry]) -> bool:
@@ -60,7 +62,9 @@ def read(tree: Path, params: IngestParams) -> list[Entry]:
         for number, (entry, source) in pairs
         for difference in _differences(entry["source"], pinning(source))
     ]:
-        raise SourceChanged(f"params.yaml no longer asks for what {FILE} pins: {', '.join(differences)}; {AGAIN}")
+        raise SourceChanged(
+            f"params.yaml no longer asks for what {FILE} pins: {', '.join(differences)}; {AGAIN}"
+        )
     return entries
 
 
@@ -157,13 +161,15 @@ def _entries(tree: Path) -> list[Entry]:
     except (ValueError, KeyError, TypeError):
         raise SourceChanged(f"{FILE} cannot be read; {AGAIN}") from None
     if not complete and version > FORMAT.number:
-        raise SourceChanged(FORMAT.newer(FILE, version, f"does not name the params of a source; or {AGAIN}"))
+        raise SourceChanged(
+            FORMAT.newer(FILE, version, f"does not name the params of a source; or {AGAIN}")
+        )
     if not complete:
         raise SourceChanged(f"{FILE} cannot be read; {AGAIN}")
     if version < OLDEST:
         raise SourceChanged(
-            f"{FILE} has format {version}, but this Ratchet reads format {FORMAT.number}; {AGAIN} to pin the "
-            "sources again"
+            f"{FILE} has format {version}, but this Ratchet reads format {FORMAT.number}; {AGAIN}"
+            " to pin the sources again"
         )
     for file in (file for entry in entries for file in entry.get("files", ())):
         name = PurePosixPath(file["name"])

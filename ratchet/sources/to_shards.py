@@ -45,14 +45,18 @@ def run(
             names.append(part.name)
     facts: list[dict[str, Any]] = []
     listed: list[dict[str, Any]] = []
-    for number, origin, folder in zip(sources, names, memo.folders(jobs, store, pool, "ingest"), strict=True):
+    for number, origin, folder in zip(
+        sources, names, memo.folders(jobs, store, pool, "ingest"), strict=True
+    ):
         fact = json.loads((folder / PART).read_text(encoding="utf-8"))
         facts.append({**fact, "source": number, "origin": origin})
         start = 0
         for shard in fact["shards"]:
             name = f"shard-{len(listed):05d}.parquet"
             link(folder / shard["file"], raw / name)
-            listed.append({**shard, "file": name, "source": number, "origin": origin, "start": start})
+            listed.append(
+                {**shard, "file": name, "source": number, "origin": origin, "start": start}
+            )
             start += shard["rows"]
     joined = _joined([fact for fact in facts if fact["shards"]], params.ingest.keep)
     label = sorted({getattr(source, "label", "label") for source in params.ingest.sources})
@@ -70,8 +74,8 @@ def _report_unused(facts: Sequence[dict[str, Any]]) -> None:
     for fact in unused.values():
         column = fact["unused_split"]
         print(
-            f"ingest: {fact['origin']} has a column {column} with names of splits, which is not used as the split; "
-            f"to use it, set `split: {column}` of that source in params.yaml"
+            f"ingest: {fact['origin']} has a column {column} with names of splits, which is not"
+            f" used as the split; to use it, set `split: {column}` of that source in params.yaml"
         )
 
 
@@ -106,7 +110,10 @@ def read_part(part: Part, shard_rows: int, folder: Path) -> None:
 
 
 def _shards(tables: Iterator[pa.Table], rows: int) -> Iterator[Iterator[pa.Table]]:
-    """Cut a stream of tables into streams of `rows` rows; each has to be used up before the next."""
+    """Cut a stream of tables into streams of `rows` rows.
+
+    Each has to be used up before the next.
+    """
     queue = list(itertools.islice(tables, 1))
 
     def one() -> Iterator[pa.Table]:
@@ -143,8 +150,8 @@ def _joined(facts: Sequence[dict[str, Any]], keep: Sequence[str]) -> dict[str, A
                 if columns.get(n) != other.get(n)
             )
             raise CorruptData(
-                f"sources {first['source']} and {fact['source']} have different columns: {difference}; "
-                "make their features or images agree in ingest.sources"
+                f"sources {first['source']} and {fact['source']} have different columns:"
+                f" {difference}; make their features or images agree in ingest.sources"
             )
     named = [fact["classes"] for fact in facts if fact["classes"]]
     if any(classes != named[0] for classes in named):
@@ -159,5 +166,7 @@ def _joined(facts: Sequence[dict[str, Any]], keep: Sequence[str]) -> dict[str, A
         "features": [own(name) for name in columns if name.startswith(FEATURE)],
         "kept": list(keep),
         "columns": list(columns.items()),
-        "licence": " and ".join(sorted({fact["licence"] for fact in facts if fact["licence"]})) or None,
+        "licence": (
+            " and ".join(sorted({fact["licence"] for fact in facts if fact["licence"]})) or None
+        ),
     }

@@ -30,8 +30,17 @@ from ratchet.params import TorchvisionSource
 from ratchet.sources import fashion_mnist
 from ratchet.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table, pin
 
-ARCHIVES = (".gz", ".tgz", ".tar", ".zip")  # what torchvision leaves beside the files that it unpacked
-SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}  # ours: torchvision's, first wins
+ARCHIVES = (
+    ".gz",
+    ".tgz",
+    ".tar",
+    ".zip",
+)  # what torchvision leaves beside the files that it unpacked
+SPLITS = {
+    "train": ("train", "trainval"),
+    "val": ("val", "valid"),
+    "test": ("test",),
+}  # ours: torchvision's, first wins
 ROWS = 100  # in one batch
 CUT = (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 LOCAL = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)  # this machine's faults, not the network's
@@ -61,7 +70,10 @@ def parts(source: TorchvisionSource, entry: Entry, places: Places) -> list[Part]
         root = places.downloads / source.name if own else places.downloads
     if folder.is_dir() and folder != places.downloads:
         _nothing_else(folder, {*_names(root, folder)} - {file["name"] for file in files})
-    return [Part(source, root, files, {"split": split}, name=f"{source.name} {split}") for split in SPLITS]
+    return [
+        Part(source, root, files, {"split": split}, name=f"{source.name} {split}")
+        for split in SPLITS
+    ]
 
 
 def _nothing_else(folder: Path, extra: set[str]) -> None:
@@ -69,13 +81,17 @@ def _nothing_else(folder: Path, extra: set[str]) -> None:
     if extra:
         more = " and others" if len(extra) > 3 else ""
         raise SourceChanged(
-            f"{folder} holds files that source.lock does not pin: {', '.join(sorted(extra)[:3])}{more}; "
-            "remove them, or run `ratchet refresh` to pin them"
+            f"{folder} holds files that source.lock does not pin:"
+            f" {', '.join(sorted(extra)[:3])}{more}; remove them, or run `ratchet refresh` to pin"
+            " them"
         )
 
 
 def fetch(part: Part) -> None:
-    """Download the data set, unless its `root` is the user's; the pinned files decide if it fits."""
+    """Download the data set, unless its `root` is the user's.
+
+    The pinned files decide if it fits.
+    """
     source: TorchvisionSource = part.source
     if source.root is not None:
         return
@@ -94,7 +110,9 @@ def read(part: Part) -> Rows:
         data = _dataset(part.source, part.root, part.detail["split"])
     except (OSError, RuntimeError, ValueError) as error:
         cause = " ".join(str(error).split())
-        raise CorruptData(f"torchvision cannot read {name} in {part.root}: {cause}; correct ingest.sources") from None
+        raise CorruptData(
+            f"torchvision cannot read {name} in {part.root}: {cause}; correct ingest.sources"
+        ) from None
     if data is None:
         return Rows(iter(()))
     if callable(getattr(data, "loader", None)):
@@ -196,17 +214,23 @@ def _compare(file: Path, pinned: Pinned, name: str) -> None:
     digest = sha256(file) if file.is_file() else "no such file"
     if digest != pinned["sha256"]:
         raise SourceChanged(
-            f"torchvision now downloads another {name}: {pinned['name']} has SHA-256 {digest[:12]}…, "
-            f"but source.lock pins {pinned['sha256'][:12]}…; run `ratchet refresh` to pin the new one"
+            f"torchvision now downloads another {name}: {pinned['name']} has SHA-256"
+            f" {digest[:12]}…, but source.lock pins {pinned['sha256'][:12]}…; run `ratchet refresh`"
+            " to pin the new one"
         )
 
 
 def _class(name: str) -> Any:
     import torchvision.datasets
 
-    found = getattr(torchvision.datasets, name, None) if name in torchvision.datasets.__all__ else None
+    found = (
+        getattr(torchvision.datasets, name, None) if name in torchvision.datasets.__all__ else None
+    )
     if not inspect.isclass(found):
-        raise ParamsError(f"ingest.sources: torchvision has no data set {name!r}; see torchvision.datasets.__all__")
+        raise ParamsError(
+            f"ingest.sources: torchvision has no data set {name!r}; see"
+            " torchvision.datasets.__all__"
+        )
     return found
 
 
@@ -243,7 +267,8 @@ def _batches(data: Any, part: Part) -> Iterator[pa.Table]:
         rows = [data[index] for index in range(start, min(start + ROWS, len(data)))]
         if not all(isinstance(label, int) for _, label in rows):
             raise CorruptData(
-                f"torchvision's {part.source.name} has labels that are no whole numbers: no classification"
+                f"torchvision's {part.source.name} has labels that are no whole numbers: no"
+                " classification"
             )
         images, ids = zip(*(_bytes(image) for image, _ in rows), strict=True)
         columns = {"row_id": ids, **({"split": [given] * len(rows)} if given else {})}

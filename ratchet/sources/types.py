@@ -1,4 +1,7 @@
-"""Sources by type: what they are upstream, and their rows. A type's libraries are imported when it is used."""
+"""Sources by type: what they are upstream, and their rows.
+
+A type's libraries are imported when it is used.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,9 @@ def resolve(url: str, downloads: Path) -> tuple[list[dict[str, Any]], str]:
     with _place(url) as place:
         paths, others = place.paths()
         if not paths:
-            raise SourceMissing(f"ingest.sources: no parquet file at {shown(url)}; correct the path")
+            raise SourceMissing(
+                f"ingest.sources: no parquet file at {shown(url)}; correct the path"
+            )
         files, skipped = [], 0
         for path in paths:
             pinned = _unchanged(place, path, downloads)
@@ -161,7 +163,8 @@ def _download(place: _Place, path: str, downloads: Path) -> dict[str, Any]:
                 size += target.write(block)
         if info.get("size") not in (None, size):
             raise Unreachable(
-                f"{place.name(path)}: the download ended after {size:,} of {info['size']:,} bytes; try again"
+                f"{place.name(path)}: the download ended after {size:,} of {info['size']:,} bytes;"
+                " try again"
             )
         pinned = {"size": size, "sha256": digest.hexdigest()}
         fetched.replace(folder(downloads) / local(pinned))
@@ -216,12 +219,15 @@ def _place(url: str) -> Iterator[_Place]:
     except RatchetError:
         raise
     except (ImportError, ValueError) as error:
-        raise ParamsError(f"ingest.sources: {shown(url)} cannot be read: {_masked(error, url)}") from None
+        raise ParamsError(
+            f"ingest.sources: {shown(url)} cannot be read: {_masked(error, url)}"
+        ) from None
     except FileNotFoundError as error:  # fsspec reports every HTTP failure so, with its cause
         raise _missing(url, error.__cause__ or error) from None
     except PermissionError as error:
         raise SourceMissing(
-            f"ingest.sources: {shown(url)} may not be read: {_masked(error, url)}; check the path and the credentials"
+            f"ingest.sources: {shown(url)} may not be read: {_masked(error, url)}; check the path"
+            " and the credentials"
         ) from None
     except Exception as error:
         library = type(error).__module__.partition(".")[0] in LIBRARIES
@@ -236,7 +242,9 @@ def _missing(url: str, cause: BaseException) -> RatchetError:
         return SourceMissing(f"ingest.sources: nothing at {shown(url)}; correct the path")
     text = f"{type(cause).__name__}: {_masked(cause, url)}"
     if isinstance(status, int) and 400 <= status < 500 and status not in BUSY:
-        return SourceMissing(f"ingest.sources: {shown(url)} was refused: {text}; check the path and the credentials")
+        return SourceMissing(
+            f"ingest.sources: {shown(url)} was refused: {text}; check the path and the credentials"
+        )
     return Unreachable(f"{shown(url)} does not answer: {text}; try again")
 
 
@@ -251,7 +259,9 @@ def _opened(url: str) -> _Place:
 
     parsed = urlsplit(url)
     if parsed.username or parsed.password:
-        raise ParamsError("ingest.sources: a URL holds a user or password; put them into the environment instead")
+        raise ParamsError(
+            "ingest.sources: a URL holds a user or password; put them into the environment instead"
+        )
     http = _is_http(url)
     options: dict[str, Any] = {}
     if http:
@@ -268,7 +278,8 @@ def _opened(url: str) -> _Place:
     first = _wildcard(target.partition("?")[0], "*[") if http else _wildcard(target, "*?[")
     if first >= 0 and http and parsed.query:
         raise ParamsError(
-            f"ingest.sources: {shown(url)} has both a pattern and a query; name a single file, or leave the query out"
+            f"ingest.sources: {shown(url)} has both a pattern and a query; name a single file, or"
+            " leave the query out"
         )
     if first >= 0 and "*" not in target and system.isfile(target):
         first = -1  # a file whose name holds ? or [

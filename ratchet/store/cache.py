@@ -1,6 +1,7 @@
 """DVC's cache on this disk, read without DVC: importing that costs 0.2 s, which a rollback would feel.
 
-Objects are hashed before they are used, and the listing of a folder is checked before anything is laid out by it.
+Objects are hashed before they are used, and the listing of a folder is checked before anything is
+laid out by it.
 """
 
 from __future__ import annotations
@@ -42,13 +43,20 @@ class Cache:
         """
         file = self.path(md5)
         if not file.is_file():
-            raise ObjectsMissing(f"{what} is not in DVC's cache ({file}); `dvc fetch` or `ratchet verify` tells more")
+            raise ObjectsMissing(
+                f"{what} is not in DVC's cache ({file}); `dvc fetch` or `ratchet verify` tells more"
+            )
         if digest(file, "md5") != md5.removesuffix(".dir"):
-            raise CorruptData(f"{what}: {file} does not match its hash; remove that file, then pull it again")
+            raise CorruptData(
+                f"{what}: {file} does not match its hash; remove that file, then pull it again"
+            )
         return file
 
     def listing(self, md5: str, what: str) -> dict[str, str]:
-        """The files of a folder: relative path to MD5, hashed and checked; raises as `check` does."""
+        """The files of a folder: relative path to MD5, hashed and checked.
+
+        Raises as `check` does.
+        """
         return listing(self.check(md5, what).read_bytes(), what)
 
     def objects(self, output: Output) -> dict[str, str]:
@@ -72,12 +80,24 @@ def listing(content: bytes, what: str) -> dict[str, str]:
         if not isinstance(read, list):
             raise ValueError
     except (ValueError, TypeError, KeyError):
-        raise CorruptData(f"{what}: its listing is not one that DVC writes; `ratchet verify`") from None
+        raise CorruptData(
+            f"{what}: its listing is not one that DVC writes; `ratchet verify`"
+        ) from None
     for name, md5 in entries:
         parts = PurePosixPath(name).parts
-        odd = not parts or name.startswith("/") or ".." in parts or ".git" in parts or "\0" in name or "\\" in name
+        odd = (
+            not parts
+            or name.startswith("/")
+            or ".." in parts
+            or ".git" in parts
+            or "\0" in name
+            or "\\" in name
+        )
         if odd or str(PurePosixPath(name)) != name or not _MD5.fullmatch(md5):
-            raise CorruptData(f"{what}: its listing names {name!r}, which is not a path inside it; nothing was written")
+            raise CorruptData(
+                f"{what}: its listing names {name!r}, which is not a path inside it; nothing was"
+                " written"
+            )
     return dict(entries)
 
 
@@ -97,7 +117,9 @@ def _root(tree: Path) -> Path:
     """
     folder = tree / ".dvc"
     if not folder.is_dir():
-        raise VersionError(f"{tree.resolve()} has no .dvc folder; run this at the root of a Ratchet checkout")
+        raise VersionError(
+            f"{tree.resolve()} has no .dvc folder; run this at the root of a Ratchet checkout"
+        )
     for file in (folder / "config.local", folder / "config"):
         named = _named(file)
         if named:
@@ -118,7 +140,9 @@ def _named(file: Path) -> str | None:
     try:
         settings = ConfigObj(str(file), interpolation=False, encoding="utf-8")
     except (ConfigObjError, UnicodeDecodeError) as error:
-        raise VersionError(f"{file} can't be read: {error}; for details, run `dvc config --list`") from None
+        raise VersionError(
+            f"{file} can't be read: {error}; for details, run `dvc config --list`"
+        ) from None
     named = settings.get("cache", {}).get("dir")
     return None if named is None else str(named)
 

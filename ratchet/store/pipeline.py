@@ -25,7 +25,10 @@ _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a stage: `md5` ends with ".dir" for a folder; `cached`: DVC keeps it, else git does."""
+    """One output of a stage: `md5` ends with ".dir" for a folder.
+
+    `cached`: DVC keeps it, else git does.
+    """
 
     path: str
     md5: str
@@ -41,7 +44,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The graph with the hashes of one run. `inputs` are the deps that no stage makes: code, and `source.lock`."""
+    """The graph with the hashes of one run.
+
+    `inputs` are the deps that no stage makes: code, and `source.lock`.
+    """
 
     outputs: tuple[Output, ...]
     inputs: dict[str, str]
@@ -73,7 +79,11 @@ def params_of(tree: Path, commit: str = "") -> dict[str, Any]:
 def listed_sections(tree: Path, commit: str) -> frozenset[str]:
     """The sections of params.yaml that a stage lists, so that they can change an output: by the dvc.yaml of a commit."""
     graph = _yaml(read(tree, commit, PIPELINE), PIPELINE, f"commit {commit[:12]}")
-    keys = [key for stage in _mapping(graph.get("stages")).values() for key in _mapping(stage).get("params") or ()]
+    keys = [
+        key
+        for stage in _mapping(graph.get("stages")).values()
+        for key in _mapping(stage).get("params") or ()
+    ]
     return frozenset(key.split(".")[0] for key in keys if isinstance(key, str))
 
 
@@ -103,15 +113,21 @@ def of_tree(tree: Path, whole: bool = True) -> Pipeline:
 
 def of_commit(tree: Path, commit: str, whole: bool = True) -> Pipeline:
     """The pipeline that a commit holds; raises `VersionError` where it is not whole."""
-    return parse(read(tree, commit, PIPELINE), read(tree, commit, LOCK), f"commit {commit[:12]}", whole)
+    return parse(
+        read(tree, commit, PIPELINE), read(tree, commit, LOCK), f"commit {commit[:12]}", whole
+    )
 
 
 def parse(pipeline: bytes | None, lock: bytes | None, where: str, whole: bool = True) -> Pipeline:
-    """Read both files; if `whole`, every stage, dep and output of `dvc.yaml` has to stand in `dvc.lock`.
+    """Read both files.
+
+    If `whole`, every stage, dep and output of `dvc.yaml` has to stand in `dvc.lock`.
 
     A truncated `dvc.lock` often still parses, hence the check.
     """
-    graph, locked = (_yaml(content, name, where) for content, name in ((pipeline, PIPELINE), (lock, LOCK)))
+    graph, locked = (
+        _yaml(content, name, where) for content, name in ((pipeline, PIPELINE), (lock, LOCK))
+    )
     outputs: list[Output] = []
     deps: dict[str, str] = {}
     params: dict[str, dict[str, Any]] = {}
@@ -152,13 +168,16 @@ def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
     """Raise `DirtyCode` if there are any `paths`, which differ in `tree` from commit `base`."""
     if not paths:
         return
-    names = ", ".join(paths[:_LISTED]) + (f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else "")
+    names = ", ".join(paths[:_LISTED]) + (
+        f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+    )
     if all(_same_but_for_line_endings(tree, path, base) for path in paths):
         raise DirtyCode(
-            f"{names}: same as in commit {base[:12]} except for the line endings, which git or an "
-            "editor changed; commit or `git stash` other edits, then run `git config core.autocrlf "
-            "false && git rm -r --cached --quiet . && git reset --hard` and this again; if that does not "
-            "help, remove eol and text from .gitattributes and .git/info/attributes"
+            f"{names}: same as in commit {base[:12]} except for the line endings, which git or an"
+            " editor changed; commit or `git stash` other edits, then run `git config"
+            " core.autocrlf false && git rm -r --cached --quiet . && git reset --hard` and this"
+            " again; if that does not help, remove eol and text from .gitattributes and"
+            " .git/info/attributes"
         )
     add = " ".join(paths) if len(paths) <= _LISTED else "--all"
     raise DirtyCode(
@@ -176,7 +195,8 @@ def _same_but_for_line_endings(tree: Path, path: str, base: str) -> bool:
         return False
     contents = blobs(tree, list(committed.values()))
     return all(
-        _unix((tree / name).read_bytes()) == _unix(content) for name, content in zip(committed, contents, strict=True)
+        _unix((tree / name).read_bytes()) == _unix(content)
+        for name, content in zip(committed, contents, strict=True)
     )
 
 
@@ -196,7 +216,10 @@ def _dvc_md5(path: str, listing: Mapping[str, str], md5s: Mapping[str, str]) -> 
     below = _below(path, listing)
     if not below:
         return None
-    entries = [{"md5": md5s[oid], "relpath": name.removeprefix(f"{path}/")} for name, oid in sorted(below.items())]
+    entries = [
+        {"md5": md5s[oid], "relpath": name.removeprefix(f"{path}/")}
+        for name, oid in sorted(below.items())
+    ]
     return _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
 
 
@@ -206,14 +229,22 @@ def _md5(content: bytes) -> str:
 
 def _outputs(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[Output]:
     flags = _flags(wanted)
-    sizes: dict[Any, Any] = {out.get("path"): out.get("size") for out in _mappings(entry.get("outs"))}
+    sizes: dict[Any, Any] = {
+        out.get("path"): out.get("size") for out in _mappings(entry.get("outs"))
+    }
     for path, md5 in _hashes("outs", list(flags), entry).items():
         cached = flags[path].get("cache", True)
-        yield Output(path, md5, sizes[path], stage, cached, cached and flags[path].get("push", True))
+        yield Output(
+            path, md5, sizes[path], stage, cached, cached and flags[path].get("push", True)
+        )
 
 
 def _flags(wanted: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {path: flag for kind in ("outs", "metrics", "plots") for path, flag in _entries(wanted.get(kind, []))}
+    return {
+        path: flag
+        for kind in ("outs", "metrics", "plots")
+        for path, flag in _entries(wanted.get(kind, []))
+    }
 
 
 def _hashes(kind: str, paths: list[str], entry: Mapping[str, Any]) -> dict[str, str]:
@@ -223,21 +254,31 @@ def _hashes(kind: str, paths: list[str], entry: Mapping[str, Any]) -> dict[str, 
     return {path: found[path] for path in paths if _MD5.fullmatch(found.get(path, ""))}
 
 
-def _check_whole(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> None:
+def _check_whole(
+    stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any], where: str
+) -> None:
     lacking = [] if entry else ["everything"]
-    for kind, paths in (("deps", [str(dep) for dep in wanted.get("deps", [])]), ("outs", list(_flags(wanted)))):
+    for kind, paths in (
+        ("deps", [str(dep) for dep in wanted.get("deps", [])]),
+        ("outs", list(_flags(wanted))),
+    ):
         held = _hashes(kind, paths, entry)
         lacking += [path for path in paths if path not in held and entry]
     if wanted.get("params") and entry and not entry.get("params"):
         lacking.append("the params")
     if lacking:
         what = ", ".join(lacking)
-        raise VersionError(f"{LOCK} in {where} lacks {what} of stage {stage}; `dvc repro` writes it whole again")
+        raise VersionError(
+            f"{LOCK} in {where} lacks {what} of stage {stage}; `dvc repro` writes it whole again"
+        )
 
 
 def _entries(listed: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for one in listed:
-        yield from ((str(path), flags or {}) for path, flags in (one.items() if isinstance(one, dict) else [(one, {})]))
+        yield from (
+            (str(path), flags or {})
+            for path, flags in (one.items() if isinstance(one, dict) else [(one, {})])
+        )
 
 
 def within(path: str, folder: str) -> bool:
@@ -246,11 +287,15 @@ def within(path: str, folder: str) -> bool:
 
 def _yaml(content: bytes | None, name: str, where: str) -> dict[str, Any]:
     if content is None:
-        raise VersionError(f"{where} has no {name}; `dvc repro` writes {LOCK}, and {PIPELINE} belongs to the code")
+        raise VersionError(
+            f"{where} has no {name}; `dvc repro` writes {LOCK}, and {PIPELINE} belongs to the code"
+        )
     try:
         return _parsed(content)
     except (YAMLError, UnicodeDecodeError) as error:
-        raise VersionError(f"{name} in {where} is no YAML 1.2: {' '.join(str(error).split())}") from None
+        raise VersionError(
+            f"{name} in {where} is no YAML 1.2: {' '.join(str(error).split())}"
+        ) from None
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,5 +1,6 @@
 """The bytes of a version: in DVC's cache and on its remote. Nothing is believed: pushes are confirmed by listing,
-objects are hashed before they are used, listings of folders are checked before anything is checked out.
+objects are hashed before they are used, listings of folders are checked before anything is checked
+out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def push(tree: Path, outputs: Sequence[Output]) -> int:
         How many objects the remote now holds for certain; 0 without a remote.
 
     Raises:
-        ObjectsMissing: neither the cache nor the remote has an object, or the remote still lacks one after the push.
+        ObjectsMissing: neither the cache nor the remote has an object, or the remote still lacks
+        one after the push.
         CorruptData: an object to be pushed does not match its hash.
         Unreachable: the remote does not answer.
     """
@@ -56,7 +58,9 @@ def push(tree: Path, outputs: Sequence[Output]) -> int:
         still = missing(repo, objects) if lacking else set()
     if still:
         names = ", ".join(sorted(objects[md5] for md5 in still)[:3])
-        raise ObjectsMissing(f"the DVC remote lacks {len(still)} objects after the push ({names}); push again")
+        raise ObjectsMissing(
+            f"the DVC remote lacks {len(still)} objects after the push ({names}); push again"
+        )
     return len(objects)
 
 
@@ -71,9 +75,14 @@ def check_present(tree: Path, outputs: Sequence[Output]) -> None:
         return
     for output in outputs:
         if output.pushed:
-            lacking = sorted(what for md5, what in cache.objects(output).items() if not cache.has(md5))
+            lacking = sorted(
+                what for md5, what in cache.objects(output).items() if not cache.has(md5)
+            )
             if lacking:
-                raise ObjectsMissing(f"{', '.join(lacking[:3])}: not in DVC's cache; `dvc commit`, then run this again")
+                raise ObjectsMissing(
+                    f"{', '.join(lacking[:3])}: not in DVC's cache; `dvc commit`, then run this"
+                    " again"
+                )
 
 
 def pull(tree: Path, output: Output) -> None:
@@ -108,7 +117,9 @@ def configured(tree: Path) -> bool:
 def _fetch(tree: Path, objects: dict[str, str]) -> None:
     what = ", ".join(sorted(objects.values())[:3])
     if not configured(tree):
-        raise ObjectsMissing(f"{what}: not in DVC's cache, and no DVC remote is set; `dvc remote add -d NAME URL`")
+        raise ObjectsMissing(
+            f"{what}: not in DVC's cache, and no DVC remote is set; `dvc remote add -d NAME URL`"
+        )
     hash_downloads(tree)
     with opened(tree) as repo:
         lacking = missing(repo, objects)
@@ -116,7 +127,8 @@ def _fetch(tree: Path, objects: dict[str, str]) -> None:
             names = ", ".join(sorted(objects[md5] for md5 in lacking)[:3])
             _check_answers(repo, min(lacking))
             raise ObjectsMissing(
-                f"{names}: neither in DVC's cache nor on its remote; `ratchet verify --all` tells more"
+                f"{names}: neither in DVC's cache nor on its remote; `ratchet verify --all` tells"
+                " more"
             )
         for md5 in filter(_is_listing, objects):
             _fetch_listing(repo, Cache(tree), md5, objects[md5])
@@ -146,7 +158,9 @@ def _transfer(repo: Repo, objects: Iterable[str], to_remote: bool) -> None:
         if ids:
             with _failures() as failures:
                 try:
-                    transfer(source, target, ids, verify=not to_remote, shallow=True, cache_odb=here)
+                    transfer(
+                        source, target, ids, verify=not to_remote, shallow=True, cache_odb=here
+                    )
                 except FileNotFoundError:
                     _check_folder(there)
                     raise
@@ -190,14 +204,18 @@ def _check_answers(repo: Repo, md5: str) -> None:
         with odb.fs.open(odb.oid_to_path(md5), "rb") as stream:
             stream.read(1)
     except FileNotFoundError as error:
-        if isinstance(error.__cause__, OSError):  # fsspec's HTTP says "not found" of a host that refuses
+        if isinstance(
+            error.__cause__, OSError
+        ):  # fsspec's HTTP says "not found" of a host that refuses
             raise transport.unreachable(error.__cause__) from None
 
 
 def _check_folder(odb: Any) -> None:
     """Raise `Unreachable` if the remote is a folder that does not exist."""
     if odb.fs.protocol == "local" and not Path(odb.path).exists():
-        raise Unreachable(f"the DVC remote {odb.path} is not there; mount it, or see `dvc remote list`")
+        raise Unreachable(
+            f"the DVC remote {odb.path} is not there; mount it, or see `dvc remote list`"
+        )
 
 
 def delete(repo: Repo, objects: Iterable[str]) -> None:
@@ -230,9 +248,14 @@ def content(repo: Repo, md5: str, what: str) -> bytes:
             data = bytes(stream.read())
     except FileNotFoundError:
         _check_answers(repo, md5)
-        raise ObjectsMissing(f"{what}: the DVC remote lacks {md5}; `ratchet push --all` sends it") from None
+        raise ObjectsMissing(
+            f"{what}: the DVC remote lacks {md5}; `ratchet push --all` sends it"
+        ) from None
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5.removesuffix(".dir"):
-        raise CorruptData(f"{what}: {md5} on the DVC remote does not match its hash; delete it there, then push again")
+        raise CorruptData(
+            f"{what}: {md5} on the DVC remote does not match its hash; delete it there, then push"
+            " again"
+        )
     return data
 
 
@@ -287,7 +310,9 @@ def _config(tree: Path) -> dict[str, Any]:
     from dvc.config import Config, ConfigError
 
     if not (tree / ".dvc").is_dir():
-        raise VersionError(f"{tree.resolve()} has no .dvc folder; run this at the root of a Ratchet checkout")
+        raise VersionError(
+            f"{tree.resolve()} has no .dvc folder; run this at the root of a Ratchet checkout"
+        )
     try:
         return dict(Config(str(tree / ".dvc")))
     except ConfigError as error:
@@ -298,14 +323,15 @@ def checkout(tree: Path, check: bool = False) -> list[str]:
     """Bring the outputs that `dvc.lock` names into `tree` from the cache, as far as the cache has them.
 
     Args:
-        check: hash every object first (DVC itself trusts what is read-only); the listings of folders always are.
+        check: hash every object first (DVC itself trusts what is read-only); the listings of
+            folders always are.
 
     Returns:
         The outputs that the cache lacks.
 
     Raises:
-        CorruptData: an object does not match its hash, or a listing names a path outside its folder; nothing was
-            written.
+        CorruptData: an object does not match its hash, or a listing names a path outside its
+            folder; nothing was written.
     """
     cache = Cache(tree)
     lacking = []
@@ -331,7 +357,9 @@ def _lay_out(tree: Path, outputs: Sequence[str]) -> None:
     try:
         repo.checkout(targets=[str(tree.resolve() / path) for path in outputs], force=True)
     except DvcException as error:
-        raise ObjectsMissing(f"DVC could not lay out {', '.join(outputs)} in {tree}: {transport.line(error)}") from None
+        raise ObjectsMissing(
+            f"DVC could not lay out {', '.join(outputs)} in {tree}: {transport.line(error)}"
+        ) from None
     finally:
         repo.close()
 
@@ -343,7 +371,9 @@ def share(tree: Path, into: Path) -> None:
     for name in held.sections:
         remote = re.fullmatch(r"remote [\"'](.*)[\"']", name)
         if remote and remote[1] not in known and "url" not in held[name]:
-            del held[name]  # what `into` holds is older than that remote, and half a remote is an error of DVC's
+            del held[
+                name
+            ]  # what `into` holds is older than that remote, and half a remote is an error of DVC's
     held.setdefault("cache", {})["dir"] = str(Cache(tree).root.resolve())
     _write_local(into, held)
 
@@ -368,7 +398,9 @@ def code_hashes(tree: Path) -> dict[str, str]:
     try:
         stages = repo.index.stages
         outputs = [out.def_path for stage in stages for out in stage.outs]
-        deps = {dep.def_path: dep for stage in stages for dep in stage.deps if type(dep) is Dependency}
+        deps = {
+            dep.def_path: dep for stage in stages for dep in stage.deps if type(dep) is Dependency
+        }
         code = [path for path in deps if path != pipeline.SOURCES]
         return {
             path: deps[path].get_hash().value if deps[path].exists else ""
@@ -376,7 +408,9 @@ def code_hashes(tree: Path) -> dict[str, str]:
             if not any(pipeline.within(path, output) for output in outputs)
         }
     except DvcException as error:
-        raise VersionError(f"DVC cannot read {pipeline.PIPELINE} in {tree}: {transport.line(error)}") from None
+        raise VersionError(
+            f"DVC cannot read {pipeline.PIPELINE} in {tree}: {transport.line(error)}"
+        ) from None
     finally:
         repo.close()
 
@@ -402,7 +436,11 @@ def _undecided(tree: Path) -> list[str]:
     """Remotes for which neither settings file of the checkout has `verify` (DVC fills in its default)."""
     files = [_settings(tree / ".dvc" / name) for name in ("config", "config.local")]
     remotes = _config(tree).get("remote", {})
-    return [name for name in remotes if not any("verify" in file.get(f'remote "{name}"', {}) for file in files)]
+    return [
+        name
+        for name in remotes
+        if not any("verify" in file.get(f'remote "{name}"', {}) for file in files)
+    ]
 
 
 def _local(tree: Path) -> Any:

@@ -63,7 +63,9 @@ def explained() -> Iterator[None]:
     except RatchetError:
         raise
     except (NoRemoteError, RemoteConfigError, ConfigError, RemoteMissingDepsError) as error:
-        raise VersionError(f"the DVC remote is not set up correctly: {line(error)}; see `dvc remote list`") from None
+        raise VersionError(
+            f"the DVC remote is not set up correctly: {line(error)}; see `dvc remote list`"
+        ) from None
     except AuthError as error:
         raise _denied(error) from None
     except Exception as error:
@@ -79,7 +81,9 @@ def line(error: BaseException) -> str:
 
 
 def unreachable(error: BaseException) -> Unreachable:
-    return Unreachable(f"the DVC remote does not answer ({line(error)}); check `dvc remote list`, then try again")
+    return Unreachable(
+        f"the DVC remote does not answer ({line(error)}); check `dvc remote list`, then try again"
+    )
 
 
 def _explanation(error: BaseException) -> RatchetError | None:
@@ -88,7 +92,11 @@ def _explanation(error: BaseException) -> RatchetError | None:
         number = cause.errno if isinstance(cause, OSError) else None
         if number in FULL or (isinstance(cause, OSError) and "No space left" in str(cause)):
             return RatchetError(f"the disk is full: {line(cause)}; make room, then run it again")
-        if isinstance(cause, PermissionError) or number == errno.EROFS or _has_class(cause, _DENIALS):
+        if (
+            isinstance(cause, PermissionError)
+            or number == errno.EROFS
+            or _has_class(cause, _DENIALS)
+        ):
             return _denied(cause)
         if is_transport(cause):
             return unreachable(cause)

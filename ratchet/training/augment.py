@@ -42,7 +42,9 @@ def crop(images: Tensor, pad: int) -> Tensor:
     """Shift each image by up to `pad` pixels each way; what comes in is 0."""
     count, _, height, width = images.shape
     padded = functional.pad(images, (pad, pad, pad, pad))
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2·pad+1, 2·pad+1, H, W), a view
+    windows = padded.unfold(2, height, 1).unfold(
+        3, width, 1
+    )  # (N, C, 2·pad+1, 2·pad+1, H, W), a view
     down, right = torch.randint(2 * pad + 1, (2, count), device=images.device)
     return windows[torch.arange(count, device=images.device), :, down, right]
 
@@ -68,7 +70,9 @@ def _between(extent: int, start: Tensor, length: Tensor, device: torch.device) -
     return (places >= start[:, None]) & (places < (start + length)[:, None])
 
 
-def mixer(chosen: Augment, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+def mixer(
+    chosen: Augment, classes: int
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """Mixup or cutmix of (N, C, H, W) float inputs and (N,) targets, which become (N, classes) shares; or None."""
     if not chosen.mixup and not chosen.cutmix:
         return None

@@ -28,11 +28,14 @@ class Placement(Protocol):
 class Order(Sampler[list[int]]):
     """The batches of one epoch from `step` on, as lists of row numbers.
 
-    An epoch shuffles all rows and cuts them into ceil(rows / batch_size) batches whose sizes differ by one at most: each
-    row comes once, and there is no small rest. Several processes cut each batch further in the same way.
+    An epoch shuffles all rows and cuts them into ceil(rows / batch_size) batches whose sizes differ
+    by one at most: each row comes once, and there is no small rest. Several processes cut each
+    batch further in the same way.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, epoch: int, step: int, placement: Placement) -> None:
+    def __init__(
+        self, rows: int, batch_size: int, seed: int, epoch: int, step: int, placement: Placement
+    ) -> None:
         order = np.random.default_rng((seed, epoch)).permutation(rows)
         self._batches = np.array_split(order, steps(rows, batch_size))[step:]
         self._placement = placement
@@ -42,7 +45,9 @@ class Order(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self._batches:
-            yield np.sort(np.array_split(batch, self._placement.world)[self._placement.rank]).tolist()
+            yield np.sort(
+                np.array_split(batch, self._placement.world)[self._placement.rank]
+            ).tolist()
 
 
 def steps(rows: int, batch_size: int) -> int:
@@ -65,7 +70,11 @@ def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
 
 
 def batches(
-    dataset: PreparedDataset, order: Order, device: torch.device, workers: int, resident: tuple[Tensor, Tensor] | None
+    dataset: PreparedDataset,
+    order: Order,
+    device: torch.device,
+    workers: int,
+    resident: tuple[Tensor, Tensor] | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(inputs, targets) of each batch on `device`: from a plain `DataLoader`, or gathered from a copy that is there."""
     if resident is not None:
@@ -82,7 +91,9 @@ def batches(
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=die_with_parent,
-        generator=torch.Generator().manual_seed(0),  # the loader's own draw must not depend on the global state
+        generator=torch.Generator().manual_seed(
+            0
+        ),  # the loader's own draw must not depend on the global state
     )
     for inputs, targets in loader:
         yield inputs.to(device, non_blocking=pin), targets.to(device, non_blocking=pin)

@@ -1,8 +1,8 @@
 """Checkpoints of a run that may be killed: complete or absent, checked on reading, the last two kept.
 
-They are in `.checkpoints/<key>/`, outside DVC's outputs, which DVC deletes before a stage runs. The key
-hashes everything that decides the outputs, so a change of any of it starts from the beginning. One run at
-a time uses a folder. Those of the last five runs that did not finish are kept.
+They are in `.checkpoints/<key>/`, outside DVC's outputs, which DVC deletes before a stage runs. The
+key hashes everything that decides the outputs, so a change of any of it starts from the beginning.
+One run at a time uses a folder. Those of the last five runs that did not finish are kept.
 """
 
 from __future__ import annotations
@@ -47,19 +47,27 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
-        with writing(self.folder / f"{epoch:06d}-{step:08d}.pt") as temporary, temporary.open("wb") as file:
+        with (
+            writing(self.folder / f"{epoch:06d}-{step:08d}.pt") as temporary,
+            temporary.open("wb") as file,
+        ):
             file.write(hashlib.sha256(content).digest())
             file.write(content)
         for old in self._files()[KEEP:]:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or None. Runs no code that a file may hold (`weights_only`)."""
+        """The newest state that is whole, or None.
+
+        Runs no code that a file may hold (`weights_only`).
+        """
         for file in self._files():
             content = file.read_bytes()
             if hashlib.sha256(content[32:]).digest() == content[:32]:
                 with contextlib.suppress(pickle.UnpicklingError):
-                    state: dict[str, Any] = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location="cpu")
+                    state: dict[str, Any] = torch.load(
+                        io.BytesIO(content[32:]), weights_only=True, map_location="cpu"
+                    )
                     return state
             print(f"train: checkpoint {file.name} is corrupt and was dropped")
             file.unlink()
@@ -72,7 +80,9 @@ class Checkpoints:
         Raises:
             Busy: another run trains the same model from the same data.
         """
-        with locked(self._lock, f"a training of the same model on the same data, in {self.folder},"):
+        with locked(
+            self._lock, f"a training of the same model on the same data, in {self.folder},"
+        ):
             try:
                 yield
                 shutil.rmtree(self.folder, ignore_errors=True)

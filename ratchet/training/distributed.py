@@ -67,11 +67,17 @@ class Group:
         """The model with gradients averaged over all processes."""
         if self.world == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None
+        )
 
     def gradients(self, model: nn.Module, wanted: bool) -> AbstractContextManager[object]:
         """Exchange gradients in the backward pass only where they are `wanted`: at the end of a step."""
-        return nullcontext() if wanted or not isinstance(model, DistributedDataParallel) else model.no_sync()
+        return (
+            nullcontext()
+            if wanted or not isinstance(model, DistributedDataParallel)
+            else model.no_sync()
+        )
 
     def align(self, model: nn.Module) -> None:
         """Give every process the leader's buffers: batch normalisation sees other rows in each."""
@@ -95,7 +101,9 @@ def follows() -> bool:
 
 @contextmanager
 def group(device: torch.device) -> Iterator[Group]:
-    """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, ... as torchrun sets them).
+    """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, ...
+
+    As torchrun sets them).
 
     Args:
         device: what the params name; each process of a machine takes the device of its own number.
@@ -109,31 +117,42 @@ def group(device: torch.device) -> Iterator[Group]:
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
     place = devices.own(device, local)
-    devices.select(place)  # before the first collective, or every process would use the first device
+    devices.select(
+        place
+    )  # before the first collective, or every process would use the first device
     exchange = place if place.type == "cuda" else CPU
     if exchange.type == "cuda":
         distributed.init_process_group("nccl", device_id=place)
     else:
         distributed.init_process_group("gloo")
     try:
-        yield Group(rank=distributed.get_rank(), world=distributed.get_world_size(), local=local, device=exchange)
+        yield Group(
+            rank=distributed.get_rank(),
+            world=distributed.get_world_size(),
+            local=local,
+            device=exchange,
+        )
     finally:
         distributed.destroy_process_group()
 
 
 def heed() -> Callable[[], bool]:
-    """In a process that no stage leads: install a SIGTERM handler; returns a function that reports whether it came."""
+    """In a process that no stage leads: install a SIGTERM handler.
+
+    Returns a function that reports whether it came.
+    """
     signal.signal(signal.SIGTERM, lambda *_: _asked.set())
     return _asked.is_set
 
 
-# ── several processes on this machine ───────────────────────────────────────────────────────────────────────────────
+# ── several processes on this machine ─────────────────────────────────────────────────────────────
 
 
 def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable[[], bool]) -> None:
     """Call `run(*arguments)` in `count` new processes on this machine, each in one group with the others.
 
-    They are started and watched by torchrun's elastic agent, in a thread: the main thread keeps the stage's signals.
+    They are started and watched by torchrun's elastic agent, in a thread: the main thread keeps the
+    stage's signals.
 
     Raises:
         RatchetError: the first that one of them raised.
@@ -144,7 +163,10 @@ def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with tempfile.TemporaryDirectory(prefix="ratchet-", ignore_cleanup_errors=True) as folder, _quiet():
+    with (
+        tempfile.TemporaryDirectory(prefix="ratchet-", ignore_cleanup_errors=True) as folder,
+        _quiet(),
+    ):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -162,7 +184,9 @@ def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable
         try:
             while not wait([done], timeout=0.1).done:
                 if stop() and not workers.end():
-                    raise SystemExit(STOPPED)  # without waiting for the agent, which a stage has no time for
+                    raise SystemExit(
+                        STOPPED
+                    )  # without waiting for the agent, which a stage has no time for
             done.result()
         except ChildFailedError as error:
             if workers.asked:
@@ -186,7 +210,10 @@ class _Workers:
 
 
 def _in_thread(call: Callable[..., object], *arguments: object) -> Future[None]:
-    """Start a call in a thread that does not keep the process alive; the future holds what it raises."""
+    """Start a call in a thread that does not keep the process alive.
+
+    The future holds what it raises.
+    """
     future: Future[None] = Future()
 
     def work() -> None:
@@ -201,30 +228,40 @@ def _in_thread(call: Callable[..., object], *arguments: object) -> Future[None]:
 
 
 def _enter(run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """A process of `launch`; the agent has set the environment, and names the file for what goes wrong."""
+    """A process of `launch`.
+
+    The agent has set the environment, and names the file for what goes wrong.
+    """
     from torch.distributed.elastic.multiprocessing.errors import record
 
     die_with_parent()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         record(run)(*arguments)
-    except SystemExit as end:  # the checkpoint is written; the interpreter's own end can take seconds
+    except (
+        SystemExit
+    ) as end:  # the checkpoint is written; the interpreter's own end can take seconds
         sys.stdout.flush()
         os._exit(int(end.code or 0))
 
 
 def _fault(folder: Path, message: str, count: int) -> RatchetError:
-    """The error of ours that one of the processes raised; the others end because of it, perhaps before it."""
+    """The error of ours that one of the processes raised.
+
+    The others end because of it, perhaps before it.
+    """
     for file in sorted(folder.rglob("error.json")):
         content = json.loads(file.read_text(encoding="utf-8"))["message"]
-        name, _, text = (content["message"] if isinstance(content, dict) else content).partition(": ")
+        name, _, text = (content["message"] if isinstance(content, dict) else content).partition(
+            ": "
+        )
         kind = getattr(errors, name, None)
         if isinstance(kind, type) and issubclass(kind, RatchetError):
             return kind(text)
     last = [line for line in message.strip().splitlines() if line.strip()][-1:]
     return TrainingError(
-        f"one of {count} training processes ended: {''.join(last)}; the others were ended too; run it again to go on from "
-        "the last checkpoint"
+        f"one of {count} training processes ended: {''.join(last)}; the others were ended too; run"
+        " it again to go on from the last checkpoint"
     )
 
 

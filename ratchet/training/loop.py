@@ -1,7 +1,8 @@
 """The training loop, top to bottom: prepare → (batch → augment → loss → gradients → step)* → evaluate, epoch by epoch.
 
-A position in it is two integers, (epoch, step): which rows come next and every random draw follow from them and the seed
-(batches.py), so a run that was killed goes on from its last checkpoint and ends bit-equal to one that was not.
+A position in it is two integers, (epoch, step): which rows come next and every random draw follow
+from them and the seed (batches.py), so a run that was killed goes on from its last checkpoint and
+ends bit-equal to one that was not.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def fit(
     """Train the model that `params` describe, from the newest checkpoint if there is one.
 
     Raises:
-        TrainingError: params do not fit each other or the data, the loss is no number, or memory ran out.
+        TrainingError: params do not fit each other or the data, the loss is no number, or memory
+        ran out.
         SystemExit: `stop` said so; a checkpoint was written.
     """
     chosen = params.train
@@ -61,8 +63,10 @@ def fit(
     if not group.leads:
         say = _silent
 
-    # ── what trains, and where ──────────────────────────────────────────────────────────────────────────────────────
-    plan = devices.plan(chosen, len(train) * _row_bytes(train), group.local if group.world > 1 else None)
+    # ── what trains, and where ────────────────────────────────────────────────────────────────────
+    plan = devices.plan(
+        chosen, len(train) * _row_bytes(train), group.local if group.world > 1 else None
+    )
     state = State.start(params, spec, plan, group, train, val)
     plan = state.plan
     if saved := group.share(checkpoints.load() if group.leads else None):
@@ -79,10 +83,14 @@ def fit(
     progress = Display(done, total, len(train) / state.steps, say, group.leads, unit)
     with _advice(chosen, params.run), progress as display:
         while not state.finished:
-            # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────
+            # ── one epoch ─────────────────────────────────────────────────────────────────────────
             watch = Watch(state)
-            order = batches.Order(len(train), chosen.batch_size, chosen.seed, state.epoch, state.step, group)
-            for inputs, targets in batches.batches(train, order, plan.device, params.run.loader_workers, copy):
+            order = batches.Order(
+                len(train), chosen.batch_size, chosen.seed, state.epoch, state.step, group
+            )
+            for inputs, targets in batches.batches(
+                train, order, plan.device, params.run.loader_workers, copy
+            ):
                 batches.seed_step(chosen.seed, state.epoch, state.step, group.rank)
                 if spec.kind == "image":
                     inputs = augment(inputs, chosen.augment)
@@ -100,20 +108,21 @@ def fit(
                     raise SystemExit(STOPPED)
             watch.settle()
 
-            # ── how good it is now ──────────────────────────────────────────────────────────────────────────────────
+            # ── how good it is now ────────────────────────────────────────────────────────────────
             try:
                 row = state.close_epoch(_rows(val, chosen, group), normalise, stop)
             except Asked:
                 _save(state, checkpoints, group)
                 raise SystemExit(STOPPED) from None
             display.epoch(
-                f"epoch {state.epoch}/{chosen.epochs}  loss {row['train_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
-                f"  lr {row['learning_rate']:.4f}"
+                f"epoch {state.epoch}/{chosen.epochs}  loss {row['train_loss']:.4f}  accuracy"
+                f" {row['val_accuracy']:.4f}  lr {row['learning_rate']:.4f}"
             )
     if total < FEW_STEPS:
         say(
-            f"only {total:,} steps in all ({len(train):,} rows, {chosen.batch_size:,} a step, {chosen.epochs} epochs), which "
-            "rarely suffice; raise train.epochs or lower train.batch_size"
+            f"only {total:,} steps in all ({len(train):,} rows, {chosen.batch_size:,} a step,"
+            f" {chosen.epochs} epochs), which rarely suffice; raise train.epochs or lower"
+            " train.batch_size"
         )
     return Trained(weights=state.weights(), curves=state.curves, device_type=plan.device.type)
 
@@ -127,7 +136,9 @@ def _save(state: State, checkpoints: Checkpoints, group: Group) -> None:
         checkpoints.save(state.saved(), state.epoch, state.step)
 
 
-def _rows(dataset: PreparedDataset, chosen: TrainParams, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
+def _rows(
+    dataset: PreparedDataset, chosen: TrainParams, group: Group
+) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of the rows in their order, a batch at a time."""
     mine = list(range(group.rank, len(dataset), group.world))
     for start in range(0, len(mine), chosen.batch_size):
@@ -147,13 +158,17 @@ def _advice(chosen: TrainParams, run: RunParams) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
             raise TrainingError(
-                f"a loader process died: {error}; set run.loader_workers to {run.loader_workers // 2} if memory ran out, and "
-                "run it again to go on from the last checkpoint"
+                f"a loader process died: {error}; set run.loader_workers to"
+                f" {run.loader_workers // 2} if memory ran out, and run it again to go on from the"
+                " last checkpoint"
             ) from error
-        short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        short = isinstance(
+            error, (MemoryError, torch.OutOfMemoryError)
+        ) or "can't allocate memory" in str(error)
         if not short:
             raise
         raise TrainingError(
-            f"out of memory with {chosen.batch_size} rows a step in {chosen.accumulate} parts; set train.batch_size to "
-            f"{max(1, chosen.batch_size // 2)}, or train.accumulate to {chosen.accumulate * 2}"
+            f"out of memory with {chosen.batch_size} rows a step in {chosen.accumulate} parts; set"
+            f" train.batch_size to {max(1, chosen.batch_size // 2)}, or train.accumulate to"
+            f" {chosen.accumulate * 2}"
         ) from error

@@ -24,7 +24,9 @@ class Display:
         unit: what a row is: images, or rows.
     """
 
-    def __init__(self, done: int, total: int, rows: float, say: Callable[[str], None], shown: bool, unit: str) -> None:
+    def __init__(
+        self, done: int, total: int, rows: float, say: Callable[[str], None], shown: bool, unit: str
+    ) -> None:
         self._first, self._total, self._rows, self._say = done, total, rows, say
         self._began = self._said = self._epoch_began = time.monotonic()
         self._done = self._epoch_first = done
@@ -43,23 +45,36 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
 
     def step(self, where: str) -> None:
         """One more step is done; `where` is like "epoch 3/8"."""
         self._done += 1
-        self._rate = (self._done - self._epoch_first) * self._rows / (time.monotonic() - self._epoch_began + 1e-9)
-        self._bar.update(self._task, advance=1, description=where, rate=f"{self._rate:,.0f} {self._unit}/s")
+        self._rate = (
+            (self._done - self._epoch_first)
+            * self._rows
+            / (time.monotonic() - self._epoch_began + 1e-9)
+        )
+        self._bar.update(
+            self._task, advance=1, description=where, rate=f"{self._rate:,.0f} {self._unit}/s"
+        )
         if self._bar.disable and time.monotonic() - self._said > QUIET_S:
             self._said = time.monotonic()
             self._say(f"{where}  {self._rate:,.0f} {self._unit}/s  {self._left()}")
 
     def epoch(self, line: str) -> None:
-        """An epoch is done: say `line`, the rate of its steps and the time left; what comes next is another epoch."""
+        """An epoch is done: say `line`, the rate of its steps and the time left.
+
+        What comes next is another epoch.
+        """
         self._say(
-            f"{line}  {self._rate:,.0f} {self._unit}/s" + (f"  {self._left()}" if self._done < self._total else "")
+            f"{line}  {self._rate:,.0f} {self._unit}/s"
+            + (f"  {self._left()}" if self._done < self._total else "")
         )
         self._said = self._epoch_began = time.monotonic()
         self._epoch_first = self._done

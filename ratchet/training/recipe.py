@@ -18,9 +18,13 @@ from ratchet.params import Named, Schedule, TrainParams
 
 T = TypeVar("T")
 
-# Arguments of a loss that Ratchet fixes: a step divides by the weights of its whole batch, and every row has a class.
+# Arguments of a loss that Ratchet fixes: a step divides by the weights of its whole batch, and
+# every row has a class.
 FIXED = {"reduction": "mean", "ignore_index": -100, "size_average": None, "reduce": None}
-BY_ROW = ("BCELoss", "BCEWithLogitsLoss")  # torch's own `weight` of these weighs columns, not classes
+BY_ROW = (
+    "BCELoss",
+    "BCEWithLogitsLoss",
+)  # torch's own `weight` of these weighs columns, not classes
 
 
 def criterion(named: Named, counts: Tensor) -> nn.Module:
@@ -36,19 +40,21 @@ def criterion(named: Named, counts: Tensor) -> nn.Module:
     for key, only in FIXED.items():
         if arguments.get(key, only) != only:
             raise TrainingError(
-                f"train.criterion.arguments: {key}: {arguments[key]} is not supported: a step takes the mean over all "
-                f"rows of its batch; leave {key} out"
+                f"train.criterion.arguments: {key}: {arguments[key]} is not supported: a step takes"
+                f" the mean over all rows of its batch; leave {key} out"
             )
     rows = arguments.pop("weight", None) if named.name in BY_ROW else None
     if rows not in (None, "balanced"):
         raise TrainingError(
-            f"train.criterion.arguments: weight: {rows} would weigh the outputs of {named.name}, not the classes; take "
-            "weight: balanced, or pos_weight of BCEWithLogitsLoss"
+            f"train.criterion.arguments: weight: {rows} would weigh the outputs of {named.name},"
+            " not the classes; take weight: balanced, or pos_weight of BCEWithLogitsLoss"
         )
     if rows is not None:
         arguments["reduction"] = "none"  # outputs.loss takes the weighted mean
     arguments = {key: _tensor(key, value, counts) for key, value in arguments.items()}
-    made = _make("train.criterion", nn, nn.Module, Named(name=named.name, arguments=arguments), suffix="Loss")
+    made = _make(
+        "train.criterion", nn, nn.Module, Named(name=named.name, arguments=arguments), suffix="Loss"
+    )
     if rows is not None:
         made.register_buffer("row_weights", _balanced(counts))
     return made
@@ -59,18 +65,30 @@ def optimizer(params: TrainParams, model: nn.Module, fused: bool) -> optim.Optim
     named = params.optimizer
     kind = _class("train.optimizer", optim, optim.Optimizer, named.name)
     if named.name in ("LBFGS", "SparseAdam"):
-        raise TrainingError(f"train.optimizer: {named.name} works in another way (closures or sparse gradients)")
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in named.arguments.items()}
+        raise TrainingError(
+            f"train.optimizer: {named.name} works in another way (closures or sparse gradients)"
+        )
+    arguments = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in named.arguments.items()
+    }
     if fused and "fused" in inspect.signature(kind).parameters:
         arguments = {"fused": True, **arguments}
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     return _make(
-        "train.optimizer", optim, optim.Optimizer, Named(name=named.name, arguments=arguments), weights, params.lr
+        "train.optimizer",
+        optim,
+        optim.Optimizer,
+        Named(name=named.name, arguments=arguments),
+        weights,
+        params.lr,
     )
 
 
 def schedule(params: TrainParams, optimizer: optim.Optimizer, steps: int) -> LRScheduler | None:
-    """The schedule; `max_lr`, `total_steps` and `T_max` are `train.lr` and the run's length where params do not say.
+    """The schedule.
+
+    `max_lr`, `total_steps` and `T_max` are `train.lr` and the run's length where params do not say.
 
     Args:
         steps: steps (or epochs, for `every: epoch`) that training will take.
@@ -80,9 +98,13 @@ def schedule(params: TrainParams, optimizer: optim.Optimizer, steps: int) -> LRS
     named: Schedule = params.schedule
     kind = _class("train.schedule", lr_scheduler, LRScheduler, named.name)
     known = {"max_lr": params.lr, "total_steps": steps, "T_max": steps}
-    known = {key: value for key, value in known.items() if key in inspect.signature(kind).parameters}
+    known = {
+        key: value for key, value in known.items() if key in inspect.signature(kind).parameters
+    }
     if named.name == "ReduceLROnPlateau" and named.every != "epoch":
-        raise TrainingError("train.schedule.every: ReduceLROnPlateau goes by the validation loss; expected epoch")
+        raise TrainingError(
+            "train.schedule.every: ReduceLROnPlateau goes by the validation loss; expected epoch"
+        )
     filled = Named(name=named.name, arguments={**known, **named.arguments})
     return _make("train.schedule", lr_scheduler, LRScheduler, filled, optimizer)
 
@@ -97,20 +119,25 @@ def _tensor(key: str, value: Any, counts: Tensor) -> Any:
         return _balanced(counts)
     if key not in ("weight", "pos_weight") or value is None:
         return value
-    if not isinstance(value, list) or not all(isinstance(number, (int, float)) and number > 0 for number in value):
+    if not isinstance(value, list) or not all(
+        isinstance(number, (int, float)) and number > 0 for number in value
+    ):
         expected = "balanced, or a list" if key == "weight" else "a list"
         raise TrainingError(
-            f"train.criterion.arguments: {key}: {value} is not supported; expected {expected} of numbers above 0"
+            f"train.criterion.arguments: {key}: {value} is not supported; expected {expected} of"
+            " numbers above 0"
         )
     if key == "weight" and len(value) != len(counts):
         raise TrainingError(
-            f"train.criterion.arguments: weight has {len(value)} numbers, the data have {len(counts)} classes; write "
-            "one per class, in the order of spec.json"
+            f"train.criterion.arguments: weight has {len(value)} numbers, the data have"
+            f" {len(counts)} classes; write one per class, in the order of spec.json"
         )
     return torch.tensor(value, dtype=torch.float32)
 
 
-def _make(where: str, module: ModuleType, base: type[T], named: Named, *given: Any, suffix: str = "") -> T:
+def _make(
+    where: str, module: ModuleType, base: type[T], named: Named, *given: Any, suffix: str = ""
+) -> T:
     kind = _class(where, module, base, named.name, suffix)
     signature = inspect.signature(kind)
     unknown = [key for key in named.arguments if key not in signature.parameters]
@@ -118,17 +145,28 @@ def _make(where: str, module: ModuleType, base: type[T], named: Named, *given: A
         taken = list(signature.parameters)[len(given) :]
         near = difflib.get_close_matches(unknown[0], taken, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it takes: {', '.join(taken)}"
-        raise TrainingError(f"{where}.arguments: {named.name} takes no {', '.join(unknown)}; {hint}")
+        raise TrainingError(
+            f"{where}.arguments: {named.name} takes no {', '.join(unknown)}; {hint}"
+        )
     try:
         return kind(*given, **named.arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise TrainingError(f"{where}: {named.name} cannot be made with {dict(named.arguments)}: {error}") from error
+        raise TrainingError(
+            f"{where}: {named.name} cannot be made with {dict(named.arguments)}: {error}"
+        ) from error
 
 
-def _class(where: str, module: ModuleType, base: type[T], name: str, suffix: str = "") -> Callable[..., T]:
+def _class(
+    where: str, module: ModuleType, base: type[T], name: str, suffix: str = ""
+) -> Callable[..., T]:
     """The class `name` of `module`; raises `TrainingError` with the nearest names."""
     found = getattr(module, name, None)
-    if inspect.isclass(found) and issubclass(found, base) and found is not base and name.endswith(suffix):
+    if (
+        inspect.isclass(found)
+        and issubclass(found, base)
+        and found is not base
+        and name.endswith(suffix)
+    ):
         return found
     known = _names(vars(module), base, suffix)
     near = difflib.get_close_matches(name, known, n=3)

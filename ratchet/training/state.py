@@ -68,19 +68,34 @@ class State:
 
     @classmethod
     def start(
-        cls, params: Params, spec: Spec, plan: Plan, group: Group, train: PreparedDataset, val: PreparedDataset
+        cls,
+        params: Params,
+        spec: Spec,
+        plan: Plan,
+        group: Group,
+        train: PreparedDataset,
+        val: PreparedDataset,
     ) -> State:
-        """Build all parts and try them on two rows; raises `TrainingError` where they do not fit."""
+        """Build all parts and try them on two rows.
+
+        Raises `TrainingError` where they do not fit.
+        """
         chosen, classes = params.train, len(spec.classes)
         if not len(train) or not len(val):
-            raise DataError(f"data/prepared: {len(train)} training and {len(val)} validation rows; both need some")
+            raise DataError(
+                f"data/prepared: {len(train)} training and {len(val)} validation rows; both need"
+                " some"
+            )
         steps = batches.steps(len(train), chosen.batch_size)
         if len(train) // steps < group.world:
             raise TrainingError(
-                f"train.batch_size: {chosen.batch_size} rows a step are too few for {group.world} processes"
+                f"train.batch_size: {chosen.batch_size} rows a step are too few for {group.world}"
+                " processes"
             )
         batches.seed_step(chosen.seed, 0, 0, 0)
-        model = architectures.build(params.model.name, params.model.arguments, spec.input_shape, classes)
+        model = architectures.build(
+            params.model.name, params.model.arguments, spec.input_shape, classes
+        )
         if params.model.pretrained is not None:
             pretrained.load(model, params.model.pretrained)
         criterion = recipe.criterion(chosen.criterion, class_counts(train, classes))
@@ -112,19 +127,26 @@ class State:
             ema=ema,
         )
 
-    # ── moving ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── moving ────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def finished(self) -> bool:
         patience = self.chosen.patience
-        return self.epoch >= self.chosen.epochs or (patience is not None and self.epoch - self.best_epoch >= patience)
+        return self.epoch >= self.chosen.epochs or (
+            patience is not None and self.epoch - self.best_epoch >= patience
+        )
 
     def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One step on this process's rows of a batch; returns (), the sum of their losses, not waited for."""
+        """One step on this process's rows of a batch.
+
+        Returns (), the sum of their losses, not waited for.
+        """
         total = torch.zeros((), device=self.plan.device)
         count = min(self.chosen.accumulate, len(inputs))
         rows = batches.rows_of(self.step, self.rows, self.chosen.batch_size)
-        mass = heads.mass(self.criterion, targets)  # of this process; what a mean over the batch divides by
+        mass = heads.mass(
+            self.criterion, targets
+        )  # of this process; what a mean over the batch divides by
         batch_mass = self.group.sum(mass) if isinstance(mass, Tensor) else rows
         parts_of_batch = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
         self.optimizer.zero_grad()
@@ -144,13 +166,20 @@ class State:
         self.step += 1
         return total
 
-    def close_epoch(self, val: Iterable[tuple[Tensor, Tensor]], normalise: Normalise, stop: Callable[[], bool]) -> Row:
-        """Score the validation rows and move on to the next epoch; raises `Asked` (and has moved nothing) on `stop`."""
+    def close_epoch(
+        self, val: Iterable[tuple[Tensor, Tensor]], normalise: Normalise, stop: Callable[[], bool]
+    ) -> Row:
+        """Score the validation rows and move on to the next epoch.
+
+        Raises `Asked` (and has moved nothing) on `stop`.
+        """
         self.group.align(self.model)
         scored = self.ema.module if self.ema is not None else self.model
         loss, accuracy = self._score(scored, val, normalise, stop)
         if not math.isfinite(loss):
-            raise TrainingError(f"the validation loss became {loss} in epoch {self.epoch + 1}; {REMEDY}")
+            raise TrainingError(
+                f"the validation loss became {loss} in epoch {self.epoch + 1}; {REMEDY}"
+            )
         row = Row(
             epoch=self.epoch + 1,
             train_loss=round(self.loss / self.rows, 6),
@@ -173,9 +202,16 @@ class State:
         return (self.ema.module if self.ema is not None else self.model).state_dict()
 
     def _score(
-        self, model: nn.Module, rows: Iterable[tuple[Tensor, Tensor]], normalise: Normalise, stop: Callable[[], bool]
+        self,
+        model: nn.Module,
+        rows: Iterable[tuple[Tensor, Tensor]],
+        normalise: Normalise,
+        stop: Callable[[], bool],
     ) -> tuple[float, float]:
-        """Mean loss (weighted as the criterion weighs classes) and accuracy, over all processes; float32."""
+        """Mean loss (weighted as the criterion weighs classes) and accuracy, over all processes.
+
+        Float32.
+        """
         model.eval()
         sums = torch.zeros(4, dtype=torch.float64)
         with torch.no_grad():
@@ -186,28 +222,44 @@ class State:
                 scores = model(normalise(inputs.to(self.plan.device)))
                 loss = float(heads.loss(self.criterion, scores, targets))
                 mass = float(heads.mass(self.criterion, targets))
-                correct = heads.probabilities(model, self.chosen.criterion.name, scores).argmax(1) == targets
-                sums += torch.tensor([loss * mass, mass, float(correct.sum()), len(targets)], dtype=torch.float64)
+                correct = (
+                    heads.probabilities(model, self.chosen.criterion.name, scores).argmax(1)
+                    == targets
+                )
+                sums += torch.tensor(
+                    [loss * mass, mass, float(correct.sum()), len(targets)], dtype=torch.float64
+                )
         self.model.train()
         loss_sum, mass, right, count = self.group.sum(sums).tolist()
         return loss_sum / mass, right / count
 
     def _move_schedule(self, moment: str, val_loss: float | None = None) -> None:
-        if self.schedule is None or self.chosen.schedule is None or self.chosen.schedule.every != moment:
+        if (
+            self.schedule is None
+            or self.chosen.schedule is None
+            or self.chosen.schedule.every != moment
+        ):
             return
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step(val_loss)  # type: ignore[arg-type]  # only ever `every: epoch`, which has one
         else:
             self.schedule.step()
 
-    # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── keeping ───────────────────────────────────────────────────────────────────────────────────
 
     def saved(self) -> dict[str, Any]:
-        """Tensors, numbers and strings alone. No state of a random generator: every draw follows from the position."""
+        """Tensors, numbers and strings alone.
+
+        No state of a random generator: every draw follows from the position.
+        """
         return {
             **{name: getattr(self, name) for name in POSITION},
             "best": self.best,
-            **{name: part.state_dict() for name in PARTS if (part := getattr(self, name)) is not None},
+            **{
+                name: part.state_dict()
+                for name in PARTS
+                if (part := getattr(self, name)) is not None
+            },
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -232,15 +284,22 @@ class Watch:
         self._unread: tuple[Tensor, torch.Event | None] | None = None
 
     def step(self, loss: Tensor, stop: bool, due: bool) -> None:
-        """Take the () loss of a step, and whether this process was asked to stop or to save; read the step before."""
+        """Take the () loss of a step, and whether this process was asked to stop or to save.
+
+        Read the step before.
+        """
         self.settle()
-        self.due |= due and self._state.group.world == 1  # nobody else has to save after the same step
+        self.due |= (
+            due and self._state.group.world == 1
+        )  # nobody else has to save after the same step
         flags = [torch.full_like(loss, float(flag)) for flag in (stop, due)]
         values = self._state.group.sum(torch.stack([loss, *flags]))
         if values.device.type == "cpu":
             self._unread = values, None
             return
-        here = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.device.type == "cuda")
+        here = torch.empty(
+            values.shape, dtype=values.dtype, pin_memory=values.device.type == "cuda"
+        )
         here.copy_(values, non_blocking=True)
         done = torch.Event(values.device)
         done.record()
@@ -256,7 +315,9 @@ class Watch:
         loss, stop, due = values.tolist()
         if not math.isfinite(loss):
             place = f"epoch {self._state.epoch + 1}, step {self._state.step}"
-            raise TrainingError(f"the loss became {loss} in {place}; nothing was saved from there; {REMEDY}")
+            raise TrainingError(
+                f"the loss became {loss} in {place}; nothing was saved from there; {REMEDY}"
+            )
         self._state.loss += loss
         self.asked_to_stop |= stop > 0
         self.due |= due > 0
@@ -272,8 +333,9 @@ def class_counts(dataset: PreparedDataset, classes: int) -> Tensor:
 class Average:
     """An exponential average of a model's weights and buffers: `module` has them.
 
-    Its decay grows from 0.1 to `decay`, so that the first weights do not linger. As `torch.optim.swa_utils.AveragedModel`,
-    but counts the steps itself: that one keeps their number on the device, where reading it waits for the step.
+    Its decay grows from 0.1 to `decay`, so that the first weights do not linger. As
+    `torch.optim.swa_utils.AveragedModel`, but counts the steps itself: that one keeps their number
+    on the device, where reading it waits for the step.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

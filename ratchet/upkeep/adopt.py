@@ -22,7 +22,11 @@ from ratchet.store import pipeline, remote
 from ratchet.workspace import branch, edits, version_tree
 from ratchet.workspace.branch import Blob, Changes
 
-_COMMANDS = ("cli", "flows", "service")  # no stage reads them, but they call the code that stages are made of
+_COMMANDS = (
+    "cli",
+    "flows",
+    "service",
+)  # no stage reads them, but they call the code that stages are made of
 _LISTED = 5  # paths that a message names
 
 
@@ -141,7 +145,9 @@ def _change(tree: Path, version: Version, commits: Sequence[str], code: bool) ->
     return _Change(state, {path: blob for path, blob in program.items() if path not in state})
 
 
-def _difference(tree: Path, version: Version, commits: Sequence[str], roots: Iterable[str]) -> dict[str, Blob | None]:
+def _difference(
+    tree: Path, version: Version, commits: Sequence[str], roots: Iterable[str]
+) -> dict[str, Blob | None]:
     """All files at or below `roots` in the commits or the version: what they are in the version."""
     roots = list(roots)
     before = {path for commit in commits for path in branch.files(tree, commit, roots)}
@@ -167,11 +173,14 @@ def _check_code(tree: Path, version: Version, old: str) -> None:
         names = [pipeline.PIPELINE, *names]
     if names:
         raise VersionError(
-            f"{_listed(names)}: not as in {version.name}, so its data and model would be out of date here; {with_code}"
+            f"{_listed(names)}: not as in {version.name}, so its data and model would be out of"
+            f" date here; {with_code}"
         )
     edited = pipeline.edited(tree, old, remote.code_hashes(tree))
     if edited:
-        raise VersionError(f"{_listed(edited)}: edited and not committed; commit it or run `git stash` first")
+        raise VersionError(
+            f"{_listed(edited)}: edited and not committed; commit it or run `git stash` first"
+        )
     try:
         params.parse(pipeline.params_of(tree, version.commit))
     except ParamsError as error:
@@ -221,7 +230,9 @@ def _rebuild(tree: Path, version: Version, lacking: Sequence[str]) -> None:
         if output.path in lacking:
             stages[output.stage] = None
             if output.pushed:
-                raise ObjectsMissing(f"{output.path} of {version.name} left DVC's cache meanwhile; run this again")
+                raise ObjectsMissing(
+                    f"{output.path} of {version.name} left DVC's cache meanwhile; run this again"
+                )
     if stages:
         version_tree.repro(tree, "--single-item", *stages)
 

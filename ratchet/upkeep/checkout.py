@@ -20,13 +20,19 @@ class CheckedOut:
 
 
 def checkout(tree: Path, name: str, into: Path) -> CheckedOut:
-    """Lay a version out in the new folder `into`, sharing the cache of this checkout; every object is hashed first.
+    """Lay a version out in the new folder `into`, sharing the cache of this checkout.
+
+    Every object is hashed first.
 
     Raises:
         VersionError: there is no such version, or something lies at `into` already.
-        ObjectsMissing, CorruptData, Unreachable: its objects can't be had whole; `into` is gone again.
+        ObjectsMissing, CorruptData, Unreachable: its objects can't be had whole; `into` is gone
+            again.
     """
     version = Registry(tree).find(name)
     if into.exists():
-        raise VersionError(f"{into} is there already; name a new folder, or remove it: `git worktree remove {into}`")
+        raise VersionError(
+            f"{into} is there already; name a new folder, or remove it: `git worktree remove"
+            f" {into}`"
+        )
     return CheckedOut(version.name, str(into), version_tree.lay_out(tree, version, into))

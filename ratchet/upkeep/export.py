@@ -35,7 +35,9 @@ ROWS = 3
 TOLERANCE = 1e-5  # between the outputs of the original and of a compiled program; the other formats are bit-equal
 
 
-def export(version_card: Path, weights: Path, format: str, target: Path, package: str = "custom") -> None:
+def export(
+    version_card: Path, weights: Path, format: str, target: Path, package: str = "custom"
+) -> None:
     """Write the model to `target`, or nothing at all if it does not come back the same.
 
     Args:
@@ -48,7 +50,9 @@ def export(version_card: Path, weights: Path, format: str, target: Path, package
     if format not in FORMATS:
         raise TrainingError(f"there is no format {format!r}; expected one of {', '.join(FORMATS)}")
     if Card.read(version_card).is_custom and package == "custom":
-        package = custom_code.package(custom_code.folder_of(package))  # a name that stays the same in any checkout
+        package = custom_code.package(
+            custom_code.folder_of(package)
+        )  # a name that stays the same in any checkout
     model, card = load_model(version_card, weights, package=package)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(ROWS, *card.spec["input_shape"], generator=generator)
@@ -61,17 +65,37 @@ def export(version_card: Path, weights: Path, format: str, target: Path, package
         card.write(target.with_name(f"{target.name}.json"))
 
 
-def _compare(format: str, file: Path, card: Path, inputs: Tensor, expected: Tensor, package: str) -> None:
-    """Load the file in a fresh process; raises `TrainingError` if the model does not give the same outputs there."""
+def _compare(
+    format: str, file: Path, card: Path, inputs: Tensor, expected: Tensor, package: str
+) -> None:
+    """Load the file in a fresh process.
+
+    Raises `TrainingError` if the model does not give the same outputs there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "sample.pt"
         torch.save({"inputs": inputs, "expected": expected}, sample)
-        paths = [file, card, sample, *([] if package == "custom" else [custom_code.folder_of(package)])]
-        command = [sys.executable, "-m", "ratchet.upkeep.export", format, *(str(path.resolve()) for path in paths)]
-        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        paths = [
+            file,
+            card,
+            sample,
+            *([] if package == "custom" else [custom_code.folder_of(package)]),
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "ratchet.upkeep.export",
+            format,
+            *(str(path.resolve()) for path in paths),
+        ]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+        )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise TrainingError(f"{format}: what was written does not come back the same ({last}); nothing was exported")
+        raise TrainingError(
+            f"{format}: what was written does not come back the same ({last}); nothing was exported"
+        )
 
 
 class Model(NamedTuple):
@@ -93,7 +117,9 @@ def _load_state_dict(file: Path, card: Card, package: str) -> nn.Module:
 
 def _filled(card: Card, package: str, tensors: dict[str, Tensor]) -> nn.Module:
     shape, classes = card.spec["input_shape"], len(card.classes)
-    model = architectures.build(**card.architecture, input_shape=shape, classes=classes, package=package)
+    model = architectures.build(
+        **card.architecture, input_shape=shape, classes=classes, package=package
+    )
     model.load_state_dict(tensors)
     return model
 
@@ -102,7 +128,9 @@ def _save_safetensors(model: Model, _inputs: Tensor, file: Path) -> None:
     try:
         from safetensors.torch import save
     except ImportError:
-        raise TrainingError("safetensors: the package is not installed; run `pip install safetensors`") from None
+        raise TrainingError(
+            "safetensors: the package is not installed; run `pip install safetensors`"
+        ) from None
     tensors = {key: value.contiguous() for key, value in model.module.state_dict().items()}
     card = json.dumps(dataclasses.asdict(model.card), sort_keys=True)
     file.write_bytes(save(tensors, metadata={"card": card}))
@@ -115,7 +143,9 @@ def _load_safetensors(file: Path, card: Card, package: str) -> nn.Module:
 
 
 def _save_program(model: Model, inputs: Tensor, file: Path) -> None:
-    program = torch.export.export(model.module, (inputs,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    program = torch.export.export(
+        model.module, (inputs,), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+    )
     with file.open("wb") as stream:  # a path would have to end with .pt2
         torch.export.save(program, stream)
 
@@ -161,7 +191,11 @@ def _verify(format: str, file: Path, card: Path, sample: Path, custom: Path | No
     package = "custom" if custom is None or format == "whole_model" else custom_code.package(custom)
     model = FORMATS[format].load(file, Card.read(card), package)
     with torch.no_grad():
-        outputs = model(tensors["inputs"]) if format == "torch_export" else model.eval()(tensors["inputs"])
+        outputs = (
+            model(tensors["inputs"])
+            if format == "torch_export"
+            else model.eval()(tensors["inputs"])
+        )
         model(tensors["inputs"][:2])  # another batch size
     bound = TOLERANCE if format == "torch_export" else 0.0
     difference = (outputs - tensors["expected"]).abs().max().item()

@@ -1,8 +1,8 @@
 """Delete garbage: objects in DVC's cache that no version, no branch and no running stage needs.
 
-A version keeps its objects until `ratchet expire`. On the remote only objects of expired versions are deleted, because
-other clones may have pushed the rest. An object younger than `GRACE_S` is kept: a stage may have written it that has
-not written `dvc.lock` yet.
+A version keeps its objects until `ratchet expire`. On the remote only objects of expired versions
+are deleted, because other clones may have pushed the rest. An object younger than `GRACE_S` is
+kept: a stage may have written it that has not written `dvc.lock` yet.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ class Garbage:
     grace_s: float  # that period
 
 
-def collect(tree: Path, apply: bool = False, on_remote: bool = False, grace_s: float = GRACE_S) -> Garbage:
+def collect(
+    tree: Path, apply: bool = False, on_remote: bool = False, grace_s: float = GRACE_S
+) -> Garbage:
     """Find the garbage; with `apply`, delete it.
 
     Raises:
-        CorruptData, ObjectsMissing, VersionError: the needs of a version or a branch cannot be read; nothing was deleted.
+        CorruptData, ObjectsMissing, VersionError: the needs of a version or a branch cannot be
+        read; nothing was deleted.
         Unreachable: the remote does not respond; nothing was deleted.
     """
     publication.sync(tree, params.load(tree).register.push_to)
@@ -65,15 +68,23 @@ def _collected(tree: Path, apply: bool, on_remote: bool, grace_s: float) -> Garb
     if apply:
         # a run may have come back to old objects meanwhile
         needed = _needed(tree, cache, there=False)
-        garbage = [file for file in garbage if _md5(file) not in needed and _is_older(file, youngest)]
-        # a folder's listing goes first, so that the next collection finds the rest if this one is interrupted
+        garbage = [
+            file for file in garbage if _md5(file) not in needed and _is_older(file, youngest)
+        ]
+        # a folder's listing goes first, so that the next collection finds the rest if this one is
+        # interrupted
         for file in sorted(garbage, key=lambda file: not file.name.endswith(".dir")):
             file.unlink(missing_ok=True)
-    return Garbage([str(file) for file in garbage], size, gone, kept, len(unneeded) - len(garbage), grace_s)
+    return Garbage(
+        [str(file) for file in garbage], size, gone, kept, len(unneeded) - len(garbage), grace_s
+    )
 
 
 def _delete_expired(tree: Path, cache: Cache, needed: set[str], apply: bool) -> list[str]:
-    """The objects of expired versions that the remote has and nothing needs; with `apply`, they are deleted."""
+    """The objects of expired versions that the remote has and nothing needs.
+
+    With `apply`, they are deleted.
+    """
     gone = sorted(_expired(tree, cache) - needed)
     if gone:
         with remote.opened(tree) as repo:
@@ -94,7 +105,8 @@ def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
     """Every object that a version, a branch, a worktree's `dvc.lock` names.
 
     Args:
-        there: on the remote too; a folder whose listing is not here may share files with one that expired.
+        there: on the remote too; a folder whose listing is not here may share files with one that
+            expired.
     """
     needed: set[str] = set()
     for held, promised in _pipelines(tree):
@@ -103,10 +115,16 @@ def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
                 if there and promised and output.is_folder and output.pushed:
                     remote.pull_listing(tree, output)
                 needed |= _of(cache, output)
-                if output.is_folder and output.pushed and not cache.has(output.md5) and not remote.configured(tree):
+                if (
+                    output.is_folder
+                    and output.pushed
+                    and not cache.has(output.md5)
+                    and not remote.configured(tree)
+                ):
                     raise ObjectsMissing(
-                        f"the listing of {output.path} ({output.md5}) is missing, so its files cannot be told from garbage and "
-                        f"nothing was deleted; `ratchet verify --all` names the version that it belongs to"
+                        f"the listing of {output.path} ({output.md5}) is missing, so its files"
+                        " cannot be told from garbage and nothing was deleted; `ratchet verify"
+                        " --all` names the version that it belongs to"
                     )
     return needed
 
@@ -118,7 +136,9 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
     """
     for place in worktrees(tree):
         try:
-            found = pipeline.of_tree(place, whole=False) if (place / pipeline.LOCK).is_file() else None
+            found = (
+                pipeline.of_tree(place, whole=False) if (place / pipeline.LOCK).is_file() else None
+            )
         except (FileNotFoundError, VersionError):
             if place.exists():
                 raise
@@ -127,7 +147,14 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
             yield found, False
     seen: set[str | None] = set()
     commits = [version.commit for version in Registry(tree).versions() if not version.expired]
-    refs = git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes", "refs/stash", cwd=tree).split()
+    refs = git(
+        "for-each-ref",
+        "--format=%(objectname)",
+        "refs/heads",
+        "refs/remotes",
+        "refs/stash",
+        cwd=tree,
+    ).split()
     for commit in dict.fromkeys([*commits, *refs]):
         lock = git("ls-tree", commit, "--", pipeline.LOCK, pipeline.PIPELINE, cwd=tree)
         if pipeline.LOCK in lock and lock not in seen:
@@ -146,21 +173,32 @@ def _expired(tree: Path, cache: Cache) -> set[str]:
 
 
 def _of(cache: Cache, output: Output) -> set[str]:
-    """The objects of an output, as far as its listing is here; read without trust, for deleting only what is not named."""
+    """The objects of an output, as far as its listing is here.
+
+    Read without trust, for deleting only what is not named.
+    """
     found = {output.md5}
     if output.is_folder and cache.has(output.md5):
         try:
-            found |= {str(entry["md5"]) for entry in json.loads(cache.path(output.md5).read_bytes())}
+            found |= {
+                str(entry["md5"]) for entry in json.loads(cache.path(output.md5).read_bytes())
+            }
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptData(
-                f"{cache.path(output.md5)} is not a listing of {output.path}; run `ratchet verify --all`"
+                f"{cache.path(output.md5)} is not a listing of {output.path}; run `ratchet verify"
+                " --all`"
             ) from error
     return found
 
 
 def _objects(cache: Cache) -> Iterable[Path]:
     root = cache.root / "files" / "md5"
-    return (file for folder in sorted(root.glob("??")) for file in sorted(folder.iterdir()) if len(_md5(file)) >= 32)
+    return (
+        file
+        for folder in sorted(root.glob("??"))
+        for file in sorted(folder.iterdir())
+        if len(_md5(file)) >= 32
+    )
 
 
 def _md5(file: Path) -> str:

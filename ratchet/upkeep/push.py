@@ -1,6 +1,7 @@
 """Publish what was registered: objects to the DVC remote, confirmed by listing, then the tags to a git remote.
 
-Each step is safe to repeat. A tag is never moved on the other side: one that differs there is an error.
+Each step is safe to repeat. A tag is never moved on the other side: one that differs there is an
+    error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
 
     Args:
         name: a version; None: every one that is not expired.
-        to: the git remote for the tags; empty: `register.push_to`, and if that is empty too, no tag leaves this machine.
+        to: the git remote for the tags; empty: `register.push_to`, and if that is empty too, no tag
+            leaves this machine.
 
     Raises:
         ObjectsMissing, CorruptData: an object is missing or damaged; no tag was pushed.
@@ -51,13 +53,21 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
         if problem:
             raise RemoteRefused(problem)
     registry = Registry(tree)
-    chosen = [registry.find(name)] if name else [version for version in registry.versions() if not version.expired]
+    chosen = (
+        [registry.find(name)]
+        if name
+        else [version for version in registry.versions() if not version.expired]
+    )
     if not to and not remote.configured(tree):
-        raise VersionError("there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to")
+        raise VersionError(
+            "there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to"
+        )
     if to:
         _unmoved(tree, to)  # before the upload, which may take hours
     # no lock: versions are immutable, and a rollback must not wait for an upload
-    objects = sum(remote.push(tree, pipeline.of_commit(tree, version.commit).outputs) for version in chosen)
+    objects = sum(
+        remote.push(tree, pipeline.of_commit(tree, version.commit).outputs) for version in chosen
+    )
     commits = {version.commit for version in chosen}
     sent = _push_tags(tree, to, None if name is None else commits) if to else []
     arrived = sorted(waiting - {tag.name for tag in publication.pending(tree)})
@@ -65,7 +75,9 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
 
 
 def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
-    """Push the tags on `commits` (None: all) that the git remote lacks, versions first; returns their names.
+    """Push the tags on `commits` (None: all) that the git remote lacks, versions first.
+
+    Returns their names.
 
     Those that are pending are left out: a rollback that is under way may take its tag back.
     """
@@ -74,7 +86,11 @@ def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
         there = _unmoved(tree, to)
         with locked(tree):
             waiting = {tag.name for tag in publication.pending(tree)}
-            ours = [tag for tag in tags.read(tree, *tags.EVERYTHING) if tag.name not in {*there, *waiting}]
+            ours = [
+                tag
+                for tag in tags.read(tree, *tags.EVERYTHING)
+                if tag.name not in {*there, *waiting}
+            ]
         wanted = [tag for tag in ours if commits is None or tag.commit in commits]
         wanted.sort(key=lambda tag: (tag.parsed.number is None, tag.parsed.cancels, tag.date))
         try:
@@ -101,7 +117,8 @@ def _unmoved(tree: Path, to: str) -> dict[str, str]:
         if moved:
             differ = f"{', '.join(moved[:3])} differ{'s' if len(moved) == 1 else ''}"
             raise VersionError(
-                f"{differ} on {to}: moved by hand, here or there; for details, run `ratchet verify --all`"
+                f"{differ} on {to}: moved by hand, here or there; for details, run `ratchet verify"
+                " --all`"
             )
         before = differing  # seen once, it may be a rollback that is being taken back
     raise Busy(f"the tags on {to} change all the time; repeat the command")

@@ -1,7 +1,7 @@
 """Check that versions are what they promise: tags, commits, objects in the cache and on the remote, and safe loading.
 
-It fetches new tags and changes nothing else: what the cache lacks is read on the remote. Every fault is one finding with
-the next command, and none stops the others from being found.
+It fetches new tags and changes nothing else: what the cache lacks is read on the remote. Every
+fault is one finding with the next command, and none stops the others from being found.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ _AGAIN = "; no tag is ever moved or deleted: `git fetch --tags --force` brings t
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of one version (or of an environment): `what` is the tag, file or object; `message` says the rest."""
+    """One fault of one version (or of an environment): `what` is the tag, file or object.
+
+    `message` says the rest.
+    """
 
     version: str
     what: str
@@ -46,7 +49,8 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
     """All faults of a version, or of every version and environment; none: an empty list.
 
     Args:
-        name: a version or an environment; None: everything. Of expired versions only the tag is checked.
+        name: a version or an environment; None: everything. Of expired versions only the tag is
+        checked.
         read_remote: read every object on the remote, not only ask for it.
 
     Raises:
@@ -54,13 +58,17 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
         Unreachable: the remote does not answer.
     """
     push_to = params.load(tree).register.push_to
-    with suppress(VersionError):  # a tag that differs there is a finding, and stops none of the others
+    with suppress(
+        VersionError
+    ):  # a tag that differs there is a finding, and stops none of the others
         tags.fetch(tree, push_to)
     registry = Registry(tree)
     versions = [registry.find(name)] if name else registry.versions()
     findings: list[Finding] = [] if name else [*_environments(registry), *_counters(tree)]
     if push_to:
-        findings += _on_git_remote(tree, push_to, {version.commit for version in versions} if name else None)
+        findings += _on_git_remote(
+            tree, push_to, {version.commit for version in versions} if name else None
+        )
     with remote.closing_repo(tree) if remote.configured(tree) else nullcontext() as repo:
         for version in versions:
             found = list(_tag(tree, version))
@@ -75,7 +83,8 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
 def rerun(tree: Path, name: str) -> list[Finding]:
     """Make a version again from its sources, in a worktree of its own, and compare every output's hash.
 
-    It takes as long as the run did. On another kind of machine the weights may differ in their last bits.
+    It takes as long as the run did. On another kind of machine the weights may differ in their last
+    bits.
 
     Raises:
         VersionError: there is no such version.
@@ -102,17 +111,23 @@ def _environments(registry: Registry) -> Iterator[Finding]:
                 yield Finding(
                     each.version,
                     each.tag.name,
-                    f"puts {each.version} into {environment}, but that version's tag is not on the same commit{_AGAIN}",
+                    f"puts {each.version} into {environment}, but that version's tag is not on the"
+                    f" same commit{_AGAIN}",
                 )
 
 
 def _counters(tree: Path) -> Iterator[Finding]:
-    """Assignments and later withdrawals are counted from 1 on; a number that is left out was deleted by hand."""
+    """Assignments and later withdrawals are counted from 1 on.
+
+    A number that is left out was deleted by hand.
+    """
     parsed = map(tags.parse, tags.names(tree, *tags.EVERYTHING))
     held = {name.counter for name in parsed if name and name.counter}
     for lost in sorted(set(range(1, max(held, default=0))) - held):
         yield Finding(
-            "", f"{tags.ARTIFACT}#...#{lost}", f"no tag has the number {lost}, though later ones have{_AGAIN}"
+            "",
+            f"{tags.ARTIFACT}#...#{lost}",
+            f"no tag has the number {lost}, though later ones have{_AGAIN}",
         )
 
 
@@ -129,9 +144,13 @@ def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterato
                     message += ", under the next free number, since another machine used this one"
                 yield Finding(version, tag.name, message)
             elif tag.name in there:
-                yield Finding(version, tag.name, f"differs on {remote}: moved or made again by hand{_AGAIN}")
+                yield Finding(
+                    version, tag.name, f"differs on {remote}: moved or made again by hand{_AGAIN}"
+                )
             else:
-                yield Finding(version, tag.name, f"{remote} lacks it; `ratchet push --all` sends it")
+                yield Finding(
+                    version, tag.name, f"{remote} lacks it; `ratchet push --all` sends it"
+                )
 
 
 def _tag(tree: Path, version: Version) -> Iterator[Finding]:
@@ -142,22 +161,34 @@ def _tag(tree: Path, version: Version) -> Iterator[Finding]:
         yield Finding(version.name, tag.name, f"the tag object was made for another name{_AGAIN}")
     if "weights_sha256" not in tag.data:
         yield Finding(
-            version.name, tag.name, f"its message has no JSON block: made by hand, not by registration{_AGAIN}"
+            version.name,
+            tag.name,
+            f"its message has no JSON block: made by hand, not by registration{_AGAIN}",
         )
         return
     if resolve(tree, f"{version.commit}^") != tag.data.get("base"):
-        yield Finding(version.name, tag.name, f"its commit is not the child of {tag.data.get('base')}{_AGAIN}")
+        yield Finding(
+            version.name, tag.name, f"its commit is not the child of {tag.data.get('base')}{_AGAIN}"
+        )
     try:
         held = pipeline.of_commit(tree, version.commit)
     except RatchetError as error:
         yield Finding(version.name, pipeline.LOCK, str(error))
         return
     if {output.path: output.md5 for output in held.outputs} != tag.data.get("hashes"):
-        yield Finding(version.name, tag.name, f"its message names other outputs than its commit holds{_AGAIN}")
+        yield Finding(
+            version.name, tag.name, f"its message names other outputs than its commit holds{_AGAIN}"
+        )
     if not _same_metrics(version, history.metrics(tree, version)):
-        yield Finding(version.name, tag.name, f"its message names other metrics than its commit holds{_AGAIN}")
+        yield Finding(
+            version.name, tag.name, f"its message names other metrics than its commit holds{_AGAIN}"
+        )
     if not _same_gate(version, read(tree, version.commit, decisions.FILE)):
-        yield Finding(version.name, tag.name, f"its message names another gate decision than its commit holds{_AGAIN}")
+        yield Finding(
+            version.name,
+            tag.name,
+            f"its message names another gate decision than its commit holds{_AGAIN}",
+        )
     yield from _kept_by_git(tree, version, held)
 
 
@@ -174,17 +205,28 @@ def _same_metrics(version: Version, held: dict[str, Any]) -> bool:
     told = dict(version.metrics)
     intervals = told.pop("intervals", {})
     measured = held.get("intervals", {})
-    return told.items() <= held.items() and all(measured.get(key) == each for key, each in intervals.items())
+    return told.items() <= held.items() and all(
+        measured.get(key) == each for key, each in intervals.items()
+    )
 
 
 def _kept_by_git(tree: Path, version: Version, held: Pipeline) -> Iterator[Finding]:
     kept = {output.path: output.md5 for output in held.outputs if not output.cached}
     for path in pipeline.differing(tree, version.commit, kept):
-        yield Finding(version.name, path, f"in commit {version.commit[:12]} it is not what dvc.lock there names")
+        yield Finding(
+            version.name,
+            path,
+            f"in commit {version.commit[:12]} it is not what dvc.lock there names",
+        )
 
 
-def _objects(tree: Path, version: Version, repo: Repo | None, read_remote: bool) -> Iterator[Finding]:
-    """With a remote every pushed object has to be there, whole; without, in the cache. A wrong one is a fault anywhere."""
+def _objects(
+    tree: Path, version: Version, repo: Repo | None, read_remote: bool
+) -> Iterator[Finding]:
+    """With a remote every pushed object has to be there, whole; without, in the cache.
+
+    A wrong one is a fault anywhere.
+    """
     cache = Cache(tree)
     for output in pipeline.of_commit(tree, version.commit).outputs:
         if not output.cached:
@@ -202,14 +244,19 @@ def _objects(tree: Path, version: Version, repo: Repo | None, read_remote: bool)
 
 
 def _named_by(cache: Cache, output: Output, repo: Repo | None) -> dict[str, str]:
-    """All objects of an output, as `Cache.objects`; a listing that is not in the cache is read on the remote."""
+    """All objects of an output, as `Cache.objects`.
+
+    A listing that is not in the cache is read on the remote.
+    """
     if repo is None or not output.is_folder or cache.has(output.md5):
         return cache.objects(output)
     files = listing(remote.content(repo, output.md5, output.path), output.path)
     return {output.md5: output.path} | {md5: f"{output.path}/{name}" for name, md5 in files.items()}
 
 
-def _in_cache(cache: Cache, version: Version, md5: str, what: str, needed: bool) -> Iterator[Finding]:
+def _in_cache(
+    cache: Cache, version: Version, md5: str, what: str, needed: bool
+) -> Iterator[Finding]:
     if not cache.has(md5) and not needed:
         return
     try:
@@ -218,14 +265,21 @@ def _in_cache(cache: Cache, version: Version, md5: str, what: str, needed: bool)
         yield Finding(version.name, what, str(error))
 
 
-def _on_remote(repo: Repo, version: Version, objects: dict[str, str], read_remote: bool) -> Iterator[Finding]:
+def _on_remote(
+    repo: Repo, version: Version, objects: dict[str, str], read_remote: bool
+) -> Iterator[Finding]:
     lacking = remote.missing(repo, objects)
     for md5 in sorted(lacking):
-        yield Finding(version.name, objects[md5], f"the DVC remote lacks {md5}; `ratchet push {version.name}` sends it")
+        yield Finding(
+            version.name,
+            objects[md5],
+            f"the DVC remote lacks {md5}; `ratchet push {version.name}` sends it",
+        )
     for md5 in sorted(objects.keys() - lacking) if read_remote else ():
         if remote.remote_digest(repo, md5) != md5.removesuffix(".dir"):
             message = (
-                f"{md5} on the DVC remote does not match its hash; delete it there, then `ratchet push {version.name}`"
+                f"{md5} on the DVC remote does not match its hash; delete it there, then `ratchet"
+                f" push {version.name}`"
             )
             yield Finding(version.name, objects[md5], message)
 

@@ -1,8 +1,8 @@
 """Take a version out of use, and put it back into use.
 
-Withdrawn, nobody can promote it until it is reinstated; expired, its objects may be deleted, so it is
-out of use permanently. Each writes one tag (`classifier@v1.4.0!`, then `classifier@v1.4.0!#12`) and
-deletes nothing.
+Withdrawn, nobody can promote it until it is reinstated; expired, its objects may be deleted, so it
+is out of use permanently. Each writes one tag (`classifier@v1.4.0!`, then `classifier@v1.4.0!#12`)
+and deletes nothing.
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ def reinstate(tree: Path, name: str, reason: str) -> Version:
         VersionError: it is unknown or expired, or `reason` is empty.
     """
     if not reason.strip():
-        raise VersionError(f"a reason is needed, for the history: `ratchet reinstate {name} --reason ...`")
+        raise VersionError(
+            f"a reason is needed, for the history: `ratchet reinstate {name} --reason ...`"
+        )
     return _change(tree, name, reason, "reinstate")
 
 
-def _change(tree: Path, name: str, reason: str, action: Literal["withdraw", "expire", "reinstate"]) -> Version:
+def _change(
+    tree: Path, name: str, reason: str, action: Literal["withdraw", "expire", "reinstate"]
+) -> Version:
     tags.checked_text(reason)
     push_to = params.load(tree).register.push_to
     publication.sync(tree, push_to)
@@ -58,7 +62,9 @@ def _change(tree: Path, name: str, reason: str, action: Literal["withdraw", "exp
     number = registry.find(name).number
 
     def draft() -> Draft | None:
-        next_counter = registry.next_counter()  # first: a change that is fetched after this has the same number
+        next_counter = (
+            registry.next_counter()
+        )  # first: a change that is fetched after this has the same number
         version = registry.find(str(number))
         if _is_done(version, action):
             return None
@@ -70,7 +76,9 @@ def _change(tree: Path, name: str, reason: str, action: Literal["withdraw", "exp
         data = {"action": action, "withdraws": version.name, "reason": reason, **origin()}
         if action == "reinstate":
             data["reinstates"] = data.pop("withdraws")
-        text = tags.message(f"{tags.ARTIFACT} {version.name} {_DONE[action]}", [reason] if reason else [], data)
+        text = tags.message(
+            f"{tags.ARTIFACT} {version.name} {_DONE[action]}", [reason] if reason else [], data
+        )
         after = [version.tag, *version.cancels, registry.last_assignment()]
         tag = tags.version_tag(version.number, cancels=True, counter=counter)
         return Draft(tag, version.commit, text, after)
@@ -88,13 +96,18 @@ def _is_done(version: Version, action: str) -> bool:
 def _check_kept(version: Version) -> None:
     if version.expired:
         raise VersionError(
-            f"{version.name} is expired, so its objects may be gone; a run that makes the same weights registers "
-            f"them as a new version, from commit {str(version.data.get('base', ''))[:12]}"
+            f"{version.name} is expired, so its objects may be gone; a run that makes the same"
+            " weights registers them as a new version, from commit"
+            f" {str(version.data.get('base', ''))[:12]}"
         )
 
 
 def _check_unused(registry: Registry, version: Version) -> None:
-    places = [environment for environment, serves in registry.environments().items() if serves == version.name]
+    places = [
+        environment
+        for environment, serves in registry.environments().items()
+        if serves == version.name
+    ]
     if places:
         raise VersionError(
             f"{version.name} serves in {', '.join(places)}, and what serves can't be withdrawn; "

@@ -30,7 +30,18 @@ from ratchet.validation.histogram import added
 from ratchet.validation.rules import REASONS
 
 NAMES = np.array(["", *REASONS])
-ABSENT = ("na", "n/a", "nan", "null", "none", "nil", "?", "-", "#n/a", "<na>")  # class names that may mean "missing"
+ABSENT = (
+    "na",
+    "n/a",
+    "nan",
+    "null",
+    "none",
+    "nil",
+    "?",
+    "-",
+    "#n/a",
+    "<na>",
+)  # class names that may mean "missing"
 EXACT = 2**53  # up to here a float64 holds every whole number
 MANY = 20  # more distinct numbers may be a quantity
 MOSTLY = 0.9  # share of the class names that are numbers in a quantity with a few words for what is missing
@@ -41,16 +52,32 @@ Counts = Counter[tuple[str, str, str]]  # rows by (split, label, reason); a good
 
 
 def run(
-    params: ValidateParams, prepare: PrepareParams, shards: Shards, out: Path, store: Path, pool: Executor
+    params: ValidateParams,
+    prepare: PrepareParams,
+    shards: Shards,
+    out: Path,
+    store: Path,
+    pool: Executor,
 ) -> dict[str, Any]:
-    """Check every shard and write the quarantine to `out`; returns the content of `validation.json`.
+    """Check every shard and write the quarantine to `out`.
+
+    Returns the content of `validation.json`.
 
     `prepare` is what the data are prepared with next; the warnings take it into account.
     """
-    facts = {key: shards.info[key] for key in ("kind", "label_columns", "classes", "features", "kept")}
-    rules = {key: value for key, value in asdict(params).items() if key in ("max_pixels", "columns", "unique")}
+    facts = {
+        key: shards.info[key] for key in ("kind", "label_columns", "classes", "features", "kept")
+    }
+    rules = {
+        key: value
+        for key, value in asdict(params).items()
+        if key in ("max_pixels", "columns", "unique")
+    }
     inputs = [facts, rules, images.formats() if shards.kind == "image" else None]
-    jobs = [memo.Job(one_shard.check, (shard, facts, params), [shard.sha256, *inputs]) for shard in shards]
+    jobs = [
+        memo.Job(one_shard.check, (shard, facts, params), [shard.sha256, *inputs])
+        for shard in shards
+    ]
     folders = list(memo.folders(jobs, store, pool, "validate"))
     rows = [folder / one_shard.ROWS for folder in folders]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,29 +102,52 @@ def _array(path: Path, kind: type, shards: Shards) -> np.ndarray:
     size = max(rows, 1) * np.dtype(kind).itemsize
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk raises here instead of killing the process later
+            os.posix_fallocate(
+                file.fileno(), 0, size
+            )  # a full disk raises here instead of killing the process later
         else:
             file.truncate(size)  # macOS
     return np.memmap(path, kind, "r+", shape=max(rows, 1))[:rows]
 
 
-def _write(shards: Shards, rows: Sequence[Path], codes: np.ndarray, like: np.ndarray, out: Path) -> Counts:
+def _write(
+    shards: Shards, rows: Sequence[Path], codes: np.ndarray, like: np.ndarray, out: Path
+) -> Counts:
     """Write the bad rows in order and count all of them."""
     names = [shard.path.name for shard in shards]
     starts = [0, *itertools.accumulate(shard.rows for shard in shards)]
     counts: Counts = Counter()
-    with writing(out) as temporary, pq.ParquetWriter(temporary, quarantine.SCHEMA, write_page_checksum=True) as writer:
+    with (
+        writing(out) as temporary,
+        pq.ParquetWriter(temporary, quarantine.SCHEMA, write_page_checksum=True) as writer,
+    ):
         for shard, path, start, end in zip(shards, rows, starts[:-1], starts[1:], strict=True):
             frame = pl.read_parquet(path).with_columns(
-                reason=pl.Series(NAMES[codes[start:end]]), row=pl.int_range(pl.len()), like=pl.Series(like[start:end])
+                reason=pl.Series(NAMES[codes[start:end]]),
+                row=pl.int_range(pl.len()),
+                like=pl.Series(like[start:end]),
             )
             keys = frame.group_by(pl.col("split", "label").fill_null(""), "reason").len()
-            counts.update({(split, label, reason): count for split, label, reason, count in keys.iter_rows()})
+            counts.update(
+                {(split, label, reason): count for split, label, reason, count in keys.iter_rows()}
+            )
             bad = frame.filter(pl.col("reason") != "")
             if len(bad):
-                detail = [d or _like(i, names, starts) for d, i in bad.select("detail", "like").iter_rows()]
-                source = [shard.place(row, path) for row, path in bad.select("row", "path").iter_rows()]
-                columns = [[shard.path.name] * len(bad), bad["row"], bad["row_id"], bad["reason"], detail, source]
+                detail = [
+                    d or _like(i, names, starts)
+                    for d, i in bad.select("detail", "like").iter_rows()
+                ]
+                source = [
+                    shard.place(row, path) for row, path in bad.select("row", "path").iter_rows()
+                ]
+                columns = [
+                    [shard.path.name] * len(bad),
+                    bad["row"],
+                    bad["row_id"],
+                    bad["reason"],
+                    detail,
+                    source,
+                ]
                 writer.write_table(pa.table(columns, quarantine.SCHEMA))
     return counts
 
@@ -161,7 +211,8 @@ def _quarantine_warnings(warn: Warn, report: dict[str, Any]) -> list[str]:
         level = getattr(warn, name)
         if count > level * rows:
             messages.append(
-                f"{count:,} rows ({count / rows:.2%}) are set aside as {reason}; validate.warn.{name} is {level}"
+                f"{count:,} rows ({count / rows:.2%}) are set aside as {reason};"
+                f" validate.warn.{name} is {level}"
             )
     return messages
 
@@ -172,7 +223,8 @@ def _class_warnings(warn: Warn, total: Mapping[str, int]) -> list[str]:
     if total and max(total.values()) > warn.imbalance * min(total.values()):
         large, small = max(total, key=total.__getitem__), min(total, key=total.__getitem__)
         messages.append(
-            f"{large} has {total[large]:,} rows, {small} {total[small]:,}; validate.warn.imbalance is {warn.imbalance}"
+            f"{large} has {total[large]:,} rows, {small} {total[small]:,}; validate.warn.imbalance"
+            f" is {warn.imbalance}"
         )
     alike: dict[str, list[str]] = {}
     for name in sorted(total):
@@ -188,14 +240,17 @@ def _class_warnings(warn: Warn, total: Mapping[str, int]) -> list[str]:
     if absent:
         names = ", ".join(map(repr, absent))
         messages.append(
-            f"the class {names} is named like a missing value; if it means one, leave those labels empty in the source"
+            f"the class {names} is named like a missing value; if it means one, leave those labels"
+            " empty in the source"
         )
     return messages
 
 
 def _seen(name: str) -> str:
     """A class name as a reader sees it: without case, invisible characters, or other codes of the same letters."""
-    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    visible = "".join(
+        c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf"
+    )
     return " ".join(visible.split()).casefold()
 
 
@@ -207,26 +262,41 @@ def _rare_warnings(prepare: PrepareParams, report: dict[str, Any]) -> list[str]:
     rare = [name for name, rows in sorted(report["classes"]["all"].items()) if rows < splits]
     if not rare:
         return []
-    shown = ", ".join(rare[:SHOWN]) + (f" and {len(rare) - SHOWN:,} more" if len(rare) > SHOWN else "")
+    shown = ", ".join(rare[:SHOWN]) + (
+        f" and {len(rare) - SHOWN:,} more" if len(rare) > SHOWN else ""
+    )
     return [
-        f"{len(rare):,} of {len(report['classes']['all']):,} classes have fewer than {splits} rows, "
-        f"too few for one in each split: {shown}; validation and test will lack some of them"
+        f"{len(rare):,} of {len(report['classes']['all']):,} classes have fewer than {splits} rows,"
+        f" too few for one in each split: {shown}; validation and test will lack some of them"
     ]
 
 
 def _feature_warnings(numbers: Mapping[str, dict[str, Any]]) -> list[str]:
     messages = []
     empty = [name for name, facts in numbers.items() if facts["min"] is None]
-    constant = [name for name, facts in numbers.items() if facts["min"] is not None and facts["min"] == facts["max"]]
-    large = [name for name, facts in numbers.items() if facts["min"] is not None and _beyond_exact(facts)]
+    constant = [
+        name
+        for name, facts in numbers.items()
+        if facts["min"] is not None and facts["min"] == facts["max"]
+    ]
+    large = [
+        name for name, facts in numbers.items() if facts["min"] is not None and _beyond_exact(facts)
+    ]
     if empty:
-        messages.append(f"no row has a value of the feature {', '.join(empty)}; leave it out of the source's features")
+        messages.append(
+            f"no row has a value of the feature {', '.join(empty)}; leave it out of the source's"
+            " features"
+        )
     if constant:
-        messages.append(f"the feature {', '.join(constant)} has the same value in every row, so no model can use it")
+        messages.append(
+            f"the feature {', '.join(constant)} has the same value in every row, so no model can"
+            " use it"
+        )
     if large:
         messages.append(
-            f"the feature {', '.join(large)} has values beyond 2**53, where float64 no longer holds every whole number: "
-            "neighbouring integers become equal; if they are identifiers, leave them out"
+            f"the feature {', '.join(large)} has values beyond 2**53, where float64 no longer holds"
+            " every whole number: neighbouring integers become equal; if they are identifiers,"
+            " leave them out"
         )
     return messages
 
@@ -240,36 +310,45 @@ def fail_if_bad(params: ValidateParams, report: dict[str, Any], info: dict[str, 
     """Stop on data that cannot be trained on; `info` is the content of `dataset.json`.
 
     Raises:
-        ValidationFailed: too many bad rows, a class of the source without a row, a single class, or a target that is a
-            quantity and no class.
+        ValidationFailed: too many bad rows, a class of the source without a row, a single class, or
+            a target that is a quantity and no class.
     """
     rows = report["rows"]
     where = "see reports/validation.json and data/quarantine.parquet"
     if not rows["out"]:
-        raise ValidationFailed(f"no good row among {rows['in']:,}{_most(report['reasons'])}; {where}")
+        raise ValidationFailed(
+            f"no good row among {rows['in']:,}{_most(report['reasons'])}; {where}"
+        )
     if rows["quarantined"] > params.max_bad_fraction * rows["in"]:
         raise ValidationFailed(
             f"{rows['quarantined']:,} of {rows['in']:,} rows are bad{_most(report['reasons'])}; "
             f"validate.max_bad_fraction is {params.max_bad_fraction}; {where}"
         )
     total = added(list(report["classes"].values()))
-    gone = [name for name in info["classes"] or () if name not in total and name not in params.may_be_empty]
+    gone = [
+        name
+        for name in info["classes"] or ()
+        if name not in total and name not in params.may_be_empty
+    ]
     if gone:
-        raise ValidationFailed(f"no example of class {', '.join(gone)}; {where}, or name it in validate.may_be_empty")
+        raise ValidationFailed(
+            f"no example of class {', '.join(gone)}; {where}, or name it in validate.may_be_empty"
+        )
     columns = ", ".join(info["label_columns"])
     if len(total) == 1:
         (only,) = total
         raise ValidationFailed(
-            f"all {total[only]:,} good rows have the class {only} in {columns}; a classifier needs at least two classes: "
-            "correct the source, or name another label in ingest.sources"
+            f"all {total[only]:,} good rows have the class {only} in {columns}; a classifier needs"
+            " at least two classes: correct the source, or name another label in ingest.sources"
         )
     label = params.columns.get("label")
     declared = info["classes"] is not None or (label is not None and label.allowed is not None)
     if not declared and _is_quantity(total):
         raise ValidationFailed(
-            f"the label column {columns} has {len(total):,} distinct values, nearly all of them numbers, and more than a "
-            "third of them occur once, as in a quantity; Ratchet does single-label classification: name a column of "
-            "classes in ingest.sources, or list the classes in validate.columns.label.allowed"
+            f"the label column {columns} has {len(total):,} distinct values, nearly all of them"
+            " numbers, and more than a third of them occur once, as in a quantity; Ratchet does"
+            " single-label classification: name a column of classes in ingest.sources, or list the"
+            " classes in validate.columns.label.allowed"
         )
 
 

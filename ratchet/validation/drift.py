@@ -1,6 +1,7 @@
 """What changed between the validation reports of two versions: rows, classes, and distributions by two-sample tests.
 
-Pure functions of two contents of `reports/validation.json`: a stage knows no versions, a step of the flow does.
+Pure functions of two contents of `reports/validation.json`: a stage knows no versions, a step of
+the flow does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class Test:
     """One distribution, before and after."""
 
     name: str
-    distance: float  # 0 (the same) to 1: Kolmogorov-Smirnov's for numbers, total variation for categories
+    distance: (
+        float  # 0 (the same) to 1: Kolmogorov-Smirnov's for numbers, total variation for categories
+    )
     p_value: float  # the chance of a distance at least as large if nothing had changed
 
 
@@ -46,21 +49,33 @@ class Drift:
 
 
 def drift(
-    before: Mapping[str, Any], after: Mapping[str, Any], max_shrink: float, alpha: float, distance: float
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    max_shrink: float,
+    alpha: float,
+    distance: float,
 ) -> Drift:
     """Compare two reports. What an older Ratchet did not write is not compared.
 
     Args:
-        max_shrink: share of the good rows that may be gone, 0 to 1; 1: nothing is a fault, a class that is gone neither.
+        max_shrink: share of the good rows that may be gone, 0 to 1; 1: nothing is a fault, a class
+        that is gone neither.
         alpha: of all tests together (Bonferroni), 0 to 1.
         distance: smaller changes are not reported, however certain they are, 0 to 1.
     """
     old, new = _labels(before), _labels(after)
     rows = _good_rows(before, old), _good_rows(after, new)
     gone, come = tuple(sorted(old.keys() - new.keys())), tuple(sorted(new.keys() - old.keys()))
-    faults = [f"class {', '.join(gone)} is gone since the last version"] if gone and max_shrink < 1 else []
+    faults = (
+        [f"class {', '.join(gone)} is gone since the last version"]
+        if gone and max_shrink < 1
+        else []
+    )
     if rows[1] < (1 - max_shrink) * rows[0]:
-        faults.append(f"{rows[1]:,} good rows are left of {rows[0]:,}; gate.max_shrink allows to lose {max_shrink:.0%}")
+        faults.append(
+            f"{rows[1]:,} good rows are left of {rows[0]:,}; gate.max_shrink allows to lose"
+            f" {max_shrink:.0%}"
+        )
     tests = [categories("classes", old, new)]
     tests += [
         categories(name, before[name], after[name])
@@ -124,11 +139,20 @@ def categories(name: str, before: Mapping[str, int], after: Mapping[str, int]) -
         return Test(name, 0.0, 1.0)
     shares = a / a.sum(), b / b.sum()
     pooled = (a + b) / (a + b).sum()
-    square = sum(float((((part - part.sum() * pooled) ** 2) / (part.sum() * pooled)).sum()) for part in (a, b))
+    square = sum(
+        float((((part - part.sum() * pooled) ** 2) / (part.sum() * pooled)).sum())
+        for part in (a, b)
+    )
     spread = 2 / (9 * degrees)
     z = ((square / degrees) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
-    return Test(name, float(np.abs(shares[0] - shares[1]).sum() / 2), math.erfc(z / math.sqrt(2)) / 2)
+    return Test(
+        name, float(np.abs(shares[0] - shares[1]).sum() / 2), math.erfc(z / math.sqrt(2)) / 2
+    )
 
 
-def _aligned(before: Mapping[str, int], after: Mapping[str, int], keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.array([counts.get(key, 0) for key in keys], np.float64) for counts in (before, after))  # type: ignore[return-value]
+def _aligned(
+    before: Mapping[str, int], after: Mapping[str, int], keys: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(
+        np.array([counts.get(key, 0) for key in keys], np.float64) for counts in (before, after)
+    )  # type: ignore[return-value]

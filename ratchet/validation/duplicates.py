@@ -18,8 +18,9 @@ GROUP = ("a", "b")
 def mark_images(rows: Sequence[Path], codes: np.ndarray, twins: np.ndarray) -> None:
     """Give every good row with the same `row_id` as another its code.
 
-    Of equal labels one row stays: that of the test split, else of val, else the first; a training copy of the former is
-    a `leak`, any other a `duplicate`. Of different labels all are a `conflict`.
+    Of equal labels one row stays: that of the test split, else of val, else the first; a training
+    copy of the former is a `leak`, any other a `duplicate`. Of different labels all are a
+    `conflict`.
 
     Args:
         rows: per shard a parquet file with row_id, label, split, key.
@@ -49,7 +50,9 @@ def _mark(
         twins[found["position"].to_numpy()] = found["keeper"].to_numpy()
 
 
-def _read(rows: Sequence[Path], codes: np.ndarray, column: str, part: int, parts: int) -> pl.DataFrame:
+def _read(
+    rows: Sequence[Path], codes: np.ndarray, column: str, part: int, parts: int
+) -> pl.DataFrame:
     """The good rows whose id falls in this part."""
     frames, start = [], 0
     for path in rows:
@@ -73,12 +76,20 @@ def _same_image(frame: pl.DataFrame) -> pl.DataFrame:
         keeper=pl.col("position").first().over(GROUP),
         best=pl.col("rank").first().over(GROUP),
     ).filter(pl.col("conflict") | (pl.col("position") != pl.col("keeper")))
-    leak = pl.when(pl.col("rank") > pl.col("best")).then(CODES["leak"]).otherwise(CODES["duplicate"])
+    leak = (
+        pl.when(pl.col("rank") > pl.col("best")).then(CODES["leak"]).otherwise(CODES["duplicate"])
+    )
     code = pl.when(pl.col("conflict")).then(CODES["conflict"]).otherwise(leak)
-    first = pl.col("position").first().over(GROUP)  # what is left of a conflict names another row of it
-    other = pl.when(pl.col("conflict") & (pl.col("position") == first)).then(pl.col("position").last().over(GROUP))
+    first = (
+        pl.col("position").first().over(GROUP)
+    )  # what is left of a conflict names another row of it
+    other = pl.when(pl.col("conflict") & (pl.col("position") == first)).then(
+        pl.col("position").last().over(GROUP)
+    )
     return frame.select(
-        "position", other.otherwise(pl.col("keeper")).alias("keeper"), code.cast(pl.UInt8).alias("code")
+        "position",
+        other.otherwise(pl.col("keeper")).alias("keeper"),
+        code.cast(pl.UInt8).alias("code"),
     )
 
 

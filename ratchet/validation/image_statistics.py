@@ -59,15 +59,20 @@ def warnings(prepare: PrepareParams, report: Mapping[str, Any]) -> list[str]:
     if sum(larger.values()) > NOTABLE * total:
         count, usual = sum(larger.values()), _usual(larger)
         losses.append(
-            f"{count:,} of {total:,} images are larger than prepare.size {width}x{height} ({usual}, width x height)"
+            f"{count:,} of {total:,} images are larger than prepare.size {width}x{height} ({usual},"
+            " width x height)"
         )
         params.append("prepare.size")
     if prepare.channels == 1 and report["colour"] > NOTABLE * total:
-        losses.append(f"{report['colour']:,} of {total:,} images are in colour while prepare.channels is 1")
+        losses.append(
+            f"{report['colour']:,} of {total:,} images are in colour while prepare.channels is 1"
+        )
         params.append("prepare.channels")
     if not losses:
         return []
-    return [f"{' and '.join(losses)}; raise {' and '.join(params)}, or ignore this if it is intended"]
+    return [
+        f"{' and '.join(losses)}; raise {' and '.join(params)}, or ignore this if it is intended"
+    ]
 
 
 def _sides(size: str) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""One shard checked: every rule on every row, every image decoded to its end. A pure function of its path and rules."""
+"""One shard checked: every rule on every row, every image decoded to its end.
+
+A pure function of its path and rules.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ SUMMARY = "summary.json"
 
 
 def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Path) -> None:
-    """Write `rows.parquet` (row_id, label, split, path, key, code, detail; all rows, in order) and `summary.json`.
+    """Write `rows.parquet` (row_id, label, split, path, key, code, detail.
+
+    All rows, in order) and `summary.json`.
 
     Raises:
         CorruptData: the shard is not what `dataset.json` lists.
@@ -59,7 +64,12 @@ def _numbers(values: np.ndarray) -> dict[str, Any]:
     """How many are missing, the others' histogram, and the range of those that are finite."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
-    return {"null": int(np.isnan(values).sum()), "bins": histogram.count(values), "min": low, "max": high}
+    return {
+        "null": int(np.isnan(values).sum()),
+        "bins": histogram.count(values),
+        "min": low,
+        "max": high,
+    }
 
 
 def _coded(frame: pl.DataFrame, found: pl.DataFrame, unique: Sequence[str]) -> pl.DataFrame:
@@ -69,7 +79,9 @@ def _coded(frame: pl.DataFrame, found: pl.DataFrame, unique: Sequence[str]) -> p
     split = pl.col("split") if "split" in frame.columns else pl.lit(None, pl.String).alias("split")
     rows = frame.select(pl.int_range(pl.len()).alias("row"), "row_id", "label", split)
     rows = rows.with_columns(pl.Series("key", _keys(frame, unique), pl.String))
-    joined = rows.join(first.select("row", "code", "detail"), on="row", how="left", maintain_order="left")
+    joined = rows.join(
+        first.select("row", "code", "detail"), on="row", how="left", maintain_order="left"
+    )
     return joined.drop("row").with_columns(pl.col("code").fill_null(0))
 
 

@@ -22,7 +22,9 @@ EXAMPLES = 8  # of each reason
 SIDE = 64  # pixels of a picture's longer side
 
 
-def write(path: Path, report: dict[str, Any], shards: Shards, quarantine: Path, max_pixels: int) -> None:
+def write(
+    path: Path, report: dict[str, Any], shards: Shards, quarantine: Path, max_pixels: int
+) -> None:
     """Images of more than `max_pixels` are not decoded for it either."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -64,7 +66,9 @@ def _examples(shards: Shards, quarantine: Path, max_pixels: int) -> dict[str, li
     return dict(sorted(found.items()))
 
 
-def _pictures(shard: Shard, wanted: set[int], max_pixels: int) -> Iterator[tuple[tuple[str, int], str]]:
+def _pictures(
+    shard: Shard, wanted: set[int], max_pixels: int
+) -> Iterator[tuple[tuple[str, int], str]]:
     start = 0
     for table in shard.batches(["image"]):
         for row in sorted(row for row in wanted if start <= row < start + len(table)):

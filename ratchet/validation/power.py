@@ -18,10 +18,14 @@ def rows_for_testing(report: Mapping[str, Any], test_fraction: float) -> int:
         report: the content of `reports/validation.json`.
         test_fraction: `prepare.test_fraction`.
     """
-    rows: dict[str, int] = {split: sum(counts.values()) for split, counts in report.get("classes", {}).items()}
+    rows: dict[str, int] = {
+        split: sum(counts.values()) for split, counts in report.get("classes", {}).items()
+    }
     given, undivided = rows.get("test", 0), rows.get("all", 0)
     if not given:
-        undivided += rows.get("train", 0)  # a source without a test split gives some of its training rows
+        undivided += rows.get(
+            "train", 0
+        )  # a source without a test split gives some of its training rows
     return given + round(test_fraction * undivided)
 
 
@@ -33,6 +37,7 @@ def warnings(report: Mapping[str, Any], test_fraction: float) -> list[str]:
         return []
     count = f"{rows:,} test row{'' if rows == 1 else 's'}"
     return [
-        f"about {count}: differences in accuracy below {100 * smallest:.1f} points cannot be shown at "
-        f"{CONFIDENCE:.0%}; add test rows (prepare.test_fraction), or see gate.on_undecided in docs/versions.md"
+        f"about {count}: differences in accuracy below {100 * smallest:.1f} points cannot be shown"
+        f" at {CONFIDENCE:.0%}; add test rows (prepare.test_fraction), or see gate.on_undecided in"
+        " docs/versions.md"
     ]

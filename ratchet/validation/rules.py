@@ -47,16 +47,21 @@ def schema(info: dict[str, Any], params: ValidateParams) -> pa.DataFrameSchema:
     """The rules for a frame of one shard: its columns without the image, but with `fault`, the code of its decoding.
 
     Raises:
-        ValidationFailed: `validate.columns` or `validate.unique` names a column that is not there, or asks of one what
-            it cannot be.
+        ValidationFailed: `validate.columns` or `validate.unique` names a column that is not there,
+            or asks of one what it cannot be.
     """
     rules = {column(name, info): rule for name, rule in params.columns.items()}
-    columns = {"row_id": pa.Column(pl.String), "label": _label(info["classes"], rules.get("label", ANY))}
+    columns = {
+        "row_id": pa.Column(pl.String),
+        "label": _label(info["classes"], rules.get("label", ANY)),
+    }
     split = _check("split_unknown", lambda words: words.is_in(SPLITS))
     columns["split"] = pa.Column(pl.String, split, nullable=True, required=False)
     if info["kind"] == "image":
         columns["fault"] = pa.Column(pl.String, nullable=True)
-    columns.update({name: _feature(name, rules.get(name, ANY)) for name in prefixed(FEATURE, info["features"])})
+    columns.update(
+        {name: _feature(name, rules.get(name, ANY)) for name in prefixed(FEATURE, info["features"])}
+    )
     for name in prefixed(KEEP, info["kept"]):
         kept = rules.get(name, ANY)
         columns[name] = pa.Column(pl.String, _text_checks(kept), nullable=kept.nullable)
@@ -73,8 +78,9 @@ def column(name: str, info: dict[str, Any]) -> str:
     is_label = name == "label" or name in info["label_columns"]
     if name == "label" and name in (*features, *kept) and name not in info["label_columns"]:
         raise ValidationFailed(
-            "validate.columns and unique name label, which is the label and also a column of that name; "
-            f"for the label write {info['label_columns'][0]}, and rename the other column to check it"
+            "validate.columns and unique name label, which is the label and also a column of that"
+            f" name; for the label write {info['label_columns'][0]}, and rename the other column to"
+            " check it"
         )
     if name in features:
         return FEATURE + name
@@ -97,7 +103,9 @@ def of_features(names: Sequence[str], rules: Mapping[str, Rules]) -> pa.DataFram
 def _feature(name: str, rules: Rules) -> pa.Column:
     checks = [_check("not_finite", lambda values: values.is_finite())]
     if rules.dtype == "string":
-        raise ValidationFailed(f"validate.columns.{own(name)}.dtype is string, but it is a feature, which is a number")
+        raise ValidationFailed(
+            f"validate.columns.{own(name)}.dtype is string, but it is a feature, which is a number"
+        )
     if rules.dtype == "int":
         checks.append(_check("not_whole", lambda values: values == values.round()))
     checks += _range(rules, lambda values: values)
@@ -105,7 +113,8 @@ def _feature(name: str, rules: Rules) -> pa.Column:
         words = [word for word in rules.allowed if isinstance(word, str)]
         if words:
             raise ValidationFailed(
-                f"validate.columns.{own(name)}.allowed lists {words[0]!r}, but it is a feature, which is a number"
+                f"validate.columns.{own(name)}.allowed lists {words[0]!r}, but it is a feature,"
+                " which is a number"
             )
         allowed = [float(value) for value in rules.allowed]
         checks.append(_check("not_allowed", lambda values: values.is_in(allowed)))
@@ -125,7 +134,9 @@ def _text_checks(rules: Rules) -> list[pa.Check]:
     if rules.dtype == "int":
         checks.append(_check("not_whole", lambda words: words.str.contains(r"^-?[0-9]+$")))
     if rules.dtype == "float":
-        checks.append(_check("not_a_number", lambda words: words.cast(pl.Float64, strict=False).is_not_null()))
+        checks.append(
+            _check("not_a_number", lambda words: words.cast(pl.Float64, strict=False).is_not_null())
+        )
     if rules.allowed is not None:
         allowed = labels.text(pyarrow.array([_word(value) for value in rules.allowed])).to_pylist()
         checks.append(_check("not_allowed", lambda words: words.is_in(allowed)))
@@ -160,7 +171,9 @@ def failures(frame: pl.DataFrame, rules: pa.DataFrameSchema) -> pl.DataFrame:
         ValidationFailed: a column is missing, too many, or of another type.
     """
     try:
-        with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
+        with config_context(
+            validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA
+        ):
             rules.validate(frame, lazy=True)
     except SchemaErrors as error:
         cases: pl.DataFrame = error.failure_cases
@@ -175,7 +188,9 @@ def failures(frame: pl.DataFrame, rules: pa.DataFrameSchema) -> pl.DataFrame:
         row=pl.col("index").cast(pl.Int64),
         reason=pl.when(pl.col("check") == "not_nullable").then(null).otherwise(pl.col("check")),
         detail=pl.format(
-            "{} is {}", pl.col("column").replace(names), pl.col("failure_case").cast(pl.String).fill_null("null")
+            "{} is {}",
+            pl.col("column").replace(names),
+            pl.col("failure_case").cast(pl.String).fill_null("null"),
         ),
     )
 
@@ -192,4 +207,7 @@ def _difference(frame: pl.DataFrame, cases: pl.DataFrame) -> str:
         )
         for column, check, case in cases.select("column", "check", "failure_case").iter_rows()
     ]
-    return f"the columns are not those of the schema: {'; '.join(lines)} (found {', '.join(frame.columns)})"
+    return (
+        f"the columns are not those of the schema: {'; '.join(lines)} (found"
+        f" {', '.join(frame.columns)})"
+    )

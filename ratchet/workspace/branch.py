@@ -1,7 +1,7 @@
 """Move the checked-out branch to a new commit, and the index and the files of the checkout with it.
 
-Nothing here asks whether an edit would be lost; `ratchet.upkeep.adopt` does that first. Every step may be
-repeated, so that a change that was cut off is completed by making it once more.
+Nothing here asks whether an edit would be lost; `ratchet.upkeep.adopt` does that first. Every step
+may be repeated, so that a change that was cut off is completed by making it once more.
 """
 
 from __future__ import annotations
@@ -51,22 +51,26 @@ def current(tree: Path) -> str:
     for name, abort in _PENDING.items():
         if _git_path(tree, name).exists():
             raise VersionError(
-                f"git waits in {tree.resolve()} for the end of a merge, rebase or the like ({name}); "
-                f"finish it, or run `{abort}`"
+                f"git waits in {tree.resolve()} for the end of a merge, rebase or the like"
+                f" ({name}); finish it, or run `{abort}`"
             )
     try:
         return git("symbolic-ref", "--quiet", "HEAD", cwd=tree)
     except VersionError:
         raise VersionError(
-            f"no branch is checked out in {tree.resolve()} (HEAD is detached), and this commits to one; "
-            "`git switch --create NAME` makes one here"
+            f"no branch is checked out in {tree.resolve()} (HEAD is detached), and this commits to"
+            " one; `git switch --create NAME` makes one here"
         ) from None
 
 
 def files(tree: Path, commit: str, roots: Iterable[str]) -> dict[str, Blob]:
     """The files of a commit at or below `roots`; submodules are left out."""
     roots = sorted(roots)
-    listing = os.fsdecode(git_bytes("ls-tree", "-r", "-z", commit, "--", *roots, cwd=tree)) if roots else ""
+    listing = (
+        os.fsdecode(git_bytes("ls-tree", "-r", "-z", commit, "--", *roots, cwd=tree))
+        if roots
+        else ""
+    )
     found = {}
     for entry in filter(None, listing.split("\0")):
         about, path = entry.split("\t", 1)
@@ -101,7 +105,8 @@ def move(tree: Path, branch: str, new: str, old: str, why: str) -> None:
         if resolve(tree, branch) == old:  # a lock that another git command holds, or left behind
             raise
         raise VersionError(
-            f"{branch.removeprefix('refs/heads/')} got another commit meanwhile; run the same command again"
+            f"{branch.removeprefix('refs/heads/')} got another commit meanwhile; run the same"
+            " command again"
         ) from None
 
 
@@ -122,8 +127,8 @@ def index(tree: Path) -> Iterator[None]:
         lock.symlink_to(_OWNER)
     except FileExistsError:
         raise Busy(
-            f"another git command is running in {tree.resolve()}, or one was killed there; run this again "
-            f"when it has ended, or remove {lock} if none is running"
+            f"another git command is running in {tree.resolve()}, or one was killed there; run this"
+            f" again when it has ended, or remove {lock} if none is running"
         ) from None
     try:
         yield
@@ -132,7 +137,10 @@ def index(tree: Path) -> Iterator[None]:
 
 
 def write_index(tree: Path, changes: Changes) -> None:
-    """Bring the index in line with the changes; the caller holds `index`. Other entries stay as they are."""
+    """Bring the index in line with the changes; the caller holds `index`.
+
+    Other entries stay as they are.
+    """
     present, copy = _git_path(tree, "index"), _git_path(tree, "ratchet-index")
     _git_path(tree, "ratchet-index.lock").unlink(missing_ok=True)
     copy.unlink(missing_ok=True)
@@ -178,7 +186,9 @@ def _update(tree: Path, changes: Changes, env: Mapping[str, str]) -> None:
     """Make the changes in the index that `env` names."""
     nothing = "0" * len(git("rev-parse", "HEAD", cwd=tree))
     removals = [f"0 {nothing}\t{path}\0" for path, blob in changes.items() if blob is None]
-    additions = [f"{blob.mode} {blob.oid}\t{path}\0" for path, blob in changes.items() if blob is not None]
+    additions = [
+        f"{blob.mode} {blob.oid}\t{path}\0" for path, blob in changes.items() if blob is not None
+    ]
     entries = os.fsencode("".join([*removals, *additions]))
     git_bytes("update-index", "-z", "--index-info", cwd=tree, env=env, input=entries)
 

@@ -54,7 +54,9 @@ def outputs(tree: Path, wanted: Iterable[Output], stale: Mapping[str, Sequence[A
     changed = {path for entry in entries for path in entry.get("changed outs", {})}
     as_locked: set[str] = set()
     if (tree / pipeline.LOCK).is_file():
-        as_locked = {output.path for output in pipeline.of_tree(tree, whole=False).outputs} - changed
+        as_locked = {
+            output.path for output in pipeline.of_tree(tree, whole=False).outputs
+        } - changed
     cache = Cache(tree)
     lost = set()
     for output in wanted:

@@ -1,7 +1,8 @@
 """Where a run works: the checkout itself, or a git worktree of its own (the run's tree).
 
-A run's tree is at the commit fixed when the run starts, shares the main checkout's DVC cache, and begins with the newest
-version's locks and outputs, so that what is up to date is found so. The main checkout does not move.
+A run's tree is at the commit fixed when the run starts, shares the main checkout's DVC cache, and
+begins with the newest version's locks and outputs, so that what is up to date is found so. The main
+checkout does not move.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ def workplace(
     A run's tree is removed when the run ends well; after a failure the last five are kept.
 
     Args:
-        sync: exchanges the registry's tags with the git remote that the params in a tree name; called
-            only if they name one.
+        sync: exchanges the registry's tags with the git remote that the params in a tree name;
+            called only if they name one.
 
     Raises:
         Busy: another run works in this checkout.
-        DirtyCode: code in this checkout was edited and not committed, or git's attributes change it.
+        DirtyCode: code in this checkout was edited and not committed, or git's attributes change
+        it.
         ParamsError: a key that params.yaml does not have, or a value that it may not have.
         NotARepository: no git repository, or no commit in it.
         VersionError: there is no such revision.
@@ -152,12 +154,18 @@ def edits(checkout: Path, commit: str) -> list[str]:
 def _commit(checkout: Path, settings: Mapping[str, Any], revision: str) -> str:
     """The commit of `revision`, once its params.yaml is known to take the settings."""
     repository.check_worktrees(checkout)
-    commit = resolve(checkout, f"{revision}^{{commit}}") or (head(checkout) if revision == "HEAD" else None)
+    commit = resolve(checkout, f"{revision}^{{commit}}") or (
+        head(checkout) if revision == "HEAD" else None
+    )
     if commit is None:
-        raise VersionError(f"{checkout.resolve()} has no commit {revision!r}; `git log --all --oneline` lists all")
+        raise VersionError(
+            f"{checkout.resolve()} has no commit {revision!r}; `git log --all --oneline` lists all"
+        )
     text = (read(checkout, commit, params.FILE) or b"").decode()
     replaced(text, settings)
-    replaced(text, lasting(settings, pipeline.listed_sections(checkout, commit)))  # what its version will hold
+    replaced(
+        text, lasting(settings, pipeline.listed_sections(checkout, commit))
+    )  # what its version will hold
     return commit
 
 
@@ -166,21 +174,25 @@ def _check_out_as_committed(place: Place) -> None:
     changed = pipeline.edited(place.tree, place.base, remote.code_hashes(place.tree))
     if changed:
         raise DirtyCode(
-            f"git checks out {', '.join(changed)} with other bytes than commit {place.base[:12]} holds; remove the "
-            "attributes that cause it (eol, text, ident, filter, working-tree-encoding) from .gitattributes or "
-            ".git/info/attributes"
+            f"git checks out {', '.join(changed)} with other bytes than commit {place.base[:12]}"
+            " holds; remove the attributes that cause it (eol, text, ident, filter,"
+            " working-tree-encoding) from .gitattributes or .git/info/attributes"
         )
 
 
 def _keep_reports(place: Place) -> bool:
-    """Copy the reports of a run that ended well. If that fails, its tree keeps them, and the run stays a success."""
+    """Copy the reports of a run that ended well.
+
+    If that fails, its tree keeps them, and the run stays a success.
+    """
     try:
         place.reports.parent.mkdir(exist_ok=True)
         shutil.copytree(place.tree / "reports", place.reports)
     except OSError as error:
         shutil.rmtree(place.reports, ignore_errors=True)
         print(
-            f"ratchet: the reports of this run are in {place.tree}/reports; copying them failed: {error}",
+            f"ratchet: the reports of this run are in {place.tree}/reports; copying them failed:"
+            f" {error}",
             file=sys.stderr,
         )
         return False

@@ -15,13 +15,16 @@ from ratchet.store import pipeline, remote
 
 
 def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
-    """Lay `version` out in the new folder `into`, sharing the cache of `tree`; every object is hashed first.
+    """Lay `version` out in the new folder `into`, sharing the cache of `tree`.
+
+    Every object is hashed first.
 
     Returns:
         The outputs that are never pushed and no longer in the cache: they have to be made again.
 
     Raises:
-        ObjectsMissing, CorruptData, Unreachable: its objects can't be had whole; there is no `into`.
+        ObjectsMissing, CorruptData, Unreachable: its objects can't be had whole; there is no
+            `into`.
     """
     fetch(tree, version.commit)
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +71,6 @@ def repro(laid_out: Path, *arguments: str, variables: Mapping[str, str] | None =
         raise ObjectsMissing(f"`dvc repro` of the version failed in {laid_out.resolve()}: {reason}")
     if (laid_out / pipeline.LOCK).read_bytes() != read(laid_out, "HEAD", pipeline.LOCK):
         raise ObjectsMissing(
-            f"`dvc repro` of the version in {laid_out.resolve()} made other outputs than its dvc.lock names; "
-            "on another kind of machine results can differ in their last bits"
+            f"`dvc repro` of the version in {laid_out.resolve()} made other outputs than its"
+            " dvc.lock names; on another kind of machine results can differ in their last bits"
         )

@@ -33,12 +33,16 @@ def folder(request, configured, tree):
 def test_rows_batches_and_loaders_agree_in_either_storage(folder):
     data = PreparedDataset(folder / "test")
     original = (ASSETS / "FashionMNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
-    assert data.inputs.shape == (200, 1, 28, 28) and np.asarray(data.inputs[:]).tobytes() == original
+    assert (
+        data.inputs.shape == (200, 1, 28, 28) and np.asarray(data.inputs[:]).tobytes() == original
+    )
     batch, targets = data[[7, 2]]
     assert batch.dtype == torch.uint8 and targets.dtype == torch.int64
     assert torch.equal(batch[0], data[7][0]) and targets[1] == data[2][1]
     samples = data.__getitems__([7, 2])
-    assert len(samples) == 2 and all(torch.equal(x, y) for x, y in zip(samples[1], data[2], strict=True))
+    assert len(samples) == 2 and all(
+        torch.equal(x, y) for x, y in zip(samples[1], data[2], strict=True)
+    )
     sizes = [len(targets) for _, targets in DataLoader(data, batch_size=128)]
     assert sizes == [128, 72] and len(data) == 200
 

@@ -1,4 +1,7 @@
-"""Every figure agrees with scikit-learn's; intervals cover; what makes no sense is null or an error."""
+"""Every figure agrees with scikit-learn's; intervals cover.
+
+What makes no sense is null or an error.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ def test_figures_agree_with_scikit_learn(seed: int) -> None:
     said, known = shares.argmax(1), range(len(names))
     close = lambda value: pytest.approx(value, abs=1.01e-6)  # noqa: E731
     assert found["accuracy"] == close(sk.accuracy_score(targets, said))
-    assert found["loss"] == close(-np.log(shares[np.arange(len(targets)), targets].astype(float)).mean())
+    assert found["loss"] == close(
+        -np.log(shares[np.arange(len(targets)), targets].astype(float)).mean()
+    )
     p, r, f, s = sk.precision_recall_fscore_support(targets, said, labels=known, zero_division=0)
     for index, name in enumerate(names):
         row, own = found["per_class"][name], targets == index
@@ -40,10 +45,14 @@ def test_figures_agree_with_scikit_learn(seed: int) -> None:
         )
         if 0 < own.sum() < len(own):
             assert row["auroc"] == close(sk.roc_auc_score(own, shares[:, index]))
-            assert row["average_precision"] == close(sk.average_precision_score(own, shares[:, index]))
+            assert row["average_precision"] == close(
+                sk.average_precision_score(own, shares[:, index])
+            )
         else:
             assert row["auroc"] is None
-    assert [found["precision"], found["recall"], found["f1"]] == close([p.mean(), r.mean(), f.mean()])
+    assert [found["precision"], found["recall"], found["f1"]] == close(
+        [p.mean(), r.mean(), f.mean()]
+    )
     if len(names) > 5 and seed % 3:
         assert found["top5"] == close(sk.top_k_accuracy_score(targets, shares, k=5, labels=known))
     assert (
@@ -65,7 +74,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         random = np.random.default_rng(seed)
         right = random.random(300) < 0.8
         shares = np.where(right[:, None], [[0.2, 0.8]], [[0.8, 0.2]]).astype(np.float32)
-        low, high = metrics.summary(np.ones(300, np.int64), shares, ["a", "b"], resamples=200)["intervals"]["accuracy"]
+        low, high = metrics.summary(np.ones(300, np.int64), shares, ["a", "b"], resamples=200)[
+            "intervals"
+        ]["accuracy"]
         hits += low <= 0.8 <= high
     assert hits >= 51
 
@@ -73,9 +84,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 def test_intervals_have_the_shape_of_the_figures_and_are_stable() -> None:
     targets, shares, names = case(7)
     slices = {"side": ["left", None] * (len(targets) // 2) + ["left"] * (len(targets) % 2)}
-    once, again = (metrics.summary(targets, shares, names, slices=slices, resamples=20) for _ in range(2))
+    once, again = (
+        metrics.summary(targets, shares, names, slices=slices, resamples=20) for _ in range(2)
+    )
     assert json.dumps(once) == json.dumps(again)
-    assert once["intervals"]["per_class"][names[0]].keys() == once["per_class"][names[0]].keys() - {"support"}
+    assert once["intervals"]["per_class"][names[0]].keys() == once["per_class"][names[0]].keys() - {
+        "support"
+    }
     assert once["slices"]["side"].keys() == {"left", "missing"}
     low, high = once["intervals"]["slices"]["side"]["left"]["accuracy"]
     assert low <= once["slices"]["side"]["left"]["accuracy"] <= high
@@ -99,9 +114,18 @@ def test_what_cannot_be_scored_is_an_error() -> None:
     good = np.full((3, 2), 0.5, np.float32)
     bad = good.copy()
     bad[1] = np.nan
-    with pytest.raises(DataError, match="1 of 3 rows got probabilities that are no numbers, row 1 first"):
+    with pytest.raises(
+        DataError, match="1 of 3 rows got probabilities that are no numbers, row 1 first"
+    ):
         metrics.summary(np.zeros(3, np.int64), bad, ["a", "b"])
     with pytest.raises(DataError, match="there are no rows to score"):
         metrics.summary(np.zeros(0, np.int64), good[:0], ["a", "b"])
-    with pytest.raises(DataError, match=r"evaluate\.slices: id has 101 values; name columns with at most 100"):
-        metrics.summary(np.zeros(101, np.int64), np.tile(good[:1], (101, 1)), ["a", "b"], slices={"id": range(101)})
+    with pytest.raises(
+        DataError, match=r"evaluate\.slices: id has 101 values; name columns with at most 100"
+    ):
+        metrics.summary(
+            np.zeros(101, np.int64),
+            np.tile(good[:1], (101, 1)),
+            ["a", "b"],
+            slices={"id": range(101)},
+        )

@@ -41,7 +41,12 @@ def page(pictured: Path, trained: Trainer) -> str:
 
 def test_it_is_one_file_that_fetches_nothing(page: str) -> None:
     read = Page(page)
-    links = [*read.all("img", "src"), *read.all("link", "href"), *read.all("script", "src"), *read.all("a", "href")]
+    links = [
+        *read.all("img", "src"),
+        *read.all("link", "href"),
+        *read.all("script", "src"),
+        *read.all("a", "href"),
+    ]
     assert links
     assert all(link.startswith(("data:", "#")) for link in links)
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org)", page)
@@ -68,7 +73,14 @@ def test_class_names_are_no_markup(tmp_path: Path, tables: Path, trained: Traine
     targets = np.array([0, 1] * 3)
     found = metrics.summary(targets, shares, names, resamples=3)
     report.write(
-        tmp_path / "r.html", found, hostile, np.zeros((6, 10), np.float32), targets, shares, 4, tmp_path / "none"
+        tmp_path / "r.html",
+        found,
+        hostile,
+        np.zeros((6, 10), np.float32),
+        targets,
+        shares,
+        4,
+        tmp_path / "none",
     )
     text = (tmp_path / "r.html").read_text()
     assert "<script>alert" not in text

@@ -47,7 +47,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.mark.long
 def test_repro_alone_in_a_fresh_clone_makes_the_lock_of_the_flow(tmp_path: Path, site: str) -> None:
     first = clone(tmp_path / "first")
-    source = f"type: parquet, path: '{site}/part*.parquet', label: label, image: image, features: null"
+    source = (
+        f"type: parquet, path: '{site}/part*.parquet', label: label, image: image, features: null"
+    )
     text = (first.path / "params.yaml").read_text()
     head, _, tail = text.partition("    - type: torchvision\n")
     tail = tail[tail.index("  shard_rows") :]
@@ -65,4 +67,6 @@ def test_repro_alone_in_a_fresh_clone_makes_the_lock_of_the_flow(tmp_path: Path,
     assert lock == (first.path / "dvc.lock").read_bytes()
     shards = (second.path / "data/raw").glob("*.parquet")
     assert sum(pq.read_metadata(shard).num_rows for shard in shards) == 600
-    assert pa.types.is_struct(pq.read_schema(second.path / "data/raw/shard-00000.parquet").field("image").type)
+    assert pa.types.is_struct(
+        pq.read_schema(second.path / "data/raw/shard-00000.parquet").field("image").type
+    )

@@ -1,4 +1,7 @@
-"""Faults of a run by their number in the list of what can go wrong; those of a standing service are in the files beside."""
+"""Faults of a run by their number in the list of what can go wrong.
+
+Those of a standing service are in the files beside.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,14 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
     settings = ["--set", "train.seed=7", "--set", "gate.max_shrink=1"]
     command = [str(BIN / "python"), "-m", "cli", "train", "--json", *settings]
     with contextlib.ExitStack() as stack:
-        texts = [stack.enter_context((tmp_path / f"{number}.txt").open("w+")) for number in range(2 * count)]
+        texts = [
+            stack.enter_context((tmp_path / f"{number}.txt").open("w+"))
+            for number in range(2 * count)
+        ]
         outputs = list(zip(texts[::2], texts[1::2], strict=True))
-        runs = [subprocess.Popen(command, cwd=copy.path, stdout=out, stderr=err) for out, err in outputs]
+        runs = [
+            subprocess.Popen(command, cwd=copy.path, stdout=out, stderr=err) for out, err in outputs
+        ]
         for run in runs:
             stack.callback(run.wait)
             stack.callback(run.kill)
@@ -43,10 +51,16 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
             else:
                 assert code == 75, lines
                 assert len(lines) == 1 and "is busy: process" in lines[0]
-    print(f"{len(summaries)} of {count} ended well: {sorted(summary['name'] for summary in summaries)}")
+    print(
+        f"{len(summaries)} of {count} ended well:"
+        f" {sorted(summary['name'] for summary in summaries)}"
+    )
     assert len({(summary["accuracy"], summary["loss"]) for summary in summaries}) == 1
     assert {summary["version"] for summary in summaries} <= {"v1.0.1", None}
-    assert copy.git("tag", "--list", "classifier#*").splitlines() == ["classifier#prod#1", "classifier#prod#2"]
+    assert copy.git("tag", "--list", "classifier#*").splitlines() == [
+        "classifier#prod#1",
+        "classifier#prod#2",
+    ]
     assert [entry["version"] for entry in copy.json("versions")] == ["v1.0.1", "v1.0.0"]
     assert not list((copy.path / ".checkpoints").iterdir())
     assert [path.name for path in (copy.path / ".runs").iterdir()] == ["reports"]
@@ -59,8 +73,13 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
 @pytest.mark.long
 def test_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> None:
     """In 12 GB of address space, 14 GB of weights."""
-    settings = "--set model.name=mlp --set 'model.arguments={widths: [60000, 60000]}' --set train.threads=1"
-    done = copy.run("bash", "-c", f"ulimit -v 12000000 && exec python -m cli train {settings}", code=1)
+    settings = (
+        "--set model.name=mlp --set 'model.arguments={widths: [60000, 60000]}' --set"
+        " train.threads=1"
+    )
+    done = copy.run(
+        "bash", "-c", f"ulimit -v 12000000 && exec python -m cli train {settings}", code=1
+    )
     assert "train: " in done.stderr
     assert "memory" in done.stderr
     assert "Traceback" not in done.stderr
@@ -78,13 +97,21 @@ def test_a_loader_worker_that_dies_is_said_and_the_next_run_goes_on(copy: Checko
         "train.epochs": "40",
     }
     settings = [
-        text for key, value in (chosen | {"train.threads": "1"}).items() for text in ("--set", f"{key}={value}")
+        text
+        for key, value in (chosen | {"train.threads": "1"}).items()
+        for text in ("--set", f"{key}={value}")
     ]
     command = [str(BIN / "python"), "-m", "cli", "train", *settings]
-    with subprocess.Popen(command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stderr
         next(line for line in run.stderr if "epoch 3/40" in line)
-        (stage,) = (each for each in stage_processes(copy.path) if "-m tasks.train" in " ".join(each.cmdline()))
+        (stage,) = (
+            each
+            for each in stage_processes(copy.path)
+            if "-m tasks.train" in " ".join(each.cmdline())
+        )
         for worker in loader_workers(stage):
             os.kill(worker.pid, signal.SIGKILL)
         said = run.stderr.read()

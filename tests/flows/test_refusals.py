@@ -27,9 +27,18 @@ def test_edited_code_is_refused_before_anything_runs(copy: Checkout) -> None:
 def test_bad_input_is_one_message_and_changes_nothing(released: Checkout, tmp_path: Path) -> None:
     tags = released.git("tag")
     for arguments, message in (
-        (["train", "--set", "train.epohcs=3"], "train.epohcs: unknown key; did you mean train.epochs?"),
-        (["train", "--params", "params/fast.yaml"], "--params params/fast.yaml: there is no such file"),
-        (["predict", "nowhere", "--output", str(tmp_path / "out.parquet")], "there is no file at nowhere"),
+        (
+            ["train", "--set", "train.epohcs=3"],
+            "train.epohcs: unknown key; did you mean train.epochs?",
+        ),
+        (
+            ["train", "--params", "params/fast.yaml"],
+            "--params params/fast.yaml: there is no such file",
+        ),
+        (
+            ["predict", "nowhere", "--output", str(tmp_path / "out.parquet")],
+            "there is no file at nowhere",
+        ),
     ):
         done = released.ratchet(*arguments, code=1)
         assert message in done.stderr
@@ -65,12 +74,16 @@ def test_a_stage_that_fails_is_tried_again_only_if_that_may_help(copy: Checkout)
 
 
 @pytest.mark.fault(4, 33)
-def test_others_are_refused_while_it_trains_and_ctrl_c_ends_it_within_seconds(copy: Checkout) -> None:
+def test_others_are_refused_while_it_trains_and_ctrl_c_ends_it_within_seconds(
+    copy: Checkout,
+) -> None:
     """A second `ratchet train` and `dvc repro` meanwhile change nothing, and the run before still holds afterwards."""
     lock = (copy.path / "dvc.lock").read_bytes()
     copy.set(epochs="2000")
     command = [sys.executable, "-m", "cli", "train"]
-    with subprocess.Popen(command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, cwd=copy.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stderr
         next(line for line in run.stderr if "epoch 1/2000" in line)
         assert "is busy: process" in copy.ratchet("train", code=75).stderr

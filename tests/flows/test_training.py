@@ -48,18 +48,26 @@ def test_the_stock_tools_agree(copy: Checkout) -> None:
     assert (copy.path / "got.pt").read_bytes() == (copy.path / "models/classifier.pt").read_bytes()
 
 
-def test_dvc_repro_in_another_clone_leaves_the_same_lock(released: Checkout, tmp_path: Path) -> None:
+def test_dvc_repro_in_another_clone_leaves_the_same_lock(
+    released: Checkout, tmp_path: Path
+) -> None:
     other = Checkout(tmp_path / "somewhere/else")
     released.git("clone", "--quiet", str(released.path), str(other.path))
     other.run("dvc", "repro", "--force", "--no-run-cache")
     assert (other.path / "dvc.lock").read_bytes() == (released.path / "dvc.lock").read_bytes()
 
 
-EDITS: list[tuple[str, str, set[str]]] = [  # a value in params.yaml, another one, and the stages that read it
+EDITS: list[
+    tuple[str, str, set[str]]
+] = [  # a value in params.yaml, another one, and the stages that read it
     (r"shard_rows: \S+", "shard_rows: 999", {"ingest"}),
     ("name: FashionMNIST", "name: KMNIST", {"ingest"}),
     (r"max_bad_fraction: \S+", "max_bad_fraction: 0.06", {"validate"}),
-    (r"val_fraction: \S+", "val_fraction: 0.11", {"validate", "prepare"}),  # validate warns about few test rows
+    (
+        r"val_fraction: \S+",
+        "val_fraction: 0.11",
+        {"validate", "prepare"},
+    ),  # validate warns about few test rows
     ("name: cnn", "name: mlp", {"train"}),
     (r"seed: \S+", "seed: 1", {"train"}),
     (r"worst: \S+", "worst: 3", {"evaluate"}),
@@ -84,7 +92,13 @@ def test_an_edited_module_reruns_exactly_the_stages_that_import_its_room(copy: C
     edited = ("tasks.ingest", "ratchet.models.architectures", "ratchet.shards.shards", "ratchet.gate.decisions",
               "ratchet.stage")  # fmt: skip
     readers = [{name for name in STAGES if dep(module) in listed[name]} for module in edited]
-    assert readers == [{"ingest"}, {"train", "evaluate"}, {"ingest", "validate", "prepare"}, set(), set()]
+    assert readers == [
+        {"ingest"},
+        {"train", "evaluate"},
+        {"ingest", "validate", "prepare"},
+        set(),
+        set(),
+    ]
     for module, expected in zip(edited, readers, strict=True):
         file = copy.path / f"{module.replace('.', '/')}.py"
         text = file.read_text()
@@ -93,7 +107,9 @@ def test_an_edited_module_reruns_exactly_the_stages_that_import_its_room(copy: C
         file.write_text(text)
 
 
-def test_a_run_with_other_params_works_in_a_tree_of_its_own(released: Checkout, second: Second) -> None:
+def test_a_run_with_other_params_works_in_a_tree_of_its_own(
+    released: Checkout, second: Second
+) -> None:
     """`second` is a copy of `released` after that run."""
     checkout, summary = second
     assert how(summary) == dict.fromkeys(STAGES[:3], "cached") | dict.fromkeys(STAGES[3:], "ran")
@@ -110,7 +126,10 @@ def test_a_run_with_other_params_works_in_a_tree_of_its_own(released: Checkout, 
     params = checkout.git("show", "classifier@v1.0.1:params.yaml")
     assert "  max_shrink: 0.5 " in params
     assert "  seed: 1 " in params
-    assert json.loads(checkout.git("show", "classifier@v1.0.1:reports/drift.json"))["against"] == "v1.0.0"
+    assert (
+        json.loads(checkout.git("show", "classifier@v1.0.1:reports/drift.json"))["against"]
+        == "v1.0.0"
+    )
 
 
 @pytest.mark.fault(35)

@@ -22,11 +22,14 @@ def two(lost: int, won: int, rows: int) -> Answers:
     """Half the rows of each of two classes; the models differ on the first."""
     found = answers(lost, won, rows)
     targets = np.repeat([0, 1], [rows - rows // 2, rows // 2])
-    champion, challenger = (np.where(said == 0, targets, -1) for said in (found.champion, found.challenger))
+    champion, challenger = (
+        np.where(said == 0, targets, -1) for said in (found.champion, found.challenger)
+    )
     return Answers(targets, champion, challenger)
 
 
-# What the challenger answers, and whether it may ever be promoted where it reaches gate.min_accuracy.
+# What the challenger answers, and whether it may ever be promoted where it reaches
+# gate.min_accuracy.
 COMPARISONS = {
     "nothing to compare on": (two(0, 0, 0), True),
     "equal on 30 rows": (two(0, 0, 30), True),
@@ -51,11 +54,16 @@ COMPARISONS = {
 def test_nothing_below_the_floor_and_nothing_shown_worse_is_promoted(name: str) -> None:
     compared, may_pass = COMPARISONS[name]
     verdicts = set()
-    for metric, rule in itertools.product(("accuracy", "macro_recall", "macro_f1"), ("no_worse", "better")):
+    for metric, rule in itertools.product(
+        ("accuracy", "macro_recall", "macro_f1"), ("no_worse", "better")
+    ):
         shown = replace(PARAMS, metric=metric, rule=rule)
         found = judgement.decide(shown, compared, OLD)
         for undecided, contract, choice, accuracy in itertools.product(
-            ("refuse", "estimate", "promote"), ((), NEW), ("refuse", "promote"), (0.79, 0.8, 0.95, float("nan"))
+            ("refuse", "estimate", "promote"),
+            ((), NEW),
+            ("refuse", "promote"),
+            (0.79, 0.8, 0.95, float("nan")),
         ):
             params = replace(shown, on_undecided=undecided, on_new_contract=choice)
             verdict, reason = judgement.settle(params, found, accuracy, "v1.0.0", 0.9, contract)
@@ -89,7 +97,9 @@ def test_nothing_below_the_floor_and_nothing_shown_worse_is_promoted(name: str) 
         (0, 0, 0, "estimate", "undecided", "no rows to compare on. gate.on_undecided: estimate keeps the champion"),
     ],
 )  # fmt: skip
-def test_too_few_rows(lost: int, won: int, rows: int, choice: str, verdict: str, reason: str) -> None:
+def test_too_few_rows(
+    lost: int, won: int, rows: int, choice: str, verdict: str, reason: str
+) -> None:
     params = replace(PARAMS, on_undecided=choice)
     found = judgement.decide(params, answers(lost, won, rows), CLASSES)
     settled = judgement.settle(params, found, 0.9, "v1.0.0")
@@ -100,9 +110,14 @@ def test_too_few_rows(lost: int, won: int, rows: int, choice: str, verdict: str,
 
 def test_better_names_the_rows_that_would_show_the_difference() -> None:
     params = replace(PARAMS, rule="better")
-    up, down = (judgement.decide(params, answers(*counts, 300), CLASSES) for counts in ((4, 8), (6, 6)))
+    up, down = (
+        judgement.decide(params, answers(*counts, 300), CLASSES) for counts in ((4, 8), (6, 6))
+    )
     assert up.reach and (up.reach.needed(params) or 0) > 300
-    assert "telling this difference from none takes about " in judgement.settle(params, up, 0.9, "v1.0.0")[1]
+    assert (
+        "telling this difference from none takes about "
+        in judgement.settle(params, up, 0.9, "v1.0.0")[1]
+    )
     assert down.reach and down.reach.needed(params) is None
     assert "or more; gate.on_undecided: refuse" in judgement.settle(params, down, 0.9, "v1.0.0")[1]
 
@@ -130,10 +145,14 @@ def test_the_advice_is_for_the_comparison_that_is_undecided() -> None:
     unequal = judgement.decide(PARAMS, answers(1, 4, 80), CLASSES).reach
     assert unequal == (80, 5, pytest.approx(tango.detectable(80, 0.95, 5 / 80)), 0.005)
     near = judgement.decide(PARAMS, answers(330, 260, 10_000), CLASSES).reach
-    assert near and near.detectable < 0.005 and near.wanted == pytest.approx(0.002)  # 0.007 lost, less the margin
+    assert (
+        near and near.detectable < 0.005 and near.wanted == pytest.approx(0.002)
+    )  # 0.007 lost, less the margin
 
 
-@pytest.mark.parametrize(("rows", "rounded"), [(7, 7), (95, 95), (101, 110), (539, 540), (38_101, 39_000)])
+@pytest.mark.parametrize(
+    ("rows", "rounded"), [(7, 7), (95, 95), (101, 110), (539, 540), (38_101, 39_000)]
+)
 def test_advice_has_two_digits(rows: int, rounded: int) -> None:
     assert judgement._rounded(rows) == rounded
 
@@ -146,7 +165,10 @@ def test_a_mean_of_classes_is_decided_by_its_own_bounds() -> None:
     compared = Answers(targets, champion, challenger)
     params = replace(PARAMS, rule="better", slice_margin=0.5)
     by_rows = judgement.decide(params, compared, OLD)
-    assert (by_rows.verdict, by_rows.reason.partition(":")[0]) == ("undecided", "not shown to be better")
+    assert (by_rows.verdict, by_rows.reason.partition(":")[0]) == (
+        "undecided",
+        "not shown to be better",
+    )
     by_mean = judgement.decide(replace(params, metric="macro_recall"), compared, OLD)
     assert (by_mean.verdict, by_mean.reason.partition(":")[0]) == ("promote", "better")
     estimate, reach = by_mean.estimate, by_mean.reach
@@ -164,14 +186,25 @@ def test_estimate_asks_for_the_best_before_too() -> None:
     verdict, reason = judgement.settle(params, found, 0.9, "v1.0.0")
     assert verdict == "undecided"
     assert reason.endswith("as the challenger scores lower than the best before it")
-    assert judgement.settle(params, judgement.decide(params, equal, CLASSES, best=equal), 0.9, "v1.0.0")[0] == "promote"
+    assert (
+        judgement.settle(
+            params, judgement.decide(params, equal, CLASSES, best=equal), 0.9, "v1.0.0"
+        )[0]
+        == "promote"
+    )
 
 
 def test_a_loss_against_the_best_before_counts_where_the_rest_is_undecided() -> None:
     found = judgement.decide(PARAMS, answers(2, 2, 80), CLASSES, best=answers(9, 0, 80))
-    assert (found.verdict, found.reason[:42]) == ("worse", "downhill: against the best before it accur")
+    assert (found.verdict, found.reason[:42]) == (
+        "worse",
+        "downhill: against the best before it accur",
+    )
     unclear = judgement.decide(PARAMS, answers(0, 0, 1000), CLASSES, best=answers(20, 20, 1000))
-    assert (unclear.verdict, unclear.reason[:32]) == ("undecided", "it may lead downhill: against th")
+    assert (unclear.verdict, unclear.reason[:32]) == (
+        "undecided",
+        "it may lead downhill: against th",
+    )
 
 
 def test_the_floor_says_where_the_champion_is_below_it_too() -> None:
@@ -179,15 +212,17 @@ def test_the_floor_says_where_the_champion_is_below_it_too() -> None:
     verdict, reason = judgement.settle(PARAMS, found, 0.75, "v1.2.0", 0.7)
     assert verdict == "refuse"
     assert reason.startswith(
-        "accuracy 0.7500 is below gate.min_accuracy 0.8, the floor for every promotion (v1.2.0, which is in service, "
-        "reached 0.7000 and is below it too); no worse than"
+        "accuracy 0.7500 is below gate.min_accuracy 0.8, the floor for every promotion (v1.2.0,"
+        " which is in service, reached 0.7000 and is below it too); no worse than"
     )
     assert "below it too" not in judgement.settle(PARAMS, found, 0.75, "v1.2.0", 0.9)[1]
     assert judgement.settle(PARAMS, found, 0.8, "v1.2.0")[0] == "promote"
     for lost in (5, 17):  # what is or seems worse is said first
         worse = judgement.decide(PARAMS, answers(lost, 0, lost), CLASSES)
         verdict, reason = judgement.settle(PARAMS, worse, 0.75, "v1.2.0")
-        assert verdict == "refuse" and reason.startswith(f"{worse.reason}; accuracy 0.7500 is below")
+        assert verdict == "refuse" and reason.startswith(
+            f"{worse.reason}; accuracy 0.7500 is below"
+        )
 
 
 @pytest.mark.parametrize(("choice", "let"), [("promote", "let"), ("refuse", "not let")])
@@ -196,26 +231,37 @@ def test_a_new_contract_that_can_be_compared_says_so(choice: str, let: str) -> N
     params = replace(PARAMS, on_new_contract=choice)
     verdict, reason = judgement.settle(params, found, 0.9, "v1.2.0", 0.9, NEW)
     assert verdict == ("promote" if choice == "promote" else "undecided")
-    assert reason == (
-        "the contract differs from v1.2.0's (classes), compared on what both know; "
+    assert (
+        reason == "the contract differs from v1.2.0's (classes), compared on what both know; "
         f"{let} through by gate.on_new_contract: {choice}; {found.reason}"
     )
 
 
 @pytest.mark.parametrize("choice", ["refuse", "promote"])
 @pytest.mark.parametrize("accuracy", [0.5, 0.9])
-def test_a_new_contract_without_comparable_rows_is_a_first_version(choice: str, accuracy: float) -> None:
+def test_a_new_contract_without_comparable_rows_is_a_first_version(
+    choice: str, accuracy: float
+) -> None:
     params = replace(PARAMS, on_new_contract=choice)
     found = Judgement("undecided", "no rows to compare on")
     verdict, reason = judgement.settle(params, found, accuracy, "v1.0.0", None, NEW)
-    assert verdict == ("refuse" if accuracy < 0.8 else "promote" if choice == "promote" else "undecided")
+    assert verdict == (
+        "refuse" if accuracy < 0.8 else "promote" if choice == "promote" else "undecided"
+    )
     if accuracy > 0.8:
         assert "nothing can be compared (no rows to compare on)" in reason
-        assert f"gate.on_new_contract: {choice}; accuracy 0.9000 reaches gate.min_accuracy 0.8" in reason
+        assert (
+            f"gate.on_new_contract: {choice}; accuracy 0.9000 reaches gate.min_accuracy 0.8"
+            in reason
+        )
 
 
-@pytest.mark.parametrize(("rows", "changed"), [(30, 0), (80, 4), (143, 10), (540, 0), (1000, 50), (10_000, 600)])
-def test_detectable_is_the_smallest_margin_that_lets_equal_models_through(rows: int, changed: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "changed"), [(30, 0), (80, 4), (143, 10), (540, 0), (1000, 50), (10_000, 600)]
+)
+def test_detectable_is_the_smallest_margin_that_lets_equal_models_through(
+    rows: int, changed: int
+) -> None:
     smallest = tango.detectable(rows, 0.95, changed / rows)
     equal = answers(changed // 2, changed // 2, rows)
     for margin, verdict in ((smallest * 0.999, "undecided"), (smallest * 1.001, "promote")):
@@ -255,7 +301,11 @@ def test_rows_for_is_the_inverse_of_detectable() -> None:
     for difference, disagreement in ((0.005, 0.05), (0.02, 0.1), (0.1, 0.0)):
         rows = tango.rows_for(difference, 0.95, disagreement)
         assert rows
-        assert tango.detectable(rows, 0.95, disagreement) <= difference < tango.detectable(rows - 1, 0.95, disagreement)
+        assert (
+            tango.detectable(rows, 0.95, disagreement)
+            <= difference
+            < tango.detectable(rows - 1, 0.95, disagreement)
+        )
     assert tango.rows_for(0.0, 0.95, 0.1) is None
     assert tango.detectable(0, 0.95, 0.0) == 1.0
     assert tango.detectable(1, 0.95, 0.0) == pytest.approx(z**2 / (1 + z**2))
@@ -268,7 +318,9 @@ def test_the_score_of_rows_without_a_disagreement() -> None:
 
 
 @pytest.mark.parametrize("metric", ["macro_recall", "macro_f1"])
-def test_a_few_rows_without_a_disagreement_show_nothing_in_a_mean_of_classes_either(metric: str) -> None:
+def test_a_few_rows_without_a_disagreement_show_nothing_in_a_mean_of_classes_either(
+    metric: str,
+) -> None:
     params = replace(WIDE, metric=metric)
     assert judgement.decide(params, two(0, 0, 20), OLD).verdict == "undecided"
     assert judgement.decide(params, two(0, 1, 20), OLD).verdict == "undecided"

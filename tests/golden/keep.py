@@ -1,7 +1,7 @@
 """Copy the stored files of a repository that `old.sh` made to golden files: `python keep.py REPOSITORY FOLDER`.
 
-A file of each kind becomes KIND.NUMBER.json, unless there is one. If its versions are the first of format 1,
-the repository itself becomes format1.bundle (git) and format1.tar.xz (DVC's objects).
+A file of each kind becomes KIND.NUMBER.json, unless there is one. If its versions are the first of
+format 1, the repository itself becomes format1.bundle (git) and format1.tar.xz (DVC's objects).
 """
 
 import json
@@ -24,9 +24,15 @@ TAGS = {"version": "classifier@v1.0.1", "assignment": "classifier#prod#3"}
 
 def main(repository: Path, golden: Path) -> None:
     """Keep what is not kept yet."""
-    contents = {kind: (repository / file).read_text() for kind, file in FILES.items() if (repository / file).exists()}
+    contents = {
+        kind: (repository / file).read_text()
+        for kind, file in FILES.items()
+        if (repository / file).exists()
+    }
     for kind, tag in TAGS.items():
-        message = subprocess.check_output(["git", "cat-file", "tag", tag], cwd=repository, text=True)
+        message = subprocess.check_output(
+            ["git", "cat-file", "tag", tag], cwd=repository, text=True
+        )
         contents[kind] = message[message.rindex("\n{\n") + 1 :]
     for kind, text in contents.items():
         file = golden / f"{kind}.{json.loads(text).get('format', 1)}.json"
@@ -34,7 +40,9 @@ def main(repository: Path, golden: Path) -> None:
             file.write_text(text)
     if "format" not in json.loads(contents["version"]) and not (golden / "format1.bundle").exists():
         bundle = golden.resolve() / "format1.bundle"
-        subprocess.check_call(["git", "bundle", "create", "--quiet", bundle, "--all"], cwd=repository)
+        subprocess.check_call(
+            ["git", "bundle", "create", "--quiet", bundle, "--all"], cwd=repository
+        )
         with tarfile.open(golden / "format1.tar.xz", "w:xz") as archive:
             archive.add(repository / ".dvc/cache/files", ".dvc/cache/files")
 

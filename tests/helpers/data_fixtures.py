@@ -1,4 +1,7 @@
-"""Small checkouts and their params; a pytest plugin, named by the tests of the rooms that use it."""
+"""Small checkouts and their params.
+
+A pytest plugin, named by the tests of the rooms that use it.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +47,21 @@ def configured(tree: Path) -> Callable[..., Params]:
 @pytest.fixture
 def sample(configured: Callable[..., Params]) -> Params:
     """600 real images in a root that the params name."""
-    return configured({"type": "torchvision", "name": "FashionMNIST", "root": str(ASSETS), "arguments": {}})
+    return configured(
+        {"type": "torchvision", "name": "FashionMNIST", "root": str(ASSETS), "arguments": {}}
+    )
 
 
 @pytest.fixture
 def parquet() -> Callable[..., dict[str, Any]]:
     def source(path: str = "data/incoming", **values: Any) -> dict[str, Any]:
-        return {"type": "parquet", "path": path, "label": "label", "image": "image", "features": None, **values}
+        return {
+            "type": "parquet",
+            "path": path,
+            "label": "label",
+            "image": "image",
+            "features": None,
+            **values,
+        }
 
     return source

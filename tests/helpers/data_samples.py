@@ -29,7 +29,9 @@ def pictures(count: int, seed: int = 0, side: int = 8) -> list[bytes]:
     return [png(random.integers(0, 256, (side, side), np.uint8)) for _ in range(count)]
 
 
-def image_file(path: Path, images: Sequence[bytes | None], labels: Sequence[Any], **columns: Sequence[Any]) -> Path:
+def image_file(
+    path: Path, images: Sequence[bytes | None], labels: Sequence[Any], **columns: Sequence[Any]
+) -> Path:
     """A parquet file in the shape of the Hugging Face Image feature."""
     path.parent.mkdir(parents=True, exist_ok=True)
     column = [None if image is None else {"bytes": image, "path": None} for image in images]

@@ -16,11 +16,15 @@ REPOSITORY = "friends/toys"
 
 def commit(files: dict[str, bytes]) -> str:
     """The id of the newest commit, which has these files."""
-    return hashlib.sha1(json.dumps({name: etag(body) for name, body in files.items()}).encode()).hexdigest()
+    return hashlib.sha1(
+        json.dumps({name: etag(body) for name, body in files.items()}).encode()
+    ).hexdigest()
 
 
 @contextmanager
-def hub(files: dict[str, bytes], cut: set[str] | None = None, token: str | None = None) -> Iterator[str]:
+def hub(
+    files: dict[str, bytes], cut: set[str] | None = None, token: str | None = None
+) -> Iterator[str]:
     """Serve `files` (by their name in the repository); yields the endpoint. What is in `cut` breaks off half way.
     With a `token` it is a private data set.
 
@@ -41,7 +45,9 @@ def hub(files: dict[str, bytes], cut: set[str] | None = None, token: str | None 
                 below = "/".join(route[len(f"{info}/tree/") :].split("/")[1:])
                 self.answer(listing(files, below, "recursive=true" in query.lower()))
             elif route.startswith(f"/datasets/{REPOSITORY}/resolve/"):
-                self.file(route.split("/", 6)[6] if commit(files) in route or "/main/" in route else "")
+                self.file(
+                    route.split("/", 6)[6] if commit(files) in route or "/main/" in route else ""
+                )
             elif route == "/fetched":
                 self.answer(fetched)
             else:
@@ -65,10 +71,15 @@ def hub(files: dict[str, bytes], cut: set[str] | None = None, token: str | None 
                 return
             body, linked = files[name], {}
             if name.endswith(".parquet"):
-                linked = {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
+                linked = {
+                    "X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"',
+                    "X-Linked-Size": str(len(body)),
+                }
             if self.command == "GET":
                 fetched.append(name)
-            self.respond(body, {"ETag": f'"{etag(body)}"', "X-Repo-Commit": commit(files), **linked})
+            self.respond(
+                body, {"ETag": f'"{etag(body)}"', "X-Repo-Commit": commit(files), **linked}
+            )
 
         def answer(self, content: Any) -> None:
             self.respond(json.dumps(content).encode(), {"Content-Type": "application/json"})
@@ -114,7 +125,11 @@ def etag(body: bytes) -> str:
 def entry(name: str, body: bytes) -> dict[str, Any]:
     file = {"type": "file", "path": name, "size": len(body), "oid": etag(body)}
     if name.endswith(".parquet"):
-        file["lfs"] = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
+        file["lfs"] = {
+            "oid": hashlib.sha256(body).hexdigest(),
+            "size": len(body),
+            "pointerSize": 130,
+        }
     return file
 
 
@@ -124,8 +139,13 @@ def listing(files: dict[str, bytes], below: str, deep: bool) -> list[dict[str, A
     inside = [name for name in files if name.startswith(start)]
     if deep:
         return [entry(name, files[name]) for name in inside]
-    folders = {start + name[len(start) :].split("/")[0] for name in inside if "/" in name[len(start) :]}
-    made = [{"type": "directory", "path": name, "size": 0, "oid": etag(name.encode())} for name in sorted(folders)]
+    folders = {
+        start + name[len(start) :].split("/")[0] for name in inside if "/" in name[len(start) :]
+    }
+    made = [
+        {"type": "directory", "path": name, "size": 0, "oid": etag(name.encode())}
+        for name in sorted(folders)
+    ]
     return made + [entry(name, files[name]) for name in inside if "/" not in name[len(start) :]]
 
 

@@ -20,7 +20,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree with 240 rows of 10 features prepared, two classes that a line can almost tell apart; read only."""
+    """A tree with 240 rows of 10 features prepared, two classes that a line can almost tell apart.
+
+    Read only.
+    """
     random = np.random.default_rng(1)
     inputs = random.normal(3, 2, (240, 10)).astype(np.float32)
     targets = (inputs[:, 0] + inputs[:, 1] + random.normal(0, 1, 240) > 6).astype(np.int64)

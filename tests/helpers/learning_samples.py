@@ -22,7 +22,18 @@ from ratchet.params import Params
 
 ROOT = Path(__file__).parents[2]
 RAW = ROOT / "tests/assets/FashionMNIST/raw"
-NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +46,9 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return inputs.reshape(-1, 1, 28, 28), targets.astype(np.int64)
 
 
-def lay(tree: Path, inputs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...] = NAMES) -> Path:
+def lay(
+    tree: Path, inputs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...] = NAMES
+) -> Path:
     """Write `data/prepared` as prepare does: 5/6 of the rows to train on, 1/12 for validation, 1/12 for testing."""
     counts = {"train": len(targets) * 5 // 6, "val": len(targets) // 12, "test": len(targets) // 12}
     order = np.random.default_rng(0).permutation(len(targets))
@@ -46,7 +59,9 @@ def lay(tree: Path, inputs: np.ndarray, targets: np.ndarray, classes: tuple[str,
         folder.mkdir(parents=True)
         np.save(folder / "inputs.npy", inputs[chosen])
         np.save(folder / "targets.npy", targets[chosen])
-        pq.write_table(pa.table({"row_id": [f"{row:032x}" for row in chosen]}), folder / "meta.parquet")
+        pq.write_table(
+            pa.table({"row_id": [f"{row:032x}" for row in chosen]}), folder / "meta.parquet"
+        )
         start += count
     picture = inputs.ndim == 4
     seen = inputs[order[: counts["train"]]] / (255 if picture else 1)
@@ -89,7 +104,12 @@ def checkout(tree: Path, settings: dict[str, str]) -> Path:
 
 def started(arguments: list[str], tree: Path) -> subprocess.Popen[str]:
     """`python arguments...` in `tree`; stdout and stderr are one pipe."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=tree,
@@ -112,7 +132,10 @@ def read_until(process: subprocess.Popen[str], words: str) -> None:
 
 
 def ended(process: subprocess.Popen[str], code: int) -> str:
-    """Wait until the process is gone, with that exit code; gives the lines that nobody read before."""
+    """Wait until the process is gone, with that exit code.
+
+    Gives the lines that nobody read before.
+    """
     try:
         said: str = process.communicate(timeout=300)[0]
     finally:

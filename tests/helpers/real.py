@@ -33,7 +33,10 @@ def lay(
     keys: Sequence[str] = ("1.weight", "1.bias"),
     inputs: Sequence[str] = ("x",),
 ) -> str:
-    """Leave in `toy` what a run leaves whose model errs on the rows between 0 and `threshold`; returns the SHA-256."""
+    """Leave in `toy` what a run leaves whose model errs on the rows between 0 and `threshold`.
+
+    Returns the SHA-256.
+    """
     x = np.linspace(-1, 1, ROWS, dtype=np.float64)
     targets = (x > 0).astype(np.int64)
     raw = toy.tree / "data/raw"
@@ -41,7 +44,9 @@ def lay(
     table = pa.table({"row_id": ROW_IDS, "label": targets, **dict.fromkeys(inputs, x)})
     shards.write(raw / "shard-00000.parquet", iter([table]))
     listed = [{"file": "shard-00000.parquet", "rows": ROWS, "sha256": "", "source": 0}]
-    (raw / "dataset.json").write_text(json.dumps({"kind": "features", "features": list(inputs), "shards": listed}))
+    (raw / "dataset.json").write_text(
+        json.dumps({"kind": "features", "features": list(inputs), "shards": listed})
+    )
 
     spec = Spec(kind="features", input_shape=(len(inputs),), classes=tuple(classes), mean=(0.0,) * len(inputs),
                 std=(1.0,) * len(inputs), counts={"test": ROWS}, features=tuple(inputs), size=None, channels=None)  # fmt: skip
@@ -62,15 +67,30 @@ def lay(
     toy.write({"models/.keep": "", "reports/training/curves.tsv": "epoch\n"})
     prepared = toy.tree / "data/prepared/train"
     prepared.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"row_id": [ROW_IDS[row] for row in trained]}), prepared / "meta.parquet")
+    pq.write_table(
+        pa.table({"row_id": [ROW_IDS[row] for row in trained]}), prepared / "meta.parquet"
+    )
     (toy.tree / "models/classifier.pt").write_bytes(content)
     card.write(toy.tree / "models/classifier.json")
     said = (x > threshold).astype(np.int64)
     sure = np.full(ROWS, 0.8, np.float32)
-    given = np.stack([np.where(said == 0, sure, 1 - sure), np.where(said == 1, sure, 1 - sure)], axis=1)
-    predictions = {"row_id": ROW_IDS, "target": targets, "prediction": said, "probabilities": list(given)}
+    given = np.stack(
+        [np.where(said == 0, sure, 1 - sure), np.where(said == 1, sure, 1 - sure)], axis=1
+    )
+    predictions = {
+        "row_id": ROW_IDS,
+        "target": targets,
+        "prediction": said,
+        "probabilities": list(given),
+    }
     pq.write_table(pa.table(predictions), toy.tree / "reports/predictions.parquet")
     accuracy = float((said == targets).mean())
-    toy.write({"reports/metrics.json": json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": ROWS}) + "\n"})
+    toy.write(
+        {
+            "reports/metrics.json": (
+                json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": ROWS}) + "\n"
+            )
+        }
+    )
     toy.lock()
     return sha256

@@ -40,25 +40,35 @@ class Service:
     def start(self, name: str) -> None:
         """Start the server or the worker again, as systemd would."""
         code = f"from flows import service; service.start({name!r})"
-        self.checkout.run("python", "-c", code, PREFECT_SERVER_API_PORT=self.port, **self.environment)
+        self.checkout.run(
+            "python", "-c", code, PREFECT_SERVER_API_PORT=self.port, **self.environment
+        )
 
     def process(self, name: str) -> psutil.Process:
         """The server or the worker."""
-        return psutil.Process(json.loads((self.checkout.path / f".prefect/{name}.pid").read_text())["pid"])
+        return psutil.Process(
+            json.loads((self.checkout.path / f".prefect/{name}.pid").read_text())["pid"]
+        )
 
     def flow(self) -> psutil.Process | None:
         """The process of the flow run that the worker has started, if there is one."""
         for child in self.process("worker").children():
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or waits to be reaped
+            with contextlib.suppress(
+                psutil.NoSuchProcess
+            ):  # it has ended meanwhile, or waits to be reaped
                 if "prefect.engine" in " ".join(child.cmdline()):
                     return child
         return None
 
     def settings(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads((self.checkout.path / ".prefect/service.json").read_text())
+        found: dict[str, str] = json.loads(
+            (self.checkout.path / ".prefect/service.json").read_text()
+        )
         return found
 
-    def api(self, path: str, content: Any = None, password: str | None = None, method: str | None = None) -> Any:
+    def api(
+        self, path: str, content: Any = None, password: str | None = None, method: str | None = None
+    ) -> Any:
         """Ask the server; POST where there is `content` and no other method is named."""
         secret = password or self.settings()["PREFECT_API_AUTH_STRING"]
         request = urllib.request.Request(

@@ -75,8 +75,18 @@ class Toy:
     def make(cls, tree: Path) -> Toy:
         toy = cls(tree)
         (tree / ".dvc").mkdir(parents=True)
-        toy.write({"dvc.yaml": GRAPH, ".gitignore": IGNORED, ".dvc/config": "", ".dvcignore": "__pycache__\n"})
-        toy.write({f"code/{name}.py": f"# {name}\n" for name in ("ingest", "train")} | {"custom/__init__.py": ""})
+        toy.write(
+            {
+                "dvc.yaml": GRAPH,
+                ".gitignore": IGNORED,
+                ".dvc/config": "",
+                ".dvcignore": "__pycache__\n",
+            }
+        )
+        toy.write(
+            {f"code/{name}.py": f"# {name}\n" for name in ("ingest", "train")}
+            | {"custom/__init__.py": ""}
+        )
         toy.write({"source.lock": '{"rows": 1}\n'})
         shutil.copy(ROOT / "params.yaml", tree)
         git("init", "--quiet", "--initial-branch=main", cwd=tree)
@@ -127,14 +137,26 @@ class Toy:
     def registry(self) -> Registry:
         return Registry(self.tree)
 
-    def run(self, weights: str, accuracy: float = 0.9, classes: tuple[str, ...] = ("cat", "dog")) -> str:
+    def run(
+        self, weights: str, accuracy: float = 0.9, classes: tuple[str, ...] = ("cat", "dog")
+    ) -> str:
         """Leave what a run leaves; returns the weights' SHA-256."""
         sha256 = hashlib.sha256(weights.encode()).hexdigest()
-        spec = {"kind": "image", "input_shape": [1, 2, 2], "classes": list(classes), "features": None}
+        spec = {
+            "kind": "image",
+            "input_shape": [1, 2, 2],
+            "classes": list(classes),
+            "features": None,
+        }
         source = (self.tree / "source.lock").read_text()
         self.write({"data/raw/a/rows": source, "data/raw/b": "rows", "data/prepared/x": source})
         self.write({"reports/predictions.parquet": f"by {weights}"})
-        self.write({"models/classifier.pt": weights, "reports/training/curves.tsv": f"epoch\n{len(weights)}\n"})
+        self.write(
+            {
+                "models/classifier.pt": weights,
+                "reports/training/curves.tsv": f"epoch\n{len(weights)}\n",
+            }
+        )
         self.write({"models/classifier.json": json.dumps({"spec": spec, "weights_sha256": sha256})})
         metrics = {
             "rows": 1000,
@@ -178,9 +200,14 @@ class Toy:
                 "md5": self.cache(whole.read_bytes(), keep=keep),
                 "size": whole.stat().st_size,
             }
-        files = sorted(file for file in whole.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        files = sorted(
+            file for file in whole.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+        )
         listing = [
-            {"md5": self.cache(file.read_bytes(), keep=keep), "relpath": file.relative_to(whole).as_posix()}
+            {
+                "md5": self.cache(file.read_bytes(), keep=keep),
+                "relpath": file.relative_to(whole).as_posix(),
+            }
             for file in files
         ]
         md5 = self.cache(json.dumps(listing, sort_keys=True).encode(), ".dir", keep)
@@ -233,14 +260,18 @@ def contents(tree: Path) -> dict[str, bytes]:
     """Every file of a checkout except those of git, DVC and Python's cache, by its path."""
     hidden = {".git", ".dvc", "__pycache__"}
     paths = [path.relative_to(tree) for path in sorted(tree.rglob("*")) if path.is_file()]
-    return {path.as_posix(): (tree / path).read_bytes() for path in paths if not hidden & {*path.parts}}
+    return {
+        path.as_posix(): (tree / path).read_bytes() for path in paths if not hidden & {*path.parts}
+    }
 
 
 def tool(*arguments: str, cwd: Path, check: bool = True) -> str:
     """Run a stock tool (gto, dvc) of this virtual environment and return its standard output."""
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore",
            "DVC_SITE_CACHE_DIR": str(cwd / ".dvc/tmp/site")}  # fmt: skip
-    done = subprocess.run([BIN / arguments[0], *arguments[1:]], cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [BIN / arguments[0], *arguments[1:]], cwd=cwd, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0 or not check, done.stderr + done.stdout
     return done.stdout
 

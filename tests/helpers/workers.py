@@ -1,4 +1,7 @@
-"""Commands in processes of their own. A server that has imported Ratchet forks them, so each starts in milliseconds."""
+"""Commands in processes of their own.
+
+A server that has imported Ratchet forks them, so each starts in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,13 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["tests.helpers.toy", "ratchet.upkeep.adopt", "ratchet.upkeep.gc", "ratchet.upkeep.push", "ratchet.upkeep.verify"]
+    [
+        "tests.helpers.toy",
+        "ratchet.upkeep.adopt",
+        "ratchet.upkeep.gc",
+        "ratchet.upkeep.push",
+        "ratchet.upkeep.verify",
+    ]
 )
 
 
@@ -24,7 +33,9 @@ class Worker:
     def __init__(self, folder: Path, work: Callable[..., object], *arguments: object) -> None:
         self._log = folder / f"worker-{time.monotonic_ns()}.jsonl"
         self._log.touch()
-        self._process = _CONTEXT.Process(target=_run, args=(self._log, work, arguments), daemon=True)
+        self._process = _CONTEXT.Process(
+            target=_run, args=(self._log, work, arguments), daemon=True
+        )
         self._process.start()
 
     def lines(self) -> list[Any]:

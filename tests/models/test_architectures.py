@@ -17,7 +17,8 @@ GOLDEN = json.loads((Path(__file__).parent / "golden_models.json").read_text())
 
 def shapes(name: str, inputs: tuple[int, ...], classes: int) -> dict[str, list[int]]:
     return {
-        key: list(value.shape) for key, value in architectures.build(name, {}, inputs, classes).state_dict().items()
+        key: list(value.shape)
+        for key, value in architectures.build(name, {}, inputs, classes).state_dict().items()
     }
 
 
@@ -29,12 +30,27 @@ def test_named_architectures_never_change(name: str) -> None:
 
 def test_simple_net_is_the_one_that_was_asked_for() -> None:
     model = architectures.build("simple_net", {}, (10,), 2)
-    assert [type(layer).__name__ for layer in model] == ["Flatten", "Linear", "ReLU", "Dropout", "Linear", "Sigmoid"]
+    assert [type(layer).__name__ for layer in model] == [
+        "Flatten",
+        "Linear",
+        "ReLU",
+        "Dropout",
+        "Linear",
+        "Sigmoid",
+    ]
     assert architectures.parameters(model) == 10 * 50 + 50 + 50 + 1
 
 
-# One of each family that adapts in its own way, run for real; `make test-long` looks at all of them.
-SOME = ["resnet18", "mobilenet_v3_small", "vit_b_16", "googlenet", "squeezenet1_1", "regnet_y_400mf"]
+# One of each family that adapts in its own way, run for real; `make test-long` looks at all of
+# them.
+SOME = [
+    "resnet18",
+    "mobilenet_v3_small",
+    "vit_b_16",
+    "googlenet",
+    "squeezenet1_1",
+    "regnet_y_400mf",
+]
 SIDE = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 56}
 REST = sorted(
     name for name in set(torchvision_models.names()) - set(SOME) if not name.startswith("regnet")
@@ -64,16 +80,16 @@ def test_a_class_in_custom_is_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
     package = tmp_path / "custom"
     package.mkdir()
     (package / "mine.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Sequential):\n"
-        "    def __init__(self, input_shape, classes, width=3):\n"
-        "        super().__init__(nn.Flatten(), nn.Linear(input_shape[0], width), nn.Linear(width, classes))\n"
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, input_shape,"
+        " classes, width=3):\n        super().__init__(nn.Flatten(), nn.Linear(input_shape[0],"
+        " width), nn.Linear(width, classes))\n"
     )
     import custom
 
     monkeypatch.setattr(custom, "__path__", [str(package)])
     assert (
-        architectures.parameters(architectures.build("custom.mine:Net", {"width": 2}, (4,), 2)) == 4 * 2 + 2 + 2 * 2 + 2
+        architectures.parameters(architectures.build("custom.mine:Net", {"width": 2}, (4,), 2))
+        == 4 * 2 + 2 + 2 * 2 + 2
     )
 
 
@@ -82,7 +98,12 @@ def test_a_class_in_custom_is_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ("cmn", {}, (1, 28, 28), r"no model 'cmn'; did you mean cnn"),
         ("resnet_smal", {}, (1, 28, 28), r"did you mean resnet_small"),
-        ("cnn", {"width": 3}, (1, 28, 28), r"model\.arguments: cnn takes no width; it takes: widths, hidden, dropout"),
+        (
+            "cnn",
+            {"width": 3},
+            (1, 28, 28),
+            r"model\.arguments: cnn takes no width; it takes: widths, hidden, dropout",
+        ),
         ("cnn", {}, (10,), r"cnn takes images .* found rows of shape \(10,\)"),
         ("cnn", {}, (1, 2, 2), r"cannot be halved 2 times"),
         ("cnn", {"dropout": 3}, (1, 28, 28), r"cnn cannot be made with .*dropout probability"),
@@ -93,6 +114,8 @@ def test_a_class_in_custom_is_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
         ("custom.nothing:Here", {}, (10,), r"cannot be imported: No module named"),
     ],
 )
-def test_what_cannot_be_built_is_explained(name: str, arguments: Any, shape: tuple[int, ...], message: str) -> None:
+def test_what_cannot_be_built_is_explained(
+    name: str, arguments: Any, shape: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(TrainingError, match=message):
         architectures.build(name, arguments, shape, 3)

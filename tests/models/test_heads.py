@@ -29,7 +29,9 @@ pytest_plugins = ["tests.helpers.learning_fixtures"]
 
 def network(width: int, *last: nn.Module) -> Callable[..., nn.Module]:
     def make(input_shape: Any, classes: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0], 16), nn.ReLU(), nn.Linear(16, width), *last)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(input_shape[0], 16), nn.ReLU(), nn.Linear(16, width), *last
+        )
 
     return make
 
@@ -86,8 +88,15 @@ def criterion(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "model"), ACCEPTED)
-def test_every_accepted_criterion_learns_and_predicts(separable: Path, tmp_path: Path, name: str, model: str) -> None:
-    values = {"train__criterion": criterion(name), "model__name": model, "model__arguments": {}, "train__epochs": 20}
+def test_every_accepted_criterion_learns_and_predicts(
+    separable: Path, tmp_path: Path, name: str, model: str
+) -> None:
+    values = {
+        "train__criterion": criterion(name),
+        "model__name": model,
+        "model__arguments": {},
+        "train__epochs": 20,
+    }
     done = trained(separable, tmp_path, train__lr=0.01, **values)
     assert done.curves[-1]["val_accuracy"] > 0.95
 
@@ -96,7 +105,7 @@ def test_the_list_of_criteria_is_complete() -> None:
     assert {name for name, _ in ACCEPTED} == set(heads.RULES)
 
 
-# ── probabilities ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── probabilities ─────────────────────────────────────────────────────────────────────────────────
 
 PLAIN = nn.Identity()
 BIG = 1e4
@@ -124,7 +133,9 @@ BIG = 1e4
         ("MSELoss", [[7.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]]),
     ],
 )
-def test_outputs_become_probabilities(name: str, given: list[list[float]], expected: list[list[float]]) -> None:
+def test_outputs_become_probabilities(
+    name: str, given: list[list[float]], expected: list[list[float]]
+) -> None:
     found = heads.probabilities(PLAIN, name, torch.tensor(given))
     assert torch.allclose(found, torch.tensor(expected), atol=1e-4)
 
@@ -162,7 +173,7 @@ def test_a_model_may_define_its_own_probabilities(
     assert done.curves[-1]["val_accuracy"] > 0.95
 
 
-# ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is refused ───────────────────────────────────────────────────────────────────────────────
 
 REFUSED = [
     "CTCLoss", "CosineEmbeddingLoss", "GaussianNLLLoss", "HingeEmbeddingLoss", "KLDivLoss", "MarginRankingLoss",
@@ -173,28 +184,59 @@ REFUSED = [
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_criteria_are_refused_by_name(name: str) -> None:
     model = NETWORKS["two_scores"]((4,), 2)
-    with pytest.raises(TrainingError, match=rf"train\.criterion: {name} does not define .* expected one of CrossEntr"):
+    with pytest.raises(
+        TrainingError,
+        match=rf"train\.criterion: {name} does not define .* expected one of CrossEntr",
+    ):
         heads.check(model, getattr(nn, name)(), torch.zeros(2, 4), 2)
 
 
 @pytest.mark.parametrize(
     ("name", "model", "message"),
     [
-        ("BCEWithLogitsLoss", "one_probability", r"needs scores, but the model ends with a sigmoid; take BCELoss, or"),
+        (
+            "BCEWithLogitsLoss",
+            "one_probability",
+            r"needs scores, but the model ends with a sigmoid; take BCELoss, or",
+        ),
         (
             "CrossEntropyLoss",
             "two_probabilities",
             r"needs scores, but the model ends with a softmax; take BCELoss or MS",
         ),
-        ("MultiMarginLoss", "two_probabilities", r"needs scores, but the model ends with a softmax"),
-        ("CrossEntropyLoss", "one_probability", r"needs 2 outputs, the model gives 1; take BCELoss$"),
+        (
+            "MultiMarginLoss",
+            "two_probabilities",
+            r"needs scores, but the model ends with a softmax",
+        ),
+        (
+            "CrossEntropyLoss",
+            "one_probability",
+            r"needs 2 outputs, the model gives 1; take BCELoss$",
+        ),
         ("NLLLoss", "one_probability", r"needs 2 outputs, the model gives 1; take BCELoss$"),
-        ("CrossEntropyLoss", "one_score", r"needs 2 outputs, the model gives 1; take BCEWithLogitsLoss$"),
+        (
+            "CrossEntropyLoss",
+            "one_score",
+            r"needs 2 outputs, the model gives 1; take BCEWithLogitsLoss$",
+        ),
         ("NLLLoss", "two_scores", r"NLLLoss needs log-probabilities.*take CrossEntropyLoss"),
         ("NLLLoss", "two_probabilities", r"NLLLoss needs log-probabilities"),
-        ("BCELoss", "one_score", r"BCELoss does not take this model's outputs: they are not probabilities; take BCEW"),
-        ("BCELoss", "two_scores", r"BCELoss does not take this model's outputs: they are not probabilities"),
-        ("BCELoss", "two_logs", r"BCELoss does not take this model's outputs: they are not probabilities"),
+        (
+            "BCELoss",
+            "one_score",
+            r"BCELoss does not take this model's outputs: they are not probabilities; take BCEW",
+        ),
+        (
+            "BCELoss",
+            "two_scores",
+            r"BCELoss does not take this model's outputs: they are not probabilities",
+        ),
+        (
+            "BCELoss",
+            "two_logs",
+            r"BCELoss does not take this model's outputs: they are not probabilities",
+        ),
     ],
 )
 def test_scores_and_probabilities_are_not_mixed_up(name: str, model: str, message: str) -> None:
@@ -231,7 +273,12 @@ class Last(nn.Module):
 @pytest.mark.parametrize(
     ("width", "function", "name", "message"),
     [
-        (1, lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6), "BCEWithLogitsLoss", r"ends with a sigmoid"),
+        (
+            1,
+            lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6),
+            "BCEWithLogitsLoss",
+            r"ends with a sigmoid",
+        ),
         (1, lambda x: x.sigmoid().double().float(), "BCEWithLogitsLoss", r"ends with a sigmoid"),
         (2, lambda x: x.sigmoid()[:, 1:], "BCEWithLogitsLoss", r"ends with a sigmoid"),
         (1, functional.hardsigmoid, "BCEWithLogitsLoss", r"ends with a sigmoid"),
@@ -239,17 +286,42 @@ class Last(nn.Module):
         (1, lambda x: x.clamp(0, 1), "BCELoss", None),
         (1, lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6), "BCELoss", None),
         (2, lambda x: x.log_softmax(1), "CrossEntropyLoss", None),
-        (2, lambda x: x.detach(), "CrossEntropyLoss", r"outputs \(torch.float32\) have no gradient"),
-        (2, lambda x: (x > 0).long(), "CrossEntropyLoss", r"outputs \(torch.int64\) have no gradient"),
+        (
+            2,
+            lambda x: x.detach(),
+            "CrossEntropyLoss",
+            r"outputs \(torch.float32\) have no gradient",
+        ),
+        (
+            2,
+            lambda x: (x > 0).long(),
+            "CrossEntropyLoss",
+            r"outputs \(torch.int64\) have no gradient",
+        ),
         (
             2,
             lambda x: dict[str, Tensor]()["a"],
             "CrossEntropyLoss",
             r"does not take rows of shape \(4,\): KeyError: 'a'",
         ),
-        (2, lambda x: x.nothing, "CrossEntropyLoss", r"AttributeError: 'Tensor' object has no attribute 'nothing'"),
-        (2, lambda x: (x, x), "CrossEntropyLoss", r"output for 2 rows is a tuple; 2 classes need \(2, 2\)"),
-        (1, lambda x: x.sigmoid().squeeze(1), "BCELoss", r"output for 2 rows is \(2,\); 2 classes need"),
+        (
+            2,
+            lambda x: x.nothing,
+            "CrossEntropyLoss",
+            r"AttributeError: 'Tensor' object has no attribute 'nothing'",
+        ),
+        (
+            2,
+            lambda x: (x, x),
+            "CrossEntropyLoss",
+            r"output for 2 rows is a tuple; 2 classes need \(2, 2\)",
+        ),
+        (
+            1,
+            lambda x: x.sigmoid().squeeze(1),
+            "BCELoss",
+            r"output for 2 rows is \(2,\); 2 classes need",
+        ),
     ],
 )
 def test_what_a_model_ends_with(width: int, function: Any, name: str, message: str | None) -> None:
@@ -264,29 +336,58 @@ def test_what_a_model_ends_with(width: int, function: Any, name: str, message: s
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("CrossEntropyLoss", {"weight": "balance"}, r"weight: balance is not supported; expected balanced, or a list"),
-        ("CrossEntropyLoss", {"weight": [0, 0]}, r"weight: \[0, 0\] is not supported; .* of numbers above 0"),
+        (
+            "CrossEntropyLoss",
+            {"weight": "balance"},
+            r"weight: balance is not supported; expected balanced, or a list",
+        ),
+        (
+            "CrossEntropyLoss",
+            {"weight": [0, 0]},
+            r"weight: \[0, 0\] is not supported; .* of numbers above 0",
+        ),
         ("CrossEntropyLoss", {"weight": [-1, 2]}, r"weight: \[-1, 2\] is not supported"),
         ("CrossEntropyLoss", {"weight": ["a", 1]}, r"weight: \['a', 1\] is not supported"),
         ("CrossEntropyLoss", {"weight": 3}, r"weight: 3 is not supported"),
-        ("BCEWithLogitsLoss", {"pos_weight": 3.0}, r"pos_weight: 3.0 is not supported; expected a list of numbers ab"),
+        (
+            "BCEWithLogitsLoss",
+            {"pos_weight": 3.0},
+            r"pos_weight: 3.0 is not supported; expected a list of numbers ab",
+        ),
         ("CrossEntropyLoss", {"reduction": "sum"}, r"reduction: sum is not supported"),
         ("BCELoss", {"reduction": "sum"}, r"reduction: sum is not supported"),
-        ("MSELoss", {"reduction": "none"}, r"reduction: none is not supported.*leave reduction out"),
+        (
+            "MSELoss",
+            {"reduction": "none"},
+            r"reduction: none is not supported.*leave reduction out",
+        ),
         ("CrossEntropyLoss", {"size_average": False}, r"size_average: False is not supported"),
         ("L1Loss", {"reduce": False}, r"reduce: False is not supported"),
         ("CrossEntropyLoss", {"ignore_index": 1}, r"ignore_index: 1 is not supported"),
-        ("CrossEntropyLoss", {"weight": [1, 2, 3]}, r"weight has 3 numbers, the data have 2 classes"),
-        ("BCELoss", {"weight": [1, 5]}, r"would weigh the outputs of BCELoss, not the classes; take weight: balanced"),
+        (
+            "CrossEntropyLoss",
+            {"weight": [1, 2, 3]},
+            r"weight has 3 numbers, the data have 2 classes",
+        ),
+        (
+            "BCELoss",
+            {"weight": [1, 5]},
+            r"would weigh the outputs of BCELoss, not the classes; take weight: balanced",
+        ),
         ("BCEWithLogitsLoss", {"weight": [1, 5]}, r"would weigh the outputs"),
     ],
 )
-def test_arguments_that_would_change_the_mean_are_refused(name: str, arguments: Any, message: str) -> None:
+def test_arguments_that_would_change_the_mean_are_refused(
+    name: str, arguments: Any, message: str
+) -> None:
     with pytest.raises(TrainingError, match=message):
-        recipe.criterion(chosen(train__criterion=criterion(name, **arguments)).train.criterion, torch.tensor([3, 1]))
+        recipe.criterion(
+            chosen(train__criterion=criterion(name, **arguments)).train.criterion,
+            torch.tensor([3, 1]),
+        )
 
 
-# ── weights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── weights ───────────────────────────────────────────────────────────────────────────────────────
 
 WEIGHTED = [
     ("CrossEntropyLoss", "two_scores", {"weight": "balanced"}),
@@ -302,8 +403,13 @@ WEIGHTED = [
 ]
 
 
-def step(tree: Path, name: str, model: str, arguments: dict[str, Any], accumulate: int) -> tuple[State, float]:
-    """A step of 64 rows in float64; returns the state, whose model still has its gradients, and the loss."""
+def step(
+    tree: Path, name: str, model: str, arguments: dict[str, Any], accumulate: int
+) -> tuple[State, float]:
+    """A step of 64 rows in float64.
+
+    Returns the state, whose model still has its gradients, and the loss.
+    """
     torch.manual_seed(0)
     prepared = tree / "data/prepared"
     train, val = (PreparedDataset(prepared / split) for split in ("train", "val"))
@@ -315,8 +421,12 @@ def step(tree: Path, name: str, model: str, arguments: dict[str, Any], accumulat
     state.criterion.double()
     rows = batches.rows_of(0, len(train), 64)
     # an uneven batch: all rows of the rarer class come first
-    order = np.argsort(train.targets, kind="stable")[np.linspace(0, len(train) - 1, rows).astype(int)]
-    loss = state.learn(torch.from_numpy(train.inputs[order]).double(), torch.from_numpy(train.targets[order]))
+    order = np.argsort(train.targets, kind="stable")[
+        np.linspace(0, len(train) - 1, rows).astype(int)
+    ]
+    loss = state.learn(
+        torch.from_numpy(train.inputs[order]).double(), torch.from_numpy(train.targets[order])
+    )
     return state, float(loss) / rows
 
 
@@ -334,18 +444,23 @@ def test_parts_of_a_batch_give_its_gradient_and_its_loss(
 
 def test_balanced_rows_weigh_as_their_class_under_bce() -> None:
     made = recipe.criterion(
-        chosen(train__criterion=criterion("BCELoss", weight="balanced")).train.criterion, torch.tensor([3, 1])
+        chosen(train__criterion=criterion("BCELoss", weight="balanced")).train.criterion,
+        torch.tensor([3, 1]),
     )
     targets = torch.tensor([0, 0, 0, 1])
     given = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
     losses = -torch.log(torch.tensor([0.9, 0.8, 0.7, 0.4]))
     weights = torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0])
-    assert heads.loss(made, given, targets) == pytest.approx(float((losses * weights).sum() / weights.sum()))
+    assert heads.loss(made, given, targets) == pytest.approx(
+        float((losses * weights).sum() / weights.sum())
+    )
     assert heads.mass(made, targets) == pytest.approx(4)
 
 
 @pytest.mark.parametrize("batch", [7, 50])
-def test_the_validation_loss_does_not_depend_on_the_batches(separable: Path, tmp_path: Path, batch: int) -> None:
+def test_the_validation_loss_does_not_depend_on_the_batches(
+    separable: Path, tmp_path: Path, batch: int
+) -> None:
     prepared = separable / "data/prepared"
     train, val = (PreparedDataset(prepared / split) for split in ("train", "val"))
     params = chosen(train__criterion=criterion("CrossEntropyLoss", weight=[1.0, 30.0]), model__name="two_scores",

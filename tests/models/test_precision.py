@@ -57,7 +57,11 @@ def on(
     ],
 )  # fmt: skip
 def test_the_table_of_auto(
-    monkeypatch: pytest.MonkeyPatch, kind: str, machine: dict[str, Any], expected: tuple[bool, ...], why: str
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    machine: dict[str, Any],
+    expected: tuple[bool, ...],
+    why: str,
 ) -> None:
     """As docs/training.md has it, for 10 bytes of training rows."""
     on(monkeypatch, kind, **machine)
@@ -69,8 +73,16 @@ def test_the_table_of_auto(
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 @pytest.mark.parametrize("asked", [True, False])
-def test_what_the_params_ask_for_goes_before_auto(monkeypatch: pytest.MonkeyPatch, kind: str, asked: bool) -> None:
-    on(monkeypatch, kind, bf16=not asked, capability=(7 if asked else 9, 0), free=0 if asked else 1000)
+def test_what_the_params_ask_for_goes_before_auto(
+    monkeypatch: pytest.MonkeyPatch, kind: str, asked: bool
+) -> None:
+    on(
+        monkeypatch,
+        kind,
+        bf16=not asked,
+        capability=(7 if asked else 9, 0),
+        free=0 if asked else 1000,
+    )
     precise = {"train__precision": "bfloat16" if asked else "float32"}
     params = chosen(**{f"train__{name}": asked for name in AUTO[1:]}, **precise).train
     plan = devices.plan(params, 10)
@@ -92,7 +104,11 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert devices.device("cpu") == torch.device("cpu")
     assert devices.own(torch.device("cpu"), 5) == torch.device("cpu")
     assert devices.own(torch.device("cuda"), 1) == torch.device("cuda:1")
-    for name, words in (("cuda:2", "this machine has cuda"), ("mps", "this machine has cuda"), ("cpu:1", "cuda")):
+    for name, words in (
+        ("cuda:2", "this machine has cuda"),
+        ("mps", "this machine has cuda"),
+        ("cpu:1", "cuda"),
+    ):
         with pytest.raises(TrainingError, match=rf"train\.device: {name} is not there; .*{words}"):
             devices.device(name)
     on(monkeypatch, "cpu")
@@ -129,7 +145,10 @@ def test_depthwise_networks_stay_in_float32(name: str, bfloat16: bool) -> None:
 
 
 def test_a_choice_of_the_params_is_kept() -> None:
-    model, rows = architectures.build("mobilenet_v2", {}, (3, 64, 64), 10), torch.zeros(1, 3, 64, 64)
+    model, rows = (
+        architectures.build("mobilenet_v2", {}, (3, 64, 64), 10),
+        torch.zeros(1, 3, 64, 64),
+    )
     asked = dataclasses.replace(chosen().train, precision="bfloat16")
     assert devices.suited(ABLE, asked, model, rows) is ABLE
     unable = dataclasses.replace(ABLE, bfloat16=False)

@@ -54,7 +54,10 @@ def main() -> None:
     groups = options.groups or list(selection.config()["groups"])
     if options.list:
         for group in groups:
-            print(*(mutant.id for mutant in _chosen(selection.mutants(group), group, options)), sep="\n")
+            print(
+                *(mutant.id for mutant in _chosen(selection.mutants(group), group, options)),
+                sep="\n",
+            )
         return
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in WARM:
@@ -65,7 +68,10 @@ def main() -> None:
 
 
 def check(group: str, options: argparse.Namespace) -> bool:
-    """Run mutants of a group, print those that survive, and write the results; were enough noticed?"""
+    """Run mutants of a group, print those that survive, and write the results.
+
+    Were enough noticed?.
+    """
     global _runner, _record
     everything = selection.mutants(group)
     chosen = _chosen(everything, group, options)
@@ -80,8 +86,8 @@ def check(group: str, options: argparse.Namespace) -> bool:
             for record in pool.map(_recorded, files):
                 _record.add(record)
         print(
-            f"{group}: {len(chosen)} of {len(everything)} mutants (seed {options.seed}); without a mutant, "
-            f"{len(_record.seconds)} tests took {sum(_record.seconds.values()):.0f} s",
+            f"{group}: {len(chosen)} of {len(everything)} mutants (seed {options.seed}); without a"
+            f" mutant, {len(_record.seconds)} tests took {sum(_record.seconds.values()):.0f} s",
             flush=True,
         )
         for test in dict.fromkeys(_record.failed):
@@ -137,8 +143,9 @@ def _concluded(group: str, verdicts: Sequence[Verdict], how: str) -> bool:
     harmless = [mutant for mutant in survivors if selection.reason(mutant)]
     noticed = len(verdicts) - len(survivors)
     line = (
-        f"{group}: {noticed} of {len(verdicts)} noticed ({noticed / max(1, len(verdicts)):.0%}), "
-        f"{count['timeout']} of them by the time limit; {len(survivors)} survived, {len(harmless)} of them harmless; {how}"
+        f"{group}: {noticed} of {len(verdicts)} noticed ({noticed / max(1, len(verdicts)):.0%}),"
+        f" {count['timeout']} of them by the time limit; {len(survivors)} survived, {len(harmless)}"
+        f" of them harmless; {how}"
     )
     print(line, flush=True)
     RESULTS.mkdir(exist_ok=True)
@@ -146,26 +153,48 @@ def _concluded(group: str, verdicts: Sequence[Verdict], how: str) -> bool:
     texts = [f"{_shown(mutant)}\n\n{_entry(mutant)}" for mutant in survivors]
     (RESULTS / f"{name}.txt").write_text("\n\n".join([line, *texts]) + "\n")
     results: list[dict[str, Any]] = [
-        {"id": verdict.mutant.id, "how": verdict.how, "test": verdict.test, "seconds": round(verdict.seconds, 1)}
+        {
+            "id": verdict.mutant.id,
+            "how": verdict.how,
+            "test": verdict.test,
+            "seconds": round(verdict.seconds, 1),
+        }
         for verdict in verdicts
     ]
-    summary = {"group": group, "noticed": noticed, "harmless": len(harmless), "of": len(verdicts), "mutants": results}
+    summary = {
+        "group": group,
+        "noticed": noticed,
+        "harmless": len(harmless),
+        "of": len(verdicts),
+        "mutants": results,
+    }
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
     return noticed + len(harmless) >= TARGET * len(verdicts)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.mutants", description="Make one mistake at a time and see whether a test notices."
+        prog="python -m tests.mutants",
+        description="Make one mistake at a time and see whether a test notices.",
     )
     parser.add_argument(
-        "groups", nargs="*", help="groups of mutants.toml, planted, folders or modules; default: all groups"
+        "groups",
+        nargs="*",
+        help="groups of mutants.toml, planted, folders or modules; default: all groups",
     )
-    parser.add_argument("--sample", type=int, default=50, help="mutants per group (default: %(default)s)")
+    parser.add_argument(
+        "--sample", type=int, default=50, help="mutants per group (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes at once (default: %(default)s)")
-    parser.add_argument("--only", action="append", help="run only the mutants whose id contains this text")
-    parser.add_argument("--trained", action="store_true", help="run the tests that need a trained repository, too")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only", action="append", help="run only the mutants whose id contains this text"
+    )
+    parser.add_argument(
+        "--trained", action="store_true", help="run the tests that need a trained repository, too"
+    )
     parser.add_argument("--list", action="store_true", help="list the ids and run nothing")
     return parser.parse_args()
 

@@ -63,7 +63,9 @@ def mutants(path: str, source: str) -> list[Mutant]:
             end = starts[target.end_lineno - 1] + target.end_col_offset
             changed = (content[:start] + text.encode() + content[end:]).decode()
             statement, lines = _statement([*parents, node], way)
-            function = ".".join(p.name for p in parents if isinstance(p, ast.FunctionDef | ast.ClassDef))
+            function = ".".join(
+                p.name for p in parents if isinstance(p, ast.FunctionDef | ast.ClassDef)
+            )
             mutant = Mutant(path, target.lineno, mistake, changed, function, lines, statement)
             if changed != source:
                 results.setdefault(changed, mutant)
@@ -149,7 +151,11 @@ def _changes_of_expression(node: Any, parents: Sequence[Any]) -> Iterator[Change
         case ast.Call():
             for position, keyword in enumerate(node.keywords):
                 if keyword.arg and keyword.arg not in UNIMPORTANT:
-                    yield "leave out an argument", node, _with(node, keywords=_without(node.keywords, position))
+                    yield (
+                        "leave out an argument",
+                        node,
+                        _with(node, keywords=_without(node.keywords, position)),
+                    )
             if isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
                 yield "call another function", node.func, FUNCTIONS[node.func.id]
         case ast.Tuple() | ast.List() | ast.Set() if _is_collection(node, parents):
@@ -195,7 +201,8 @@ def _joins_texts(node: ast.BinOp) -> bool:
     texts = ast.JoinedStr | ast.List | ast.Tuple
     sides = (node.left, node.right)
     return any(
-        isinstance(side, texts) or (isinstance(side, ast.Constant) and isinstance(side.value, str)) for side in sides
+        isinstance(side, texts) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
+        for side in sides
     )
 
 

@@ -27,7 +27,9 @@ from coverage import Coverage
 from tests.mutants.mistakes import Mutant
 from tests.mutants.selection import CODE, ROOT, tests_of
 
-LIMIT_S = 45.0  # for the tests of a mutant, besides five times what they take; one that hangs is noticed
+LIMIT_S = (
+    45.0  # for the tests of a mutant, besides five times what they take; one that hangs is noticed
+)
 FIXTURE = "fixture "  # begins the context of a fixture that tests share
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -48,7 +50,9 @@ class Record:
 
     def passing(self, mutant: Mutant) -> set[str]:
         """The tests that pass through the statement of a mutant."""
-        return {test for line in mutant.lines for test in self.lines.get(f"{mutant.path}:{line}", ())}
+        return {
+            test for line in mutant.lines for test in self.lines.get(f"{mutant.path}:{line}", ())
+        }
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ class Runner:
             file.write_text(original)
         return Verdict(mutant, how, result.read_text(), time.monotonic() - began)
 
-    def _asked(self, folder: Path, tests: Sequence[str], seconds: Mapping[str, float], result: Path) -> str:
+    def _asked(
+        self, folder: Path, tests: Sequence[str], seconds: Mapping[str, float], result: Path
+    ) -> str:
         if not tests:
             return "survived"
         order = _cheapest_first(tests, seconds)
@@ -130,13 +136,19 @@ def _copy(area: Path, process: int) -> Path:
     """The repository as it is, edits included, in a folder of its own for each process."""
     folder = area / str(process)
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    names = subprocess.run(
+        command, cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.split("\0")
     for name in filter(None, names):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    for code in (*CODE, "custom", "tests"):  # a changed module is known by its hash, not by its time
+    for code in (
+        *CODE,
+        "custom",
+        "tests",
+    ):  # a changed module is known by its hash, not by its time
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(folder / code, quiet=2, invalidation_mode=mode)
     if sys.platform == "linux":  # what a test leaves running becomes a child of this process
@@ -145,7 +157,11 @@ def _copy(area: Path, process: int) -> Path:
 
 
 def _fork(
-    folder: Path, files: Sequence[str], plugin: object, limit_s: float | None, options: Sequence[str]
+    folder: Path,
+    files: Sequence[str],
+    plugin: object,
+    limit_s: float | None,
+    options: Sequence[str],
 ) -> int | None:
     """Run test files in a fork; returns pytest's exit code, None if the time was over."""
     child = os.fork()
@@ -176,7 +192,10 @@ def _pytest(folder: Path, files: Sequence[str], plugin: object, options: Sequenc
     os.chdir(folder)
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]
-    sys.path[:] = [str(folder), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
+    sys.path[:] = [
+        str(folder),
+        *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT),
+    ]
     os.environ["PYTHONPATH"] = str(folder)
     arguments = ["-q", "-n", "0", "-p", "no:cacheprovider", "--hypothesis-seed", "0", *options]
     arguments += ["--basetemp", f"{folder}-temp", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
@@ -205,11 +224,15 @@ class Recorder:
     def pytest_sessionstart(self) -> None:
         include = [str(self._folder / path) for path in self._paths]
         self._coverage = Coverage(data_file=None, config_file=False, include=include)
-        self._coverage.set_option("run:disable_warnings", ["no-data-collected"])  # a file of tests that start processes
+        self._coverage.set_option(
+            "run:disable_warnings", ["no-data-collected"]
+        )  # a file of tests that start processes
         self._coverage.start()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._fixtures = {item.nodeid: list(getattr(item, "fixturenames", ())) for item in session.items}
+        self._fixtures = {
+            item.nodeid: list(getattr(item, "fixturenames", ())) for item in session.items
+        }
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._test = nodeid
@@ -226,7 +249,9 @@ class Recorder:
             self._coverage.switch_context(self._test)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._record.seconds[report.nodeid] = self._record.seconds.get(report.nodeid, 0.0) + report.duration
+        self._record.seconds[report.nodeid] = (
+            self._record.seconds.get(report.nodeid, 0.0) + report.duration
+        )
         if report.failed:
             self._record.failed.append(report.nodeid)
 

@@ -73,7 +73,10 @@ def _modules(group: str) -> list[str]:
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
         known = ", ".join([*groups, PLANTED])
-        sys.exit(f"{', '.join(missing) or group} does not exist; name a folder, a module, or one of {known}")
+        sys.exit(
+            f"{', '.join(missing) or group} does not exist; name a folder, a module, or one of"
+            f" {known}"
+        )
     return [file.relative_to(ROOT).as_posix() for file in files]
 
 
@@ -85,7 +88,9 @@ def _planted() -> list[Mutant]:
         old, name = entry["old"], entry["name"]
         places = [path for path, text in sources.items() for _ in range(text.count(old))]
         if len(places) == 1:
-            results.append(mistakes.hand_written(places[0], sources[places[0]], old, entry["new"], name))
+            results.append(
+                mistakes.hand_written(places[0], sources[places[0]], old, entry["new"], name)
+            )
         else:
             stale.append(f"{name} ({len(places)} places)")
     if stale:

@@ -97,12 +97,20 @@ def prepared(configured, tree):
     def run(table: dict[str, object], features: list[str], **keys: str) -> tuple[Spec, list[str]]:
         (tree / "data/incoming").mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), tree / "data/incoming/a.parquet")
-        source = {"type": "parquet", "path": "data/incoming", "label": "label", "features": features, **keys}
+        source = {
+            "type": "parquet",
+            "path": "data/incoming",
+            "label": "label",
+            "features": features,
+            **keys,
+        }
         params = configured(source)
         for stage in (refresh, ingest, validate, prepare):
             stage.fn(params, tree)
         warnings = json.loads((tree / "reports/validation.json").read_text())["warnings"]
-        warnings = [warning for warning in warnings if "feature" in warning]  # and none about few test rows
+        warnings = [
+            warning for warning in warnings if "feature" in warning
+        ]  # and none about few test rows
         return Spec.read(tree / "data/prepared/spec.json"), warnings
 
     return run
@@ -110,16 +118,29 @@ def prepared(configured, tree):
 
 def test_unix_time_keeps_its_values(prepared, tree) -> None:
     time = 1.7e9 + np.random.default_rng(0).uniform(0, 60, 400)
-    found, warnings = prepared({"t": time, "label": np.where(time > 1.7e9 + 30, "late", "early")}, ["t"])
-    train, targets = (np.load(tree / f"data/prepared/train/{name}.npy") for name in ("inputs", "targets"))
-    assert train.dtype == np.float32 and len(np.unique(train)) == len(train) == found.counts["train"]
+    found, warnings = prepared(
+        {"t": time, "label": np.where(time > 1.7e9 + 30, "late", "early")}, ["t"]
+    )
+    train, targets = (
+        np.load(tree / f"data/prepared/train/{name}.npy") for name in ("inputs", "targets")
+    )
+    assert (
+        train.dtype == np.float32 and len(np.unique(train)) == len(train) == found.counts["train"]
+    )
     middle = (1.7e9 + 30 - found.mean[0]) / found.std[0]
-    assert ((train[:, 0] > middle) == targets).all() and found.std[0] == pytest.approx(time.std(), rel=0.1)
+    assert ((train[:, 0] > middle) == targets).all() and found.std[0] == pytest.approx(
+        time.std(), rel=0.1
+    )
     assert warnings == []
 
 
 def test_a_constant_and_an_empty_feature_are_warned_about(prepared, tree) -> None:
-    table = {"a": [14.62] * 40, "b": pa.nulls(40, pa.float64()), "c": np.arange(40.0), "label": ["x", "y"] * 20}
+    table = {
+        "a": [14.62] * 40,
+        "b": pa.nulls(40, pa.float64()),
+        "c": np.arange(40.0),
+        "label": ["x", "y"] * 20,
+    }
     _, warnings = prepared(table, ["a", "b", "c"])
     assert warnings == [
         "no row has a value of the feature b; leave it out of the source's features",
@@ -141,38 +162,58 @@ NORMAL = np.random.default_rng(0).normal(size=400)
     "values",
     [
         np.where(np.arange(400) == 7, 1e30, NORMAL),  # one value far off
-        np.where(np.arange(400) % 10, 1.7e9 + 60 * NORMAL, 0),  # Unix time, with 0 for what is missing
+        np.where(
+            np.arange(400) % 10, 1.7e9 + 60 * NORMAL, 0
+        ),  # Unix time, with 0 for what is missing
         np.where(np.arange(400) % 50, NORMAL, -1.7e38),  # a fill value
         NORMAL * 1e-300,
     ],
 )
 def test_values_that_float32_merges_are_warned_about(prepared, values, capsys) -> None:
     prepared({"v": values, "w": NORMAL, "label": ["x", "y"] * 200}, ["v", "w"])
-    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prepare: warning")]
+    (warning,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("prepare: warning")
+    ]
     assert "distinct values of the feature v are left" in warning
 
 
 def test_a_value_that_overflows_outside_training_is_an_error(prepared) -> None:
     values = np.append(np.arange(39.0), 1e300)
     table = {"v": values, "part": ["train"] * 39 + ["test"], "label": ["x", "y"] * 20}
-    with pytest.raises(ValidationFailed, match="a value of the feature v in the test split is too far from those"):
+    with pytest.raises(
+        ValidationFailed, match="a value of the feature v in the test split is too far from those"
+    ):
         prepared(table, ["v"], split="part")
 
 
 def test_values_that_overflow_are_an_error(prepared) -> None:
     values = np.where(np.arange(40) % 2, 1e308, -1e308)
-    with pytest.raises(ValidationFailed, match="the values of the feature v are too large to standardise in float64"):
+    with pytest.raises(
+        ValidationFailed,
+        match="the values of the feature v are too large to standardise in float64",
+    ):
         prepared({"v": values, "label": ["x", "y"] * 20}, ["v"])
 
 
 def test_a_bad_value_in_parquet_is_shown_with_its_row(prepared) -> None:
-    with pytest.raises(CorruptData, match=r"a\.parquet, row 2: the feature v is 'tall', not a number"):
+    with pytest.raises(
+        CorruptData, match=r"a\.parquet, row 2: the feature v is 'tall', not a number"
+    ):
         prepared({"v": ["1", "2", "tall"], "label": ["x", "y", "x"]}, ["v"])
 
 
-FACTS = {"kind": "features", "input_shape": [1], "classes": ["a", "b"], "mean": [10.0], "std": [2.0], "counts": {}}
+FACTS = {
+    "kind": "features",
+    "input_shape": [1],
+    "classes": ["a", "b"],
+    "mean": [10.0],
+    "std": [2.0],
+    "counts": {},
+}
 OLD = Spec.parse({**FACTS, "features": ["x"], "size": None, "channels": None})
-NEW = Spec.parse({**FACTS, "features": ["x"], "size": None, "channels": None, "format": 2, "later": "unknown"})
+NEW = Spec.parse(
+    {**FACTS, "features": ["x"], "size": None, "channels": None, "format": 2, "later": "unknown"}
+)
 
 
 @pytest.mark.parametrize("form", [OLD, NEW], ids=["format 1", "format 2"])
@@ -184,7 +225,9 @@ def test_a_model_of_either_format_is_fed_the_same(form: Spec) -> None:
     table = pa.table({"feature:x": pa.array([12.0, None, float("inf"), 7.0])})
     inputs = spec.inputs(table, form)
     assert inputs.dtype == np.float32
-    assert inputs[:, 0].tolist() == ([12.0, 10.0, 10.0, 7.0] if form is OLD else [1.0, 0.0, 0.0, -1.5])
+    assert inputs[:, 0].tolist() == (
+        [12.0, 10.0, 10.0, 7.0] if form is OLD else [1.0, 0.0, 0.0, -1.5]
+    )
     fed = Normalise(form, torch.device("cpu"))(torch.from_numpy(inputs))
     assert fed[:, 0].tolist() == [1.0, 0.0, 0.0, -1.5]
 

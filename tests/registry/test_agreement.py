@@ -20,7 +20,8 @@ from tasks.promote import promote, rollback
 from tests.helpers.toy import Toy, tool
 
 ENVIRONMENTS = ("prod", "staging")
-# What a registration may change, and whether that alone makes a minor version (data, params) or only a patch.
+# What a registration may change, and whether that alone makes a minor version (data, params) or
+# only a patch.
 VALUES: dict[str, list[Any]] = {
     "train.seed": [0, 1, 2],
     "train.epochs": [1, 2, 3],
@@ -69,7 +70,9 @@ class History:
             state["classes"] = self.random.choice(CLASSES)
         name = self.next_name(state)
         accuracy = self.random.randint(0, 100) / 100
-        version = self.toy.register(f"weights {len(self.versions)}", accuracy=accuracy, classes=state["classes"])
+        version = self.toy.register(
+            f"weights {len(self.versions)}", accuracy=accuracy, classes=state["classes"]
+        )
         assert version.name == name
         self.versions.append(name)
         self.state = state
@@ -96,7 +99,9 @@ class History:
             assert not promote.fn(self.toy.tree, name, environment).changed
             return "promoted already"
         if name in self.withdrawn:
-            return self.refused("is withdrawn", lambda: promote.fn(self.toy.tree, name, environment))
+            return self.refused(
+                "is withdrawn", lambda: promote.fn(self.toy.tree, name, environment)
+            )
         assert promote.fn(self.toy.tree, name, environment).version == name
         stack.append(name)
         self.assignments.append((environment, name, "promote"))
@@ -105,7 +110,9 @@ class History:
     def roll_back(self) -> str:
         environment = self.random.choice(ENVIRONMENTS)
         stack = self.stacks[environment]
-        below = [at for at, name in enumerate(stack) if name != stack[-1] and name not in self.withdrawn]
+        below = [
+            at for at, name in enumerate(stack) if name != stack[-1] and name not in self.withdrawn
+        ]
         if not below:
             text = "nothing to roll back to" if stack else f"nothing serves in {environment}"
             return self.refused(text, lambda: rollback.fn(self.toy.tree, environment))
@@ -120,7 +127,9 @@ class History:
             return "nothing"
         name = self.random.choice(self.versions)
         if any(stack and stack[-1] == name for stack in self.stacks.values()):
-            return self.refused("what serves can't be withdrawn", lambda: withdraw(self.toy.tree, name, "bad"))
+            return self.refused(
+                "what serves can't be withdrawn", lambda: withdraw(self.toy.tree, name, "bad")
+            )
         assert withdraw(self.toy.tree, name, "bad").changed == (name not in self.withdrawn)
         self.withdrawn.add(name)
         return "withdraw"
@@ -135,10 +144,14 @@ class History:
         registry = self.toy.registry
         assert registry.environments() == self.serving()
         assert [version.name for version in reversed(registry.versions())] == self.versions
-        assert {version.name for version in registry.versions() if version.withdrawn} == self.withdrawn
+        assert {
+            version.name for version in registry.versions() if version.withdrawn
+        } == self.withdrawn
         history = [entry for entries in registry.histories().values() for entry in entries]
         history.sort(key=lambda entry: entry.counter)
-        assert [(entry.environment, entry.version, entry.action) for entry in history] == self.assignments
+        assert [
+            (entry.environment, entry.version, entry.action) for entry in history
+        ] == self.assignments
         assert [entry.counter for entry in history] == list(range(1, len(history) + 1))
 
     def serving(self) -> dict[str, str]:
@@ -147,7 +160,9 @@ class History:
     def check_gto(self) -> None:
         tree = self.toy.tree
         shown = json.loads(tool("gto", "show", "--json", cwd=tree))["classifier"]
-        assert {environment: name for environment, name in shown["stage"].items() if name} == self.serving()
+        assert {
+            environment: name for environment, name in shown["stage"].items() if name
+        } == self.serving()
         events = json.loads(tool("gto", "history", "classifier", "--json", "--asc", cwd=tree))
         by_kind = {kind: [entry for entry in events if entry["event"] == kind]
                    for kind in ("assignment", "registration", "deregistration")}  # fmt: skip
@@ -163,7 +178,17 @@ class History:
     def check_dvc_bytes(self) -> None:
         for environment, name in self.serving().items():
             file = self.folder / environment
-            get = ("dvc", "artifacts", "get", ".", "classifier", "--stage", environment, "-o", str(file))
+            get = (
+                "dvc",
+                "artifacts",
+                "get",
+                ".",
+                "classifier",
+                "--stage",
+                environment,
+                "-o",
+                str(file),
+            )
             tool(*get, cwd=self.toy.tree)
             content = loading.path(environment, self.toy.tree).read_text()
             assert file.read_text() == content == f"weights {self.versions.index(name)}"
@@ -172,14 +197,26 @@ class History:
         tree = self.toy.tree
         ours = history.diff(tree, old, new)
         names = [f"classifier@{name}" for name in (old, new)]
-        params = json.loads(tool("dvc", "params", "diff", "--json", *names, cwd=tree)).get("params.yaml", {})
+        params = json.loads(tool("dvc", "params", "diff", "--json", *names, cwd=tree)).get(
+            "params.yaml", {}
+        )
         theirs = {key: (pair["old"], pair["new"]) for key, pair in params.items()}
-        assert theirs == {key: (_as_dvc(old), _as_dvc(new)) for key, (old, new) in ours.params.items()}
-        metrics = json.loads(tool("dvc", "metrics", "diff", "--json", *names, cwd=tree)).get("reports/metrics.json", {})
-        per_class = {
-            f"per_class.{label}.{key}": pair for label, pairs in ours.per_class.items() for key, pair in pairs.items()
+        assert theirs == {
+            key: (_as_dvc(old), _as_dvc(new)) for key, (old, new) in ours.params.items()
         }
-        theirs = {key: (pair["old"], pair["new"]) for key, pair in metrics.items() if "intervals" not in key}
+        metrics = json.loads(tool("dvc", "metrics", "diff", "--json", *names, cwd=tree)).get(
+            "reports/metrics.json", {}
+        )
+        per_class = {
+            f"per_class.{label}.{key}": pair
+            for label, pairs in ours.per_class.items()
+            for key, pair in pairs.items()
+        }
+        theirs = {
+            key: (pair["old"], pair["new"])
+            for key, pair in metrics.items()
+            if "intervals" not in key
+        }
         assert theirs == ours.metrics | per_class
 
     def check_dvc_plots(self, old: str, new: str) -> None:

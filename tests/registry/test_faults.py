@@ -1,4 +1,6 @@
-"""Faults of versions, by the numbers that the design gives them. Those with tests elsewhere are named here.
+"""Faults of versions, by the numbers that the design gives them.
+
+Those with tests elsewhere are named here.
 
  2 killed on the way    here, and test_agreement.py::test_killed_at_random_moments, test_compare.py::test_a_run_cut_off_...
  6 tampered objects     here, and test_checkout.py::test_one_flipped_byte_is_refused_and_named
@@ -61,7 +63,8 @@ class Killed(BaseException):
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize(
-    ("module", "point"), [(remote, "push"), (snapshot, "commit"), (tags, "write"), (loading, "files")]
+    ("module", "point"),
+    [(remote, "push"), (snapshot, "commit"), (tags, "write"), (loading, "files")],
 )
 def test_killed_between_the_steps(
     toy: Toy, tmp_path: Path, module: Any, point: str, before: bool, monkeypatch: pytest.MonkeyPatch
@@ -80,9 +83,14 @@ def test_killed_between_the_steps(
         toy.release("b")
     assert toy.serves() == "v1.0.0"
     assert toy.release("b").name == "v1.0.1"
-    assert git("tag", "--list", "classifier@*", cwd=toy.tree).split() == ["classifier@v1.0.0", "classifier@v1.0.1"]
+    assert git("tag", "--list", "classifier@*", cwd=toy.tree).split() == [
+        "classifier@v1.0.0",
+        "classifier@v1.0.1",
+    ]
     assert toy.serves() == "v1.0.1"
-    assert [each for each in verify(toy.tree) if "does not hold the card of a model" not in each.message] == []
+    assert [
+        each for each in verify(toy.tree) if "does not hold the card of a model" not in each.message
+    ] == []
 
 
 @pytest.mark.fault(6)
@@ -166,7 +174,9 @@ def test_code_in_a_model_never_runs(toy: Toy, tmp_path: Path) -> None:
     (toy.tree / "models/classifier.json").write_text(card.replace(was, sha256))
     toy.lock()
     version = register.fn(toy.params, toy.tree, toy.decide(sha256), head(toy.tree))
-    with pytest.raises(CorruptModel, match="it holds more than tensors, which may be code; nothing of it was run"):
+    with pytest.raises(
+        CorruptModel, match="it holds more than tensors, which may be code; nothing of it was run"
+    ):
         load(version.name, toy.tree)
     assert [each.what for each in verify(toy.tree)] == ["models/classifier.pt"]
     assert not (tmp_path / "ran").exists()
@@ -186,7 +196,9 @@ def test_a_cut_lock_is_named_wherever_it_is_cut(toy: Toy, step: int) -> None:
         except VersionError as error:
             assert "dvc.lock" in str(error)
         else:  # only the last number, a file's size, is short of digits: all hashes are there
-            assert [(each.path, each.md5) for each in found] == [(each.path, each.md5) for each in outputs]
+            assert [(each.path, each.md5) for each in found] == [
+                (each.path, each.md5) for each in outputs
+            ]
 
 
 @pytest.mark.fault(31)
@@ -195,7 +207,11 @@ def test_the_remote_goes_during_a_rollback(toy: Toy, tmp_path: Path) -> None:
     toy.release("a")
     toy.set("train.epochs", 3)
     toy.release("b")
-    cut = pipeline.of_commit(toy.tree, toy.registry.find("v1.0.0").commit).output("models/classifier.pt").md5
+    cut = (
+        pipeline.of_commit(toy.tree, toy.registry.find("v1.0.0").commit)
+        .output("models/classifier.pt")
+        .md5
+    )
     toy.object(cut).unlink()
     (tmp_path / "store").rename(tmp_path / "unmounted")
     before = contents(toy.tree)

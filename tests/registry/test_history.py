@@ -14,7 +14,10 @@ def test_what_one_version_comes_from_and_when_it_served(toy: Toy) -> None:
     assert shown.sources == {"rows": 1}
     assert set(shown.code) == {"code/ingest.py", "code/train.py", "custom"}
     assert shown.params["train"]["seed"] == 0
-    assert [(span.action, span.until is None) for span in shown.served] == [("promote", False), ("rollback", True)]
+    assert [(span.action, span.until is None) for span in shown.served] == [
+        ("promote", False),
+        ("rollback", True),
+    ]
     audit = history.spans(toy.registry, "prod")
     assert [(span.version, span.reason, span.by) for span in audit] == [
         ("v1.0.0", "", "Ada"),
@@ -44,7 +47,16 @@ def test_dvc_draws_two_versions_together(toy: Toy) -> None:
     toy.release("a")
     toy.release("other weights")
     page = toy.tree / "drawn/index.html"
-    tool("dvc", "plots", "diff", "classifier@v1.0.0", "classifier@v1.0.1", "--out", str(page.parent), cwd=toy.tree)
+    tool(
+        "dvc",
+        "plots",
+        "diff",
+        "classifier@v1.0.0",
+        "classifier@v1.0.1",
+        "--out",
+        str(page.parent),
+        cwd=toy.tree,
+    )
     drawn = page.read_text()
     assert "classifier@v1.0.0" in drawn
     assert "classifier@v1.0.1" in drawn

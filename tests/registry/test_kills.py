@@ -76,7 +76,9 @@ class Place:
         return place
 
     def tags(self, at: Path) -> dict[str, str]:
-        lines = git("for-each-ref", "--format=%(refname) %(objectname)", "refs/tags", cwd=at).splitlines()
+        lines = git(
+            "for-each-ref", "--format=%(refname) %(objectname)", "refs/tags", cwd=at
+        ).splitlines()
         return dict(line.split() for line in lines)
 
     def garbage(self) -> list[Path]:
@@ -145,7 +147,9 @@ class Killer:
         toy, names = place.toy, [version.name for version in place.toy.registry.versions()]
         history = [entry.version for entry in toy.registry.history("prod")]
         if command == "adopt":
-            before, now = (git("rev-parse", "main", cwd=at.toy.tree) for at in (self.template, place))
+            before, now = (
+                git("rev-parse", "main", cwd=at.toy.tree) for at in (self.template, place)
+            )
             assert before in (now, git("rev-parse", "main^", cwd=toy.tree))
             return "old" if now == before else "new"
         if command == "push":
@@ -157,7 +161,10 @@ class Killer:
         added = {"promote": "v1.0.0", "rollback": "v1.0.1", "publish": "v1.0.3"}[command]
         if history == ["v1.0.0", "v1.0.1", "v1.0.2"]:
             # a version may be registered and not promoted yet: these are two commands
-            assert names in (["v1.0.2", "v1.0.1", "v1.0.0"], ["v1.0.3", "v1.0.2", "v1.0.1", "v1.0.0"])
+            assert names in (
+                ["v1.0.2", "v1.0.1", "v1.0.0"],
+                ["v1.0.3", "v1.0.2", "v1.0.1", "v1.0.0"],
+            )
             assert toy.serves() == "v1.0.2"
             return "old"
         assert history == ["v1.0.0", "v1.0.1", "v1.0.2", added]
@@ -169,9 +176,15 @@ class Killer:
 
     def check_whole(self, place: Place) -> None:
         """Every version is complete, and what serves can be loaded."""
-        findings = [finding for finding in verify(place.toy.tree) if "the card of a model" not in finding.message]
+        findings = [
+            finding
+            for finding in verify(place.toy.tree)
+            if "the card of a model" not in finding.message
+        ]
         known = ("lacks", "is not pushed to")  # before `push` is done
-        findings = [finding for finding in findings if not any(words in finding.message for words in known)]
+        findings = [
+            finding for finding in findings if not any(words in finding.message for words in known)
+        ]
         assert findings == []
         version = place.toy.registry.serving("prod")
         assert version is not None
@@ -179,7 +192,9 @@ class Killer:
 
     def check_finished(self, place: Place, command: str) -> None:
         tree = place.toy.tree
-        findings = [finding for finding in verify(tree) if "the card of a model" not in finding.message]
+        findings = [
+            finding for finding in verify(tree) if "the card of a model" not in finding.message
+        ]
         assert findings == []
         assert place.tags(tree) == place.tags(place.origin)
         assert publication.pending(tree) == []

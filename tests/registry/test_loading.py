@@ -81,7 +81,9 @@ def test_edits_in_the_checkout_do_not_change_an_old_version(
     assert card.architecture["name"] == f"custom.{place}net:Net"
 
 
-@pytest.mark.parametrize(("format", "edit"), [*((name, tanh) for name in exports.FORMATS), ("whole_model", removed)])
+@pytest.mark.parametrize(
+    ("format", "edit"), [*((name, tanh) for name in exports.FORMATS), ("whole_model", removed)]
+)
 def test_an_export_is_the_version_and_not_the_checkout(
     toy: Toy, tmp_path: Path, format: str, edit: Callable[[Path, Path], None]
 ) -> None:
@@ -109,5 +111,8 @@ def test_code_that_does_not_run_is_one_line(toy: Toy) -> None:
     train(toy, 0.1, model="custom.models.net:Net", keys=("layer.weight", "layer.bias"))
     newest = toy.registry.versions()[0]
     assert newest.commit != commit
-    with pytest.raises(CorruptModel, match=r"cannot be built with the custom/ of its own commit .*: division by zero"):
+    with pytest.raises(
+        CorruptModel,
+        match=r"cannot be built with the custom/ of its own commit .*: division by zero",
+    ):
         loading.built(toy.tree, newest)

@@ -69,10 +69,19 @@ def store() -> Iterator[SlowStore]:
 def test_a_rollback_during_an_upload(toy: Toy, store: SlowStore, command: list[str]) -> None:
     for weights in "ab":
         toy.release(weights)
-    toy.write({".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store.url}\n"})
+    toy.write(
+        {
+            ".dvc/config": (
+                f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store.url}\n"
+            )
+        }
+    )
     toy.commit("Set a remote")
     arguments = [sys.executable, "-m", "cli", *command]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent) + ":/usr/bin:/bin"}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": str(Path(sys.executable).parent) + ":/usr/bin:/bin",
+    }
     child = subprocess.Popen(
         arguments, cwd=toy.tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -99,7 +108,9 @@ def test_a_rollback_during_a_collection(toy: Toy) -> None:
         assert time.monotonic() - started < BOUND_S
 
 
-def test_no_collection_deletes_while_a_registration_is_under_way(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_collection_deletes_while_a_registration_is_under_way(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy.release("a")
     monkeypatch.setattr("ratchet.upkeep.gc.locked", partial(locked, timeout_s=0.1))
     with locked(toy.tree, name=OBJECTS, shared=True):
@@ -167,7 +178,9 @@ def test_every_change_waits_for_the_lock_of_the_registry(
 
 def test_a_lock_that_is_never_free_ends_as_busy(toy: Toy) -> None:
     with locked(toy.tree):
-        busy = pytest.raises(Busy, match=r"another ratchet command has held ratchet\.lock for 0 s; try again")
+        busy = pytest.raises(
+            Busy, match=r"another ratchet command has held ratchet\.lock for 0 s; try again"
+        )
         with busy, locked(toy.tree, 0.1):
             pass
     with locked(toy.tree, 0.1):

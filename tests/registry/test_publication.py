@@ -1,4 +1,7 @@
-"""Rollback with a git remote that is down, refuses, or has other assignments; and what catches up later."""
+"""Rollback with a git remote that is down, refuses, or has other assignments.
+
+And what catches up later.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +70,20 @@ def refs(tree: Path, pattern: str = "refs/tags") -> list[str]:
 
 
 def settled(pair: tuple[Toy, Toy]) -> list[tuple[str, str]]:
-    """Both machines meet the remote again; returns the history of prod, which has to be the same on both."""
+    """Both machines meet the remote again.
+
+    Returns the history of prod, which has to be the same on both.
+    """
     for toy in (*pair, *pair):
         connect(toy)
         publication.sync(toy.tree, "origin")
     assert refs(pair[0].tree) == refs(pair[1].tree) == refs(pair[0].tree.parent / "origin.git")
     assert [ref for toy in pair for ref in refs(toy.tree, "refs/ratchet")] == []
-    assert [each for each in verify(pair[0].tree) if "does not hold the card of a model" not in each.message] == []
+    assert [
+        each
+        for each in verify(pair[0].tree)
+        if "does not hold the card of a model" not in each.message
+    ] == []
     histories = [toy.registry.history("prod") for toy in pair]
     assert histories[0] == histories[1]
     assert gto_stages(pair[0].tree)["prod"] == pair[0].serves()
@@ -94,7 +104,10 @@ def test_a_rollback_without_the_remote_is_pushed_by_the_next_command(pair: tuple
     assert done.version == toy.serves() == "v1.0.2"
     assert "got no answer from the remote" in done.unpushed
     assert rollback.fn(toy.tree, "prod").version == "v1.0.1"
-    assert [tag.name for tag in publication.pending(toy.tree)] == ["classifier#prod#5", "classifier#prod#6"]
+    assert [tag.name for tag in publication.pending(toy.tree)] == [
+        "classifier#prod#5",
+        "classifier#prod#6",
+    ]
     with pytest.raises(Unreachable):  # no emergency: Prefect repeats it
         promote.fn(toy.tree, "v1.0.3", "prod")
     assert toy.serves() == "v1.0.1"
@@ -107,7 +120,9 @@ def test_a_rollback_without_the_remote_is_pushed_by_the_next_command(pair: tuple
 
 
 @pytest.mark.parametrize("command", ["push", "withdraw", "rollback"])
-def test_every_command_that_reaches_the_remote_pushes_what_is_pending(pair: tuple[Toy, Toy], command: str) -> None:
+def test_every_command_that_reaches_the_remote_pushes_what_is_pending(
+    pair: tuple[Toy, Toy], command: str
+) -> None:
     toy, other = pair
     disconnect(toy)
     rollback.fn(toy.tree, "prod")
@@ -139,7 +154,9 @@ def test_the_later_rollback_is_in_force_and_both_are_in_the_history(
     assert rollback.fn(other.tree, "prod").version == "v1.0.1"
 
 
-def test_an_earlier_rollback_does_not_undo_a_later_one(pair: tuple[Toy, Toy], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_rollback_does_not_undo_a_later_one(
+    pair: tuple[Toy, Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy, other = pair
     disconnect(toy)
     at(monkeypatch, 10)
@@ -148,12 +165,18 @@ def test_an_earlier_rollback_does_not_undo_a_later_one(pair: tuple[Toy, Toy], mo
     rollback.fn(other.tree, "prod", to="v1.0.0", reason="theirs")
     at(monkeypatch, 30)
     assert settled(pair) == [("rollback", "v1.0.0"), ("rollback", "v1.0.2"), ("rollback", "v1.0.0")]
-    assert [entry.reason for entry in toy.registry.history("prod")][4:] == ["theirs", "ours", "theirs"]
+    assert [entry.reason for entry in toy.registry.history("prod")][4:] == [
+        "theirs",
+        "ours",
+        "theirs",
+    ]
     assert toy.registry.history("prod")[-1].tag.data["again"] == 5
     assert toy.registry.was_rolled_back("v1.0.3", "prod")
 
 
-def test_a_promotion_made_while_a_rollback_was_pending(pair: tuple[Toy, Toy], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promotion_made_while_a_rollback_was_pending(
+    pair: tuple[Toy, Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It took a higher number or the same one; whichever came later is in force."""
     toy, other = pair
     disconnect(toy)
@@ -167,7 +190,9 @@ def test_a_promotion_made_while_a_rollback_was_pending(pair: tuple[Toy, Toy], mo
     assert [entry.counter for entry in toy.registry.history("prod")][4:] == [5, 6, 7]
 
 
-def test_several_pending_rollbacks_keep_their_order(pair: tuple[Toy, Toy], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_pending_rollbacks_keep_their_order(
+    pair: tuple[Toy, Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy, other = pair
     disconnect(toy)
     at(monkeypatch, 10)
@@ -211,7 +236,9 @@ def test_a_missing_assignment_is_fetched_or_named(pair: tuple[Toy, Toy]) -> None
     assert rollback.fn(toy.tree, "prod").version == "v1.0.2"
     git("update-ref", "-d", "refs/tags/classifier#prod#2", cwd=toy.tree)
     disconnect(toy)
-    with pytest.raises(VersionError, match=r"assignment 2 of prod is missing here.*git fetch --tags.*--to VERSION"):
+    with pytest.raises(
+        VersionError, match=r"assignment 2 of prod is missing here.*git fetch --tags.*--to VERSION"
+    ):
         rollback.fn(toy.tree, "prod")
     assert toy.serves() == "v1.0.2"
 
@@ -224,7 +251,10 @@ def test_a_settlement_that_was_cut_off_leaves_nothing(pair: tuple[Toy, Toy]) -> 
     assert settled(pair) == []
 
 
-def refuse(origin: Path, message: str = "GitLab: You are not allowed to create this tag as it is protected.") -> Path:
+def refuse(
+    origin: Path,
+    message: str = "GitLab: You are not allowed to create this tag as it is protected.",
+) -> Path:
     hook = origin / "hooks/pre-receive"
     hook.write_text(f'#!/bin/sh\necho x >> {origin}/attempts\necho "{message}" >&2\nexit 1\n')
     hook.chmod(0o755)
@@ -232,10 +262,14 @@ def refuse(origin: Path, message: str = "GitLab: You are not allowed to create t
 
 
 @pytest.mark.fault(38)
-def test_a_remote_that_refuses_is_asked_once_and_quoted(pair: tuple[Toy, Toy], tmp_path: Path) -> None:
+def test_a_remote_that_refuses_is_asked_once_and_quoted(
+    pair: tuple[Toy, Toy], tmp_path: Path
+) -> None:
     toy, _ = pair
     hook = refuse(tmp_path / "origin.git")
-    with pytest.raises(RemoteRefused, match="You are not allowed to create this tag as it is protected"):
+    with pytest.raises(
+        RemoteRefused, match="You are not allowed to create this tag as it is protected"
+    ):
         promote.fn(toy.tree, "v1.0.0", "prod")
     assert (tmp_path / "origin.git/attempts").read_text() == "x\n"
     assert toy.serves() == "v1.0.3"
@@ -258,7 +292,9 @@ exec {real} "$@"
 """
 
 
-def interfere(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, before: str = ":", after: str = ":") -> None:
+def interfere(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, before: str = ":", after: str = ":"
+) -> None:
     """Let a shell command run once, right before or after our first `git VERB`."""
     real = str(shutil.which("git"))
     (folder / "bin").mkdir()
@@ -393,7 +429,9 @@ def test_a_push_that_loses_a_race_is_repeated(
     assert refs(tmp_path / "backup.git") == refs(toy.tree)
 
 
-def test_what_is_pending_is_pushed_to_no_other_remote(pair: tuple[Toy, Toy], tmp_path: Path) -> None:
+def test_what_is_pending_is_pushed_to_no_other_remote(
+    pair: tuple[Toy, Toy], tmp_path: Path
+) -> None:
     """Its number may still change."""
     toy, _ = pair
     git("init", "--quiet", "--bare", str(tmp_path / "backup.git"), cwd=tmp_path)
@@ -414,13 +452,17 @@ def black_hole() -> Iterator[str]:
 
 
 @pytest.mark.fault(38)
-def test_a_remote_that_never_answers_does_not_hold_a_rollback_up(pair: tuple[Toy, Toy], black_hole: str) -> None:
+def test_a_remote_that_never_answers_does_not_hold_a_rollback_up(
+    pair: tuple[Toy, Toy], black_hole: str
+) -> None:
     toy, _ = pair
     git("remote", "set-url", "origin", black_hole, cwd=toy.tree)
     started = time.monotonic()
     command = [sys.executable, "-m", "cli", "rollback", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=toy.tree, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=toy.tree, env=environment, capture_output=True, text=True, check=False
+    )
     took_s = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
@@ -452,7 +494,9 @@ def test_killed_between_the_two_references(pair: tuple[Toy, Toy]) -> None:
     git("update-ref", publication.PENDING + tag.name, tag.oid, cwd=toy.tree)
     assert toy.serves() == "v1.0.3"
     disconnect(toy)
-    assert rollback.fn(toy.tree, "prod").version == "v1.0.2"  # one step, under the number of the other
+    assert (
+        rollback.fn(toy.tree, "prod").version == "v1.0.2"
+    )  # one step, under the number of the other
     assert settled(pair) == [("rollback", "v1.0.2")]
 
 
@@ -471,7 +515,9 @@ def test_verify_tells_what_is_not_pushed_from_what_was_moved_by_hand(pair: tuple
     toy, other = pair
 
     def messages() -> list[str]:
-        return [finding.message for finding in verify(toy.tree) if finding.what == "classifier#prod#5"]
+        return [
+            finding.message for finding in verify(toy.tree) if finding.what == "classifier#prod#5"
+        ]
 
     disconnect(toy)
     rollback.fn(toy.tree, "prod")
@@ -483,5 +529,14 @@ def test_verify_tells_what_is_not_pushed_from_what_was_moved_by_hand(pair: tuple
     assert messages() == [f"is not pushed to origin yet; `ratchet push` pushes it{taken}"]
 
     text = git("for-each-ref", "--format=%(contents)", "refs/tags/classifier#prod#5", cwd=toy.tree)
-    git("tag", "--force", "-a", "-m", text, "classifier#prod#5", "classifier@v1.0.1^{commit}", cwd=toy.tree)
+    git(
+        "tag",
+        "--force",
+        "-a",
+        "-m",
+        text,
+        "classifier#prod#5",
+        "classifier@v1.0.1^{commit}",
+        cwd=toy.tree,
+    )
     assert messages()[-1].startswith("differs on origin: moved or made again by hand")

@@ -47,7 +47,9 @@ def clones(folder: Path, versions: int, promotions: int) -> list[Toy]:
 
 
 def refs(tree: Path) -> str:
-    return git("for-each-ref", "--format=%(refname) %(objectname)", "refs/tags", "refs/ratchet", cwd=tree)
+    return git(
+        "for-each-ref", "--format=%(refname) %(objectname)", "refs/tags", "refs/ratchet", cwd=tree
+    )
 
 
 # ── what the processes do ───────────────────────────────────────────────────────────────────────
@@ -66,8 +68,13 @@ def loop(stop: Path, trees: list[Path], work: Callable[[Path, int], object]) -> 
 
 
 def fetch(tree: Path, turn: int) -> None:
-    """What an editor or a person does meanwhile; git may refuse it, as while a reference is locked."""
-    subprocess.run(["git", *FETCHES[turn % len(FETCHES)]], cwd=tree, check=False, capture_output=True)
+    """What an editor or a person does meanwhile.
+
+    Git may refuse it, as while a reference is locked.
+    """
+    subprocess.run(
+        ["git", *FETCHES[turn % len(FETCHES)]], cwd=tree, check=False, capture_output=True
+    )
 
 
 def promote_next(tree: Path, turn: int) -> None:
@@ -96,8 +103,12 @@ def roll_back(tree: Path, count: int) -> None:
 
 def check_steps(history: list[Assignment]) -> None:
     """Each rollback goes back to what served before, of the state that it saw: a stack of names says which."""
-    stacks: dict[int, list[str]] = {0: []}  # by counter: what is in service after it, and under that
-    originals: dict[tuple[str, int], int] = {}  # who used a number that another machine had used, and its new number
+    stacks: dict[int, list[str]] = {
+        0: []
+    }  # by counter: what is in service after it, and under that
+    originals: dict[
+        tuple[str, int], int
+    ] = {}  # who used a number that another machine had used, and its new number
     counters = [entry.counter for entry in history]
     last = 0
     for entry in history:
@@ -115,25 +126,35 @@ def check_steps(history: list[Assignment]) -> None:
         else:
             while stack[-1] == stacks[seen][-1]:
                 stack.pop()
-        assert stack[-1] == entry.version, "\n".join(map(line, history[: counters.index(entry.counter) + 1][-15:]))
+        assert stack[-1] == entry.version, "\n".join(
+            map(line, history[: counters.index(entry.counter) + 1][-15:])
+        )
         stacks[entry.counter] = stack
         last = entry.counter
 
 
 def line(entry: Assignment) -> str:
     origin = {key: entry.tag.data[key] for key in ("was", "again") if key in entry.tag.data}
-    return f"{entry.counter} {entry.action} {entry.version} over {entry.under} {origin or ''} {entry.reason}"
+    return (
+        f"{entry.counter} {entry.action} {entry.version} over {entry.under} {origin or ''}"
+        f" {entry.reason}"
+    )
 
 
 def check(toys: list[Toy], before: int) -> list[str]:
-    """Both clones and the remote agree, nothing is pending or damaged; returns the reasons in the history."""
+    """Both clones and the remote agree, nothing is pending or damaged.
+
+    Returns the reasons in the history.
+    """
     for toy in (*toys, *toys):
         publication.sync(toy.tree, "origin")
     origin = toys[0].tree.parent / "origin.git"
     assert refs(toys[0].tree) == refs(toys[1].tree) == refs(origin)
     for toy in toys:
         # a toy's weights do not load
-        assert [finding for finding in verify(toy.tree) if "the card of a model" not in finding.message] == []
+        assert [
+            finding for finding in verify(toy.tree) if "the card of a model" not in finding.message
+        ] == []
     history = toys[0].registry.history("prod")
     check_steps(history)
     return [entry.reason for entry in history[before:] if "again" not in entry.tag.data]
@@ -153,11 +174,17 @@ def race(folder: Path, rollbacks: int, promotions: int) -> None:
             worker.succeed(3600)
     results = [line for worker in workers for line in worker.lines()[1:]]
     seconds = sorted(took_s for _, _, took_s, _ in results)
-    print(f"\n{len(results)} rollbacks: median {seconds[len(seconds) // 2]} s, at most {seconds[-1]} s")
+    print(
+        f"\n{len(results)} rollbacks: median {seconds[len(seconds) // 2]} s, at most"
+        f" {seconds[-1]} s"
+    )
     print(f"unpushed at first: {[why for *_, why in results if why]}")
     for work, worker in zip(works, loops, strict=True):
         lines = worker.lines()[1:]
-        print(f"{work.__name__}: {lines.count('done')} done, errors {[line for line in lines if line != 'done']}")
+        print(
+            f"{work.__name__}: {lines.count('done')} done, errors"
+            f" {[line for line in lines if line != 'done']}"
+        )
     reasons = check(toys, promotions)
     expected = sorted(f"rollback {tree.name} {turn}" for tree in trees for turn in range(rollbacks))
     assert sorted(reason for reason in reasons if reason.startswith("rollback")) == expected
@@ -214,7 +241,9 @@ def test_fifty_pairs_of_publications_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(37)
-def test_a_fetch_that_prunes_tags_does_not_lose_a_rollback_that_is_not_pushed(tmp_path: Path) -> None:
+def test_a_fetch_that_prunes_tags_does_not_lose_a_rollback_that_is_not_pushed(
+    tmp_path: Path,
+) -> None:
     here, there = clones(tmp_path, versions=3, promotions=3)
     git("remote", "set-url", "origin", str(tmp_path / "unmounted"), cwd=here.tree)
     done = rollback.fn(here.tree, "prod", reason="worse")
@@ -231,7 +260,9 @@ def test_a_fetch_that_prunes_tags_does_not_lose_a_rollback_that_is_not_pushed(tm
 
 @pytest.mark.fault(37)
 @pytest.mark.parametrize("command", ["promote", "rollback"])
-def test_a_promotion_is_fetched_between_any_two_reads(toy: Toy, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_a_promotion_is_fetched_between_any_two_reads(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     """Whatever a command has read by then, what it writes follows from all that is below its number."""
     names = [toy.register(f"weights {number}").name for number in range(4)]
     for name in itertools.islice(itertools.cycle(names), 16):
@@ -243,9 +274,16 @@ def test_a_promotion_is_fetched_between_any_two_reads(toy: Toy, monkeypatch: pyt
         last, counter = toy.registry.position("prod")
         assert last is not None
         name = names[(names.index(last.version) + 1) % len(names)]
-        data = {"action": "promote", "version": name, "under": last.counter, "reason": f"from there {counter}"}
+        data = {
+            "action": "promote",
+            "version": name,
+            "under": last.counter,
+            "reason": f"from there {counter}",
+        }
         commit = toy.registry.find(name).commit
-        tag = tags.make(toy.tree, f"classifier#prod#{counter}", commit, tags.message("x", [], data), [last.tag])
+        tag = tags.make(
+            toy.tree, f"classifier#prod#{counter}", commit, tags.message("x", [], data), [last.tag]
+        )
         tags.write(toy.tree, tag.name, tag.oid)
 
     def counted(kind: str) -> Callable[..., object]:

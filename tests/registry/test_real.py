@@ -34,13 +34,20 @@ def test_two_real_versions_there_and_back(copy: Checkout, tmp_path: Path) -> Non
     assert json.loads(laid_out.run("dvc", "status", "--json").stdout) == {}
 
     # made again from its sources, bit for bit
-    code = "from pathlib import Path; from ratchet.upkeep.verify import rerun; print(rerun(Path(), 'v1.0.1'))"
+    code = (
+        "from pathlib import Path; from ratchet.upkeep.verify import rerun; print(rerun(Path(),"
+        " 'v1.0.1'))"
+    )
     assert copy.run("python", "-c", code).stdout.splitlines()[-1] == "[]"
 
     # a wrong result of an earlier run that the others would take over is noticed
     for manifest in (copy.path / ".memo/prepare").glob("*/manifest.json"):
         digests = json.loads(manifest.read_text())
-        file = next(manifest.parent / name for name in sorted(digests) if (manifest.parent / name).stat().st_size > 999)
+        file = next(
+            manifest.parent / name
+            for name in sorted(digests)
+            if (manifest.parent / name).stat().st_size > 999
+        )
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
@@ -61,7 +68,11 @@ def test_two_real_versions_there_and_back(copy: Checkout, tmp_path: Path) -> Non
         assert not copy.json("adopt", name)["changed"]
         assert copy.json("train")["name"] == "Unchanged"
         copy.git("checkout", "--", "reports")  # what the gate says of the last run
-    assert [span["version"] for span in copy.json("history", "prod")] == ["v1.0.0", "v1.0.1", "v1.0.0"]
+    assert [span["version"] for span in copy.json("history", "prod")] == [
+        "v1.0.0",
+        "v1.0.1",
+        "v1.0.0",
+    ]
 
 
 @pytest.mark.fault(35)
@@ -84,5 +95,12 @@ def test_a_rollback_stands_and_new_data_go_past_it(copy: Checkout, tmp_path: Pat
     copy.set(root=str(tmp_path / "more"))
     again = copy.json("train")
     assert (again["version"], again["serves"]) == ("v1.2.0", "v1.2.0")
-    assert [span["version"] for span in copy.json("history", "prod")] == ["v1.0.0", "v1.1.0", "v1.0.0", "v1.2.0"]
-    assert copy.json("rollback")["version"] == "v1.0.0"  # v1.1.0 was taken back, so it is not what served before
+    assert [span["version"] for span in copy.json("history", "prod")] == [
+        "v1.0.0",
+        "v1.1.0",
+        "v1.0.0",
+        "v1.2.0",
+    ]
+    assert (
+        copy.json("rollback")["version"] == "v1.0.0"
+    )  # v1.1.0 was taken back, so it is not what served before

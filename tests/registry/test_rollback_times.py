@@ -79,17 +79,25 @@ def published(toy: Toy, tmp_path: Path) -> Toy:
 
 
 def rollbacks(name: str, tree: Path, count: int = REPEATS) -> tuple[float, list[str]]:
-    """Roll back `count` times; returns the median in seconds, and what each said of the git remote."""
+    """Roll back `count` times.
+
+    Returns the median in seconds, and what each said of the git remote.
+    """
     seconds, unpushed = [], []
     for _ in range(count):
         started = time.monotonic()
         command = [sys.executable, "-m", "cli", "rollback", "--json"]
-        done = subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
         seconds.append(time.monotonic() - started)
         assert done.returncode == 0, done.stderr
         unpushed.append(json.loads(done.stdout)["unpushed"])
     median = statistics.median(seconds)
-    print(f"\n{name}: median {median:.2f} s, at most {max(seconds):.2f} s of {count}; load {os.getloadavg()[0]:.1f}")
+    print(
+        f"\n{name}: median {median:.2f} s, at most {max(seconds):.2f} s of {count}; load"
+        f" {os.getloadavg()[0]:.1f}"
+    )
     return median, unpushed
 
 
@@ -100,7 +108,9 @@ def bound(limit_s: float) -> float:
 
 def test_during_an_upload_to_a_slow_store(published: Toy, store: Trickling) -> None:
     url = f"http://127.0.0.1:{store.server_port}/store"
-    published.write({".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}\n"})
+    published.write(
+        {".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}\n"}
+    )
     published.commit("Set a remote")
     command = [sys.executable, "-m", "cli", "push", "--all"]
     with subprocess.Popen(command, cwd=published.tree, env=ENVIRONMENT, stdout=subprocess.DEVNULL,

@@ -56,7 +56,9 @@ def test_every_reason_comes_back_unchanged(toy: Toy) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[*HealthCheck])
 @given(
     reason=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
-    | st.lists(st.sampled_from(["{", "}", "\n", '"', "\\", " ", "\r", '{"a": 1}', "\n{\n", "#"])).map("".join),
+    | st.lists(
+        st.sampled_from(["{", "}", "\n", '"', "\\", " ", "\r", '{"a": 1}', "\n{\n", "#"])
+    ).map("".join),
 )
 def test_the_data_of_a_tag_survives_any_reason(reason: str) -> None:
     data = {"action": "rollback", "version": "v1.0.0", "under": None, "reason": reason}
@@ -73,7 +75,9 @@ def test_git_keeps_any_reason(toy: Toy) -> None:
     @given(reason=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
     def check(reason: str) -> None:
         data = {"action": "promote", "version": version.name, "reason": reason}
-        tag = tags.make(toy.tree, "classifier#prod#2", version.commit, tags.message("x", [reason], data), [])
+        tag = tags.make(
+            toy.tree, "classifier#prod#2", version.commit, tags.message("x", [reason], data), []
+        )
         git("update-ref", "refs/tags/classifier#prod#2", tag.oid, cwd=toy.tree)
         entry = toy.registry.assignment("prod")
         assert entry is not None
@@ -84,7 +88,10 @@ def test_git_keeps_any_reason(toy: Toy) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "message"),
-    [("a\0b", "cannot contain a NUL character"), ("caf\udce9 closed", r"has to be UTF-8, and character \d+")],
+    [
+        ("a\0b", "cannot contain a NUL character"),
+        ("caf\udce9 closed", r"has to be UTF-8, and character \d+"),
+    ],
 )
 def test_what_git_cannot_store_is_refused(toy: Toy, reason: str, message: str) -> None:
     toy.release("a")
@@ -97,7 +104,13 @@ def test_what_git_cannot_store_is_refused(toy: Toy, reason: str, message: str) -
 def test_tags_with_a_brace_above_their_data_are_read(toy: Toy) -> None:
     """Tags from before the reason was kept apart: the first line that is a brace is not the data's."""
     version = toy.release("a")
-    data = {"action": "rollback", "version": version.name, "under": None, "reason": "see\n{\nlog", "by": "hand"}
+    data = {
+        "action": "rollback",
+        "version": version.name,
+        "under": None,
+        "reason": "see\n{\nlog",
+        "by": "hand",
+    }
     text = f"classifier v1.0.0 back into prod\n\nsee\n{{\nlog\n\n{json.dumps(data, indent=1)}\n"
     tag = tags.make(toy.tree, "classifier#prod#2", version.commit, text, [])
     tags.write(toy.tree, tag.name, tag.oid)
@@ -108,10 +121,21 @@ def test_tags_with_a_brace_above_their_data_are_read(toy: Toy) -> None:
 
 def test_a_message_of_another_tool_is_no_data(toy: Toy, tmp_path: Path) -> None:
     version = toy.release("a")
-    for counter, text in enumerate(("\x01{\n", "{", "{\n}", "\n{\n[]\n", "v\n{\n{}\n} trailing"), 2):
+    for counter, text in enumerate(
+        ("\x01{\n", "{", "{\n}", "\n{\n[]\n", "v\n{\n{}\n} trailing"), 2
+    ):
         file = tmp_path / "message"
         file.write_text(text)
         name = f"classifier#prod#{counter}"
-        git("tag", "--cleanup=verbatim", "--annotate", "--file", str(file), name, version.commit, cwd=toy.tree)
+        git(
+            "tag",
+            "--cleanup=verbatim",
+            "--annotate",
+            "--file",
+            str(file),
+            name,
+            version.commit,
+            cwd=toy.tree,
+        )
     assert [tag.data for tag in tags.read(toy.tree, "classifier#prod#[2-9]")] == [{}] * 5
     assert [each.version for each in toy.registry.history("prod")] == ["v1.0.0"] * 6

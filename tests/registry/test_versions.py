@@ -38,7 +38,12 @@ def test_the_grammar(name: str, read: Name | None) -> None:
 def test_the_grammar_is_gtos() -> None:
     from gto.tag import parse_name
 
-    for name in ("classifier@v1.4.0", "classifier@v1.4.0!", "classifier#prod#7", "classifier#prod!#8"):
+    for name in (
+        "classifier@v1.4.0",
+        "classifier@v1.4.0!",
+        "classifier#prod#7",
+        "classifier#prod!#8",
+    ):
         theirs, ours = parse_name(name), tags.parse(name)
         assert ours is not None
         assert theirs.get("version") == (str(ours.number) if ours.number else None)
@@ -124,4 +129,7 @@ def test_several_tags_are_pushed_together_or_not_at_all(toy: Toy, tmp_path: Path
     assert tags.listed(toy.tree, str(tmp_path / "origin.git")) == {}
     hook.unlink()
     tags.push(toy.tree, str(tmp_path / "origin.git"), refspecs)
-    assert set(tags.listed(toy.tree, str(tmp_path / "origin.git"))) == {"classifier@v1.0.0", "classifier@v1.0.1"}
+    assert set(tags.listed(toy.tree, str(tmp_path / "origin.git"))) == {
+        "classifier@v1.0.0",
+        "classifier@v1.0.1",
+    }

@@ -16,7 +16,12 @@ import pytest
 from tests.helpers.standing import Service, processes, stage_processes, until
 
 MARKED_S = 300 + 30  # ten heartbeats and half a minute
-SETTINGS = {"train.epochs": "4", "train.threads": "1", "run.checkpoint_seconds": "1", "gate.margin": "0.9"}
+SETTINGS = {
+    "train.epochs": "4",
+    "train.threads": "1",
+    "run.checkpoint_seconds": "1",
+    "gate.margin": "0.9",
+}
 
 pytestmark = pytest.mark.long
 
@@ -31,7 +36,10 @@ class Writers:
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            words = Counter(" ".join(process.info["cmdline"] or ()) for process in stage_processes(self.checkout))
+            words = Counter(
+                " ".join(process.info["cmdline"] or ())
+                for process in stage_processes(self.checkout)
+            )
             for said, count in words.items():
                 if "-m tasks." in said:
                     self.most[said] = max(self.most[said], count)
@@ -49,7 +57,9 @@ class Writers:
 
 def stage_process(service: Service) -> psutil.Process | None:
     found = [
-        process for process in stage_processes(service.checkout.path) if "-m tasks." in " ".join(process.cmdline())
+        process
+        for process in stage_processes(service.checkout.path)
+        if "-m tasks." in " ".join(process.cmdline())
     ]
     return next(iter(found), None)
 
@@ -63,7 +73,10 @@ def find(service: Service, victim: str) -> psutil.Process | None:
 
 
 def kill(service: Service, victim: str, moment_s: float) -> str:
-    """Kill the victim `moment_s` seconds after the run's process began, or as soon as there is one; what it was doing."""
+    """Kill the victim `moment_s` seconds after the run's process began, or as soon as there is one.
+
+    What it was doing.
+    """
     until(service.flow, 180)
     time.sleep(moment_s)
     deadline = time.monotonic() + 30
@@ -113,7 +126,8 @@ def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
             state = service.wait(run, MARKED_S + (2 * length_s if victim == "server" else 0))
             ends[state["type"]] += 1
             print(
-                f"{victim} {turn}: {doing}; {state['type']} after {time.monotonic() - killed:.0f} s: {state['message']}"
+                f"{victim} {turn}: {doing}; {state['type']} after {time.monotonic() - killed:.0f}"
+                f" s: {state['message']}"
             )
             again = service.wait(service.trigger("training/training", settings=settings), 200)
             assert again["type"] == "COMPLETED", again
@@ -153,7 +167,9 @@ def test_a_machine_that_dies_is_noticed_when_it_is_back(service: Service) -> Non
 @pytest.mark.parametrize("down_s", [30, 120])
 def test_the_server_may_restart_during_a_run(service: Service, down_s: int) -> None:
     """Fault 21: the run goes on, ends well, and is right in Prefect afterwards, having been marked as nothing else."""
-    run = service.trigger("training/training", settings=SETTINGS | {"train.seed": str(down_s), "train.epochs": "400"})
+    run = service.trigger(
+        "training/training", settings=SETTINGS | {"train.seed": str(down_s), "train.epochs": "400"}
+    )
     until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 1/")], 90)
     service.process("server").kill()
     time.sleep(down_s)

@@ -22,7 +22,9 @@ class Hook:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                texts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+                texts.append(
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"]
+                )
                 self.send_response(204)
                 self.end_headers()
 
@@ -49,7 +51,14 @@ def test_a_failure_and_a_promotion_are_told(service: Service, hook: Hook) -> Non
     (example,) = re.findall(r"```python\n(.*?)```", text.split("## Notifications")[1], re.DOTALL)
     assert "https://chat.example.org/hook" in example
     example = example.replace("https://chat.example.org/hook", hook.url)
-    service.checkout.run("python", "-W", "ignore", "-c", example, PREFECT_HOME=str(service.checkout.path / ".prefect"))
+    service.checkout.run(
+        "python",
+        "-W",
+        "ignore",
+        "-c",
+        example,
+        PREFECT_HOME=str(service.checkout.path / ".prefect"),
+    )
     failed = service.wait(service.trigger("training/training", settings={"train.epohcs": "3"}))
     until(lambda: hook.texts, 30)
     assert hook.texts[0].startswith("A run failed: ")

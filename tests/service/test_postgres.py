@@ -23,7 +23,9 @@ NAME = "PREFECT_API_DATABASE_CONNECTION_URL"
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(not BINARIES, reason="no PostgreSQL here; `apt-get install postgresql` brings it"),
+    pytest.mark.skipif(
+        not BINARIES, reason="no PostgreSQL here; `apt-get install postgresql` brings it"
+    ),
 ]
 
 
@@ -42,11 +44,32 @@ def database() -> Iterator[str]:
     data, binaries = folder / "data", BINARIES[0]
     make = [*as_user, binaries / "initdb", "-D", data, "-U", "ratchet", "-A", "trust", "--no-sync"]
     subprocess.run(make, check=True, capture_output=True, cwd="/")
-    command = [*as_user, binaries / "postgres", "-D", data, "-p", port, "-h", "127.0.0.1", "-k", folder]
-    with subprocess.Popen(command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    command = [
+        *as_user,
+        binaries / "postgres",
+        "-D",
+        data,
+        "-p",
+        port,
+        "-h",
+        "127.0.0.1",
+        "-k",
+        folder,
+    ]
+    with subprocess.Popen(
+        command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             create = ["createdb", "-h", "127.0.0.1", "-p", port, "-U", "ratchet", "ratchet"]
-            until(lambda: subprocess.run([binaries / create[0], *create[1:]], capture_output=True).returncode == 0, 30)
+            until(
+                lambda: (
+                    subprocess.run(
+                        [binaries / create[0], *create[1:]], capture_output=True
+                    ).returncode
+                    == 0
+                ),
+                30,
+            )
             yield f"postgresql+asyncpg://ratchet@127.0.0.1:{port}/ratchet"
         finally:
             server.send_signal(signal.SIGINT)
@@ -64,7 +87,9 @@ async def ask(url: str, query: str) -> list[tuple[object, ...]]:
         await connection.close()
 
 
-def test_the_service_keeps_its_runs_in_postgres(released: Checkout, tmp_path: Path, database: str) -> None:
+def test_the_service_keeps_its_runs_in_postgres(
+    released: Checkout, tmp_path: Path, database: str
+) -> None:
     with standing(released, tmp_path, **{NAME: database}) as service:
         sqlite = service.checkout.path / ".prefect/prefect.db"
         untouched = sqlite.stat().st_mtime_ns
@@ -75,7 +100,11 @@ def test_the_service_keeps_its_runs_in_postgres(released: Checkout, tmp_path: Pa
         assert service.state(runs[0])["name"] == "Unchanged"
         assert service.wait(service.trigger("training/training"))["name"] == "Unchanged"
         kept = asyncio.run(
-            ask(database, "select state_name, count(*) from flow_run where state_type = 'COMPLETED' group by 1")
+            ask(
+                database,
+                "select state_name, count(*) from flow_run where state_type = 'COMPLETED' group"
+                " by 1",
+            )
         )
         assert sorted(kept) == [("Unchanged", 2), ("Verified", 1)]
         assert sqlite.stat().st_mtime_ns == untouched

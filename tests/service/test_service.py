@@ -56,7 +56,12 @@ def run(service: Service) -> str:
 
 
 def test_a_run_trains_registers_and_shows_it(service: Service, run: str) -> None:
-    found = {each["key"] for each in service.api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})}
+    found = {
+        each["key"]
+        for each in service.api(
+            "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}}
+        )
+    }
     assert {"stages", "metrics", "gate", "report", "gate-page", "train-progress"} <= found
     tasks = service.api("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run]}}})
     assert {task["name"]: task["tags"] for task in tasks if task["tags"]} == {
@@ -64,13 +69,19 @@ def test_a_run_trains_registers_and_shows_it(service: Service, run: str) -> None
         "evaluate": ["compute"],
     }
     lines = service.logs(run)
-    assert [line for line in lines if line.startswith("train: param")] == ["train: param train.seed: 0 → 5"]
+    assert [line for line in lines if line.startswith("train: param")] == [
+        "train: param train.seed: 0 → 5"
+    ]
     assert [line for line in lines if line.startswith("train: epoch 2/2")]
-    (version,) = (entry for entry in service.checkout.json("versions") if "staging" in entry["environments"])
+    (version,) = (
+        entry for entry in service.checkout.json("versions") if "staging" in entry["environments"]
+    )
     assert version["version"] == "v1.0.1"
 
     def events() -> set[str]:
-        found = service.api("/events/filter", {"filter": {"event": {"prefix": ["ratchet."]}}})["events"]
+        found = service.api("/events/filter", {"filter": {"event": {"prefix": ["ratchet."]}}})[
+            "events"
+        ]
         return {event["event"] for event in found}
 
     until(
@@ -79,13 +90,18 @@ def test_a_run_trains_registers_and_shows_it(service: Service, run: str) -> None
 
 
 @pytest.mark.long
-def test_edits_in_the_checkout_while_a_deployment_trains_stay_out_of_its_version(service: Service) -> None:
+def test_edits_in_the_checkout_while_a_deployment_trains_stay_out_of_its_version(
+    service: Service,
+) -> None:
     checkout = service.checkout
     base = checkout.git("rev-parse", "HEAD")
     settings = {"train.seed": "7", "train.threads": "1", "train.epochs": "30", "gate.margin": "0.9"}
     run = service.trigger("training/training", settings=settings, environment="edited")
     until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 1/30")], 90)
-    committed, params = checkout.path / "ratchet/models/architectures.py", checkout.path / "params.yaml"
+    committed, params = (
+        checkout.path / "ratchet/models/architectures.py",
+        checkout.path / "params.yaml",
+    )
     committed.write_text(committed.read_text() + "\n# an experiment, committed\n")
     checkout.commit("Try something")
     params.write_text(params.read_text().replace("  lr: ", "  lr: 9"))
@@ -111,9 +127,17 @@ def test_edits_in_the_checkout_while_a_deployment_trains_stay_out_of_its_version
 @pytest.mark.fault(33)
 @pytest.mark.long
 def test_a_cancelled_run_saves_ends_all_it_started_and_is_gone_on_with(service: Service) -> None:
-    """Fault 33: nothing that the run started is alive 10 s after its checkpoint; the next run goes on from there."""
+    """Fault 33: nothing that the run started is alive 10 s after its checkpoint.
+
+    The next run goes on from there.
+    """
     checkout = service.checkout.path
-    settings = {"train.seed": "6", "train.threads": "1", "train.epochs": "200", "run.checkpoint_seconds": "1"}
+    settings = {
+        "train.seed": "6",
+        "train.threads": "1",
+        "train.epochs": "200",
+        "run.checkpoint_seconds": "1",
+    }
     run = service.trigger("training/training", settings=settings)
     until(lambda: [line for line in service.logs(run) if line.startswith("train: epoch 1/200")], 90)
     standing = {service.process("server").pid, service.process("worker").pid}
@@ -135,11 +159,13 @@ def test_a_cancelled_run_saves_ends_all_it_started_and_is_gone_on_with(service: 
 def test_the_rollback_deployment_rolls_back(service: Service, run: str) -> None:
     for version in ("v1.0.0", "staging"):
         service.checkout.ratchet("promote", version, "--environment", "shadow")
-    state = service.wait(service.trigger("rollback/rollback", environment="shadow", reason="it performs worse"))
+    state = service.wait(
+        service.trigger("rollback/rollback", environment="shadow", reason="it performs worse")
+    )
     assert (state["name"], state["message"]) == ("Rolled back", "v1.0.0 serves in shadow again")
 
 
-# ── bad input ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── bad input ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.long
@@ -187,19 +213,27 @@ def test_a_time_out_ends_the_stage_and_says_what_to_raise(service: Service) -> N
 def test_without_its_work_pool_status_says_so(service: Service) -> None:
     service.api("/work_pools/ratchet", method="DELETE")
     try:
-        assert "has no work pool ratchet, so no worker takes a run; `make up`" in service("status", code=1)
+        assert "has no work pool ratchet, so no worker takes a run; `make up`" in service(
+            "status", code=1
+        )
     finally:
         service("up")
     assert "answers" in service("status")
 
 
 def test_a_wrong_password_is_one_message(service: Service, copy: Checkout) -> None:
-    wrong = {"PREFECT_API_URL": service.settings()["PREFECT_API_URL"], "PREFECT_API_AUTH_STRING": "ratchet:guess"}
+    wrong = {
+        "PREFECT_API_URL": service.settings()["PREFECT_API_URL"],
+        "PREFECT_API_AUTH_STRING": "ratchet:guess",
+    }
     done = copy.ratchet("train", code=1, **wrong)
     assert "refuses this password; set PREFECT_API_AUTH_STRING" in done.stderr
     assert "Traceback" not in done.stderr
     for command in ("status", "deploy", "worker"):
-        assert "refuses this password" in copy.run("python", "-m", "service.standing", command, code=1, **wrong).stderr
+        assert (
+            "refuses this password"
+            in copy.run("python", "-m", "service.standing", command, code=1, **wrong).stderr
+        )
 
 
 @pytest.mark.fault(20)

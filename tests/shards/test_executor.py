@@ -63,7 +63,10 @@ def test_a_cluster_that_is_not_there(sample, monkeypatch):
         return client(address, timeout="0.2s")
 
     monkeypatch.setattr(distributed, "Client", impatient)
-    message = r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it, or set null"
+    message = (
+        r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it, or set"
+        r" null"
+    )
     with (
         pytest.raises(Unreachable, match=message),
         executor(replace(sample.run, cluster="tcp://127.0.0.1:9")),
@@ -80,11 +83,32 @@ def cluster(tmp_path):
     file = tmp_path / "scheduler.json"
     base = [sys.executable, "-m", "distributed.cli"]
     commands = [
-        ["dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+        [
+            "dask_scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(file),
+        ]
     ]
-    worker = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    worker = [
+        "dask_worker",
+        "--scheduler-file",
+        str(file),
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+    ]
     processes = [
-        subprocess.Popen([base[0], base[1], f"{base[2]}.{command[0]}", *command[1:]], env=environment, cwd=tmp_path)
+        subprocess.Popen(
+            [base[0], base[1], f"{base[2]}.{command[0]}", *command[1:]],
+            env=environment,
+            cwd=tmp_path,
+        )
         for command in [*commands, worker, worker]
     ]
     deadline = time.monotonic() + 30

@@ -35,7 +35,10 @@ NAN = float("nan")
         (pa.array([Decimal("1.00"), Decimal("1.50")]), ["1", "1.5"]),
         (pa.array([Decimal("7")], pa.decimal32(5, 2)), ["7"]),
         (pa.array([True, False, None]), ["true", "false", None]),
-        (pa.array(["007", "07", "7", "7.0", "7.5"]), ["007", "07", "7", "7", "7.5"]),  # pandas-dev/pandas#54665
+        (
+            pa.array(["007", "07", "7", "7.0", "7.5"]),
+            ["007", "07", "7", "7", "7.5"],
+        ),  # pandas-dev/pandas#54665
         (pa.array(["true", "1", "", "  ", None]), ["true", "1", None, None, None]),
         (pa.array([" a", "a", "NA"]), [" a", "a", "NA"]),
         (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),
@@ -72,7 +75,12 @@ def test_a_number_out_of_range_is_no_other_class() -> None:
 
 
 def test_equal_names_are_told_apart() -> None:
-    assert labels.names(["crane", "maillot", "crane", ""]) == ["crane (0)", "maillot", "crane (2)", "3"]
+    assert labels.names(["crane", "maillot", "crane", ""]) == [
+        "crane (0)",
+        "maillot",
+        "crane (2)",
+        "3",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,12 +93,17 @@ def test_equal_names_are_told_apart() -> None:
     ],
 )
 def test_other_types_are_refused_by_name(column: pa.Array, kind: str) -> None:
-    with pytest.raises(CorruptData, match=rf"the label column day is {kind}.*; labels are text, numbers or booleans"):
+    with pytest.raises(
+        CorruptData,
+        match=rf"the label column day is {kind}.*; labels are text, numbers or booleans",
+    ):
         labels.text(column, name="day")
 
 
 def test_bytes_that_are_not_text_are_refused() -> None:
-    with pytest.raises(CorruptData, match="the label column kind holds bytes that are not UTF-8 text"):
+    with pytest.raises(
+        CorruptData, match="the label column kind holds bytes that are not UTF-8 text"
+    ):
         labels.text(pa.array([b"\xff"]), name="kind")
 
 
@@ -104,16 +117,21 @@ def test_bytes_that_are_not_text_are_refused() -> None:
         (["007", "7", "10"], None, ["007", "7", "10"]),
     ],
 )
-def test_the_order_of_classes(distinct: list[str], classes: list[str] | None, order: list[str]) -> None:
+def test_the_order_of_classes(
+    distinct: list[str], classes: list[str] | None, order: list[str]
+) -> None:
     assert labels.ordered(distinct, classes) == order
 
 
-# ── through the stages ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── through the stages ────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def staged(configured, tree):
-    """Write a table as CSV and as parquet, run the data stages on each; returns both specs and label columns."""
+    """Write a table as CSV and as parquet, run the data stages on each.
+
+    Returns both specs and label columns.
+    """
 
     def run(column: pa.Array, kinds=("csv", "parquet"), **validation):
         found = []
@@ -125,7 +143,12 @@ def staged(configured, tree):
                 table.to_pandas().to_csv(folder / "a.csv", index=False)
             else:
                 pq.write_table(table, folder / "a.parquet")
-            source = {"type": kind, "path": f"data/incoming/{kind}", "label": "target", "features": ["x"]}
+            source = {
+                "type": kind,
+                "path": f"data/incoming/{kind}",
+                "label": "target",
+                "features": ["x"],
+            }
             params = configured(source, validate={"max_bad_fraction": 0.5, **validation})
             for stage in (refresh, ingest, validate, prepare):
                 stage.fn(params, tree)
@@ -141,7 +164,10 @@ def staged(configured, tree):
     ("column", "classes"),
     [
         (pa.array([0, 1] * 20), ("0", "1")),
-        (pa.array([0, 1, None, 1] * 10), ("0", "1")),  # pandas-dev/pandas#28335: 0.0, 1.0 and a gap in the CSV
+        (
+            pa.array([0, 1, None, 1] * 10),
+            ("0", "1"),
+        ),  # pandas-dev/pandas#28335: 0.0, 1.0 and a gap in the CSV
         (pa.array(["007", "7", "07", "7"] * 10), ("007", "07", "7")),
         (pa.array(["", "a", "b", "a"] * 10), ("a", "b")),
         (pa.array([0.5, 1.5] * 20), ("0.5", "1.5")),
@@ -184,7 +210,8 @@ AMOUNTS = np.random.default_rng(0).uniform(1000, 90000, 300)
 )
 def test_a_quantity_is_no_class(staged, values) -> None:
     message = (
-        r"the label column target has \d+ distinct values, nearly all of them numbers.*single-label classification"
+        r"the label column target has \d+ distinct values, nearly all of them numbers.*single-label"
+        r" classification"
     )
     with pytest.raises(ValidationFailed, match=message):
         staged(pa.array(values), ["parquet"])
@@ -208,7 +235,10 @@ def test_many_classes_are_no_quantity(staged, values) -> None:
     [
         (["NA", "b"], "the class 'NA' is named like a missing value"),
         (["?", "b"], "the class '?' is named like a missing value"),
-        (["Cat", "cat"], "the classes 'Cat', 'cat' differ only in case, spaces or characters that look alike"),
+        (
+            ["Cat", "cat"],
+            "the classes 'Cat', 'cat' differ only in case, spaces or characters that look alike",
+        ),
         ([" cat", "cat"], "the classes ' cat', 'cat' differ only in case, spaces"),
         (["caf\u00e9", "cafe\u0301"], r"the classes 'cafe\u0301', 'caf\xe9' differ only in"),
         (["cat", "cat\u200b"], r"the classes 'cat', 'cat\u200b' differ only in"),

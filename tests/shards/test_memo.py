@@ -38,7 +38,10 @@ def made(tmp_path):
     def run(*names):
         with ThreadPoolExecutor(1) as pool:
             jobs = [memo.Job(work, (name,), name) for name in names]
-            return [(folder / "file").read_text() for folder in memo.folders(jobs, tmp_path / "memo", pool, "test")]
+            return [
+                (folder / "file").read_text()
+                for folder in memo.folders(jobs, tmp_path / "memo", pool, "test")
+            ]
 
     return run
 
@@ -81,13 +84,12 @@ def test_what_a_killed_run_was_making_is_deleted(made, tmp_path):
 def test_runs_that_make_the_same_entries_at_once_all_succeed(tmp_path: Path) -> None:
     """Two processes, each with threads, on the same few entries, which a third deletes all the time."""
     code = (
-        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
-        "from tasks.data import memo; from tests.shards.test_memo import work\n"
-        "for turn in range(60):\n"
-        "    with memo.entries(Path(sys.argv[1]), 0) as area, ThreadPoolExecutor(4) as pool:\n"
-        "        jobs = [memo.Job(work, (name,), name) for name in 'abcd']\n"
-        "        text = [(folder / 'file').read_text() for folder in memo.folders(jobs, area, pool, 'test')]\n"
-        "        assert text == list('abcd'), text\n"
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import"
+        " Path\nfrom tasks.data import memo; from tests.shards.test_memo import work\nfor turn in"
+        " range(60):\n    with memo.entries(Path(sys.argv[1]), 0) as area, ThreadPoolExecutor(4) as"
+        " pool:\n        jobs = [memo.Job(work, (name,), name) for name in 'abcd']\n        text ="
+        " [(folder / 'file').read_text() for folder in memo.folders(jobs, area, pool, 'test')]\n   "
+        "     assert text == list('abcd'), text\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "memo")]
     runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
@@ -116,7 +118,9 @@ def test_the_least_recently_used_goes_first(made, tmp_path):
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the code that the keys depend on."""
     folder = tmp_path / "code"
-    shutil.copytree(Path(files.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(files.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__")
+    )
     monkeypatch.setattr(files, "__file__", str(folder / "files.py"))
     memo._code.cache_clear()
     yield folder
@@ -144,7 +148,9 @@ def test_the_key_is_that_of_the_work_its_inputs_its_code_and_the_libraries(
     version = importlib.metadata.version
     for library in memo.LIBRARIES:
         changed = {library: "0.0"}
-        monkeypatch.setattr(importlib.metadata, "version", lambda name, new=changed: new.get(name) or version(name))
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name, new=changed: new.get(name) or version(name)
+        )
         keys.add(key())
     assert len(keys) == 6 + len(memo.LIBRARIES)
     assert {"numpy", "pillow", "polars", "pyarrow"} <= {*memo.LIBRARIES}
@@ -183,7 +189,10 @@ def test_a_worker_that_dies_is_one_sentence(tmp_path: Path) -> None:
             future.set_exception(BrokenExecutor("a child process terminated abruptly"))
             return future
 
-    with Pool(1) as pool, pytest.raises(CorruptData, match=r"^a worker of test died: out of memory, killed, or on a"):
+    with (
+        Pool(1) as pool,
+        pytest.raises(CorruptData, match=r"^a worker of test died: out of memory, killed, or on a"),
+    ):
         list(memo.folders([memo.Job(work, ("a",), "a")], tmp_path / "memo", pool, "test"))
 
 

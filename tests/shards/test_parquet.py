@@ -24,7 +24,11 @@ def test_no_flipped_bit_of_a_shard_passes(tmp_path):
     """200 of them, the SHA-256 in dataset.json left aside: page checksums and the file's own structure alone."""
     path = tmp_path / "shard.parquet"
     images = pictures(50)
-    table = image_table(images, pa.array([row % 3 for row in range(50)]), row_id=[f"{row:032x}" for row in range(50)])
+    table = image_table(
+        images,
+        pa.array([row % 3 for row in range(50)]),
+        row_id=[f"{row:032x}" for row in range(50)],
+    )
     shards.write(path, iter([table]))
     whole, digest = path.read_bytes(), sha256(path)
     silent = []
@@ -58,10 +62,20 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
 def test_a_file_that_grows_a_thousandfold_is_refused(tmp_path):
     plain, folded = tmp_path / "plain.parquet", tmp_path / "folded.parquet"
     zeros = pa.array([bytes(300_000_000)])
-    pq.write_table(pa.table({"image": zeros}), plain, compression="zstd", use_dictionary=False, write_statistics=False)
-    with pytest.raises(CorruptData, match=r"plain.parquet: .* bytes of its columns would grow to 300,000,\d+; such"):
+    pq.write_table(
+        pa.table({"image": zeros}),
+        plain,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    with pytest.raises(
+        CorruptData, match=r"plain.parquet: .* bytes of its columns would grow to 300,000,\d+; such"
+    ):
         rows(plain)
-    same = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array([bytes(300_000)]))
+    same = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 1000, pa.int32()), pa.array([bytes(300_000)])
+    )
     pq.write_table(pa.table({"image": same}), folded)
     with pytest.raises(CorruptData, match=r"folded.parquet: .* of image would grow to 300,000,000"):
         rows(folded)

@@ -24,7 +24,15 @@ def listed(raw: Path, *tables: pa.Table, **facts: Any) -> Shards:
     for number, table in enumerate(tables):
         path = raw / f"shard-{number:05d}.parquet"
         rows = shards.write(path, iter([table]))
-        entries.append({"file": path.name, "rows": rows, "sha256": sha256(path), "source": number % 2, "origin": "a"})
+        entries.append(
+            {
+                "file": path.name,
+                "rows": rows,
+                "sha256": sha256(path),
+                "source": number % 2,
+                "origin": "a",
+            }
+        )
         entries[-1]["splits"] = ["test"] if number == 2 else []
     info = {"format": 2, "kind": "features", "features": ["x"], "shards": entries, **facts}
     (raw / shards.DATASET).write_text(json.dumps(info))
@@ -48,7 +56,9 @@ def test_rows_come_in_the_order_asked_for_from_all_shards(tmp_path: Path) -> Non
 
 
 def test_of_rows_with_one_id_the_first_stands_for_all(tmp_path: Path) -> None:
-    listed(tmp_path, table("a", "a", **{"feature:x": [1.0, 2.0]}), table("a", **{"feature:x": [3.0]}))
+    listed(
+        tmp_path, table("a", "a", **{"feature:x": [1.0, 2.0]}), table("a", **{"feature:x": [3.0]})
+    )
     assert shards.rows(tmp_path, ["a"])["feature:x"].to_pylist() == [1.0]
 
 
@@ -83,7 +93,10 @@ def test_a_shard_is_the_file_that_is_listed(tmp_path: Path) -> None:
     (shard,) = listed(tmp_path, table("a"))
     shard.verify()
     shards.write(shard.path, iter([table("b")]))
-    with pytest.raises(CorruptData, match=r"^shard-00000\.parquet is not what dataset\.json lists; run `dvc repro --f"):
+    with pytest.raises(
+        CorruptData,
+        match=r"^shard-00000\.parquet is not what dataset\.json lists; run `dvc repro --f",
+    ):
         shard.verify()
     shard.path.unlink()
     with pytest.raises(CorruptData, match="is not what"):
@@ -103,7 +116,9 @@ def test_a_listing_stays_in_its_folder(tmp_path: Path, name: str) -> None:
 def test_a_listing_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / shards.DATASET).write_text(text)
-    with pytest.raises(CorruptData, match=r"dataset\.json cannot be read: .*; run `dvc repro ingest`"):
+    with pytest.raises(
+        CorruptData, match=r"dataset\.json cannot be read: .*; run `dvc repro ingest`"
+    ):
         Shards.open(tmp_path)
 
 
@@ -112,7 +127,11 @@ def test_small_batches_share_a_row_group_and_large_ones_do_not(tmp_path: Path) -
     count = parquet.ROWS // 4
     assert shards.write(path, (table(*map(str, range(count))) for _ in range(10))) == count * 10
     groups = pq.read_metadata(path)
-    assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups)] == [count * 4, count * 4, count * 2]
+    assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups)] == [
+        count * 4,
+        count * 4,
+        count * 2,
+    ]
     large = pa.table({"row_id": ["a"], "image": [bytes(parquet.BATCH_BYTES // 2)]})
     shards.write(path, iter([large] * 5))
     groups = pq.read_metadata(path)
@@ -126,9 +145,15 @@ def test_every_page_of_a_shard_has_a_checksum(tmp_path: Path) -> None:
     shards.write(path, iter([table(*map(str, range(1000)), **{"feature:x": values})]))
     whole = path.read_bytes()
     column = pq.read_metadata(path).row_group(0).column(2)
-    at = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 8
+    at = (
+        (column.dictionary_page_offset or column.data_page_offset)
+        + column.total_compressed_size
+        - 8
+    )
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    with pytest.raises(CorruptData, match=r"^a\.parquet is cut or damaged: .*; restore the file, then try again"):
+    with pytest.raises(
+        CorruptData, match=r"^a\.parquet is cut or damaged: .*; restore the file, then try again"
+    ):
         list(parquet.batches(path, ["feature:x"]))
 
 
@@ -141,7 +166,9 @@ def test_what_decides_on_splits_leaves_out_the_bad_rows_of_every_batch(
     parts = list(listed(tmp_path, first, table("x", "y", "z")).strata(bad))
     assert ["".join(part.row_ids) for part in parts] == ["a", "cd", "f", "", "y", "z"]
     assert [part.given for part in parts] == [["train"], [None, "train"], [None], [], None, None]
-    assert [label for part in parts for label in part.labels] == [f"label {name}" for name in "acdfyz"]
+    assert [label for part in parts for label in part.labels] == [
+        f"label {name}" for name in "acdfyz"
+    ]
     assert {tuple(part.known) for part in parts} == {()}
 
 

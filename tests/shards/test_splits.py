@@ -24,7 +24,10 @@ FRACTIONS = (0.1, 0.15)
 
 
 def ids(count: int, start: int = 0) -> list[str]:
-    return [hashlib.blake2b(str(row).encode(), digest_size=16).hexdigest() for row in range(start, start + count)]
+    return [
+        hashlib.blake2b(str(row).encode(), digest_size=16).hexdigest()
+        for row in range(start, start + count)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,9 @@ def test_without_a_word_for_a_row_the_splits_that_the_source_names_get_none_of_i
         assert {SPLITS[split] for split in index.tolist()} == {*SPLITS} - {*known}
 
 
-def held_by(tree, labels: Sequence[str], configured, split: Sequence[str | None] | None = None) -> Spec:
+def held_by(
+    tree, labels: Sequence[str], configured, split: Sequence[str | None] | None = None
+) -> Spec:
     """What `prepare` makes of rows with these labels."""
     (tree / "data/incoming").mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(0).normal(size=len(labels))
@@ -138,7 +143,9 @@ def test_small_classes_prepare(tree, configured, classes: int, rows: int) -> Non
 
 def test_a_class_of_a_given_test_split_without_training_rows_is_an_error(tree, configured) -> None:
     split = ["train"] * 4 + ["test"] * 2
-    with pytest.raises(ValidationFailed, match=r"class newt is in the test split that the source gives"):
+    with pytest.raises(
+        ValidationFailed, match=r"class newt is in the test split that the source gives"
+    ):
         held_by(tree, ["cat", "dog", "cat", "dog", "newt", "cat"], configured, split)
 
 
@@ -169,14 +176,18 @@ def test_a_source_without_training_rows_is_an_error(tree, configured) -> None:
         ("anything", ["1", "0"], False),
     ],
 )
-def test_a_column_that_looks_like_a_split_is_noticed(tree, configured, capsys, kind, name, words, noticed) -> None:
+def test_a_column_that_looks_like_a_split_is_noticed(
+    tree, configured, capsys, kind, name, words, noticed
+) -> None:
     table = pa.table({"x": np.arange(60.0), "label": ["a", "b"] * 30, name: (words * 60)[:60]})
     (tree / "data/incoming").mkdir(parents=True)
     if kind == "csv":
         table.to_pandas().to_csv(tree / "data/incoming/a.csv", index=False)
     else:
         pq.write_table(table, tree / "data/incoming/a.parquet")
-    params = configured({"type": kind, "path": "data/incoming", "label": "label", "features": ["x"]})
+    params = configured(
+        {"type": kind, "path": "data/incoming", "label": "label", "features": ["x"]}
+    )
     refresh.fn(params, tree)
     ingest.fn(params, tree)
     message = f"a.{kind} has a column {name} with names of splits, which is not used as the split"
@@ -192,7 +203,9 @@ def test_an_unknown_word_is_a_bad_row(tree, configured) -> None:
 
 
 def test_a_single_class_is_an_error(tree, configured) -> None:
-    with pytest.raises(ValidationFailed, match=r"all 5 good rows have the class cat in label; a classifier needs"):
+    with pytest.raises(
+        ValidationFailed, match=r"all 5 good rows have the class cat in label; a classifier needs"
+    ):
         held_by(tree, ["cat"] * 5, configured)
 
 

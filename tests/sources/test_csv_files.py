@@ -21,7 +21,13 @@ def rows(configured, tree):
     def run(content: bytes, features=("x",), **keys: Any) -> list[tuple[Any, ...]]:
         (tree / "data").mkdir(exist_ok=True)
         (tree / "data/a.csv").write_bytes(content)
-        source = {"type": "csv", "path": "data/a.csv", "label": "label", "features": list(features), **keys}
+        source = {
+            "type": "csv",
+            "path": "data/a.csv",
+            "label": "label",
+            "features": list(features),
+            **keys,
+        }
         params = configured(source)
         refresh.fn(params, tree)
         ingest.fn(params, tree)
@@ -70,20 +76,52 @@ def test_missing_numbers_and_other_spellings(rows) -> None:
 @pytest.mark.parametrize(
     ("content", "keys", "message"),
     [
-        (b"x;label\n1;a\n", {}, r'^a\.csv is separated by a semicolon; set `separator: ";"` of this source'),
+        (
+            b"x;label\n1;a\n",
+            {},
+            r'^a\.csv is separated by a semicolon; set `separator: ";"` of this source',
+        ),
         (b"x\tlabel\n1\ta\n", {}, r'^a\.csv is separated by a tab; set `separator: "\\t"`'),
         (b"x|label\n1|a\n", {"separator": ";"}, r"^a\.csv is separated by a vertical bar"),
-        (b"x,kind\n1,a\n", {}, r"^a\.csv has no column label; it has kind, x; correct ingest\.sources"),
+        (
+            b"x,kind\n1,a\n",
+            {},
+            r"^a\.csv has no column label; it has kind, x; correct ingest\.sources",
+        ),
         (b"label,y\na,1\n", {}, r"^a\.csv has no column x; it has label, y;"),
         (b"x,x,label\n1,2,a\n", {}, r"^a\.csv has more than one column x; rename or remove"),
-        (b"x,label\n1,a\n2,b\n?,a\n", {}, r"^a\.csv, line 4: the feature x is '\?', not a number; correct"),
-        (b'note,x,label\n"two\nlines",1,a\n\n,tall,b\n', {}, r"^a\.csv, line 5: the feature x is 'tall', not"),
-        (b'x,label\n"1,234.5",a\n', {}, r"^a\.csv, line 2: the feature x is '1,234\.5', not a number; correct"),
-        (b'x,label\n"1,5",a\n', {}, r"line 2: the feature x is '1,5', not a number; if the comma is the decimal mark"),
-        (b"x;label\n1.5;a\n", {"separator": ";", "decimal": ","}, r"line 2: the feature x is '1\.5', not a number"),
+        (
+            b"x,label\n1,a\n2,b\n?,a\n",
+            {},
+            r"^a\.csv, line 4: the feature x is '\?', not a number; correct",
+        ),
+        (
+            b'note,x,label\n"two\nlines",1,a\n\n,tall,b\n',
+            {},
+            r"^a\.csv, line 5: the feature x is 'tall', not",
+        ),
+        (
+            b'x,label\n"1,234.5",a\n',
+            {},
+            r"^a\.csv, line 2: the feature x is '1,234\.5', not a number; correct",
+        ),
+        (
+            b'x,label\n"1,5",a\n',
+            {},
+            r"line 2: the feature x is '1,5', not a number; if the comma is the decimal mark",
+        ),
+        (
+            b"x;label\n1.5;a\n",
+            {"separator": ";", "decimal": ","},
+            r"line 2: the feature x is '1\.5', not a number",
+        ),
         (b"x,label\n1,caf\xe9\n", {}, r"^a\.csv is not utf-8 text; set `encoding` of this source"),
         (b"caf\xe9,x,label\n1,2,a\n", {}, r"^a\.csv is not utf-8 text; set `encoding`"),
-        (b"x,label\n1,a\n2\n", {}, r"^a\.csv, line 3: 1 values, but the header has 2 columns; correct the line"),
+        (
+            b"x,label\n1,a\n2\n",
+            {},
+            r"^a\.csv, line 3: 1 values, but the header has 2 columns; correct the line",
+        ),
         (b"x,label\n1,a\n2,b,c\n", {}, r"^a\.csv, line 3: 3 values, but the header has 2 columns"),
         (b"", {}, r"^a\.csv is empty; a CSV file needs a header and rows"),
         (b"x,label\n", {}, r"^the sources hold no rows"),
@@ -107,7 +145,10 @@ def test_what_is_refused_in_one_line(rows, content, keys, message) -> None:
         ({"features": ["label"]}, "features names the label column label"),
         ({"split": "label"}, "split names the label column label"),
         ({"split": "x"}, "split names x, which is an input of the model; name another column"),
-        ({"separator": "\\t"}, r'separator: expected one character, such as ";", or "\\t" in double quotes for a tab'),
+        (
+            {"separator": "\\t"},
+            r'separator: expected one character, such as ";", or "\\t" in double quotes for a tab',
+        ),
     ],
 )
 def test_keys_that_cannot_be(rows, keys, message) -> None:
@@ -119,6 +160,9 @@ def test_keys_that_cannot_be(rows, keys, message) -> None:
 def test_a_column_that_looks_like_a_split_is_mentioned(rows, capsys) -> None:
     content = b"x,label,Split\n1,a,train\n2.5,b,Validation\n"
     assert rows(content) == GOOD
-    assert "a.csv has a column Split with names of splits, which is not used as the split" in capsys.readouterr().out
+    assert (
+        "a.csv has a column Split with names of splits, which is not used as the split"
+        in capsys.readouterr().out
+    )
     rows(content, split="Split")
     assert "not used" not in capsys.readouterr().out

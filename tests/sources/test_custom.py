@@ -54,7 +54,9 @@ def ingested(params: Params, tree: Path) -> tuple[dict[str, Any], pa.Table]:
     refresh.fn(params, tree)
     ingest.fn(params, tree)
     info = json.loads((tree / "data/raw/dataset.json").read_text())
-    return info, pa.concat_tables(pq.read_table(tree / "data/raw" / shard["file"]) for shard in info["shards"])
+    return info, pa.concat_tables(
+        pq.read_table(tree / "data/raw" / shard["file"]) for shard in info["shards"]
+    )
 
 
 def resolved(tree: Path) -> str:
@@ -79,13 +81,15 @@ def test_a_map_style_dataset_of_features(tree: Path, params: Callable[..., Param
         "transforms.ToTensor()(Image.fromarray(self.pixels[index]))",
     ],
 )
-def test_images_are_the_same_however_they_come(tree: Path, params: Callable[..., Params], items: str) -> None:
+def test_images_are_the_same_however_they_come(
+    tree: Path, params: Callable[..., Params], items: str
+) -> None:
     code = (
-        "import numpy as np\nimport torch\nfrom PIL import Image\nfrom torchvision import transforms\n"
-        "class Mine(torch.utils.data.Dataset):\n"
-        "    pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), np.uint8)\n"
-        "    def __len__(self):\n        return 12\n"
-        f"    def __getitem__(self, index):\n        return {items}, 'ab'[index % 2]\n"
+        "import numpy as np\nimport torch\nfrom PIL import Image\nfrom torchvision import"
+        " transforms\nclass Mine(torch.utils.data.Dataset):\n    pixels ="
+        " np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), np.uint8)\n    def"
+        " __len__(self):\n        return 12\n    def __getitem__(self, index):\n        return"
+        f" {items}, 'ab'[index % 2]\n"
     )
     _, rows = ingested(params(code), tree)
     ids = [str(row) for row in rows["row_id"].to_pylist()]
@@ -98,13 +102,23 @@ def test_images_are_the_same_however_they_come(tree: Path, params: Callable[...,
 
 
 OTHERS = [
-    "class Mine(IterableDataset):\n    def __iter__(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n",
-    "class Mine(IterableDataset):\n    def __len__(self):\n        return 2\n"
-    "    def __iter__(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n",
+    (
+        "class Mine(IterableDataset):\n    def __iter__(self):\n        yield from [([1.0, 2.0],"
+        " 0), ([3.0, 4.0], 1)]\n"
+    ),
+    (
+        "class Mine(IterableDataset):\n    def __len__(self):\n        return 2\n"
+        "    def __iter__(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n"
+    ),
     "class Mine:\n    def rows(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n",
-    "class Mine:\n    def __iter__(self):\n        yield {'label': 0, 'x0': 1, 'x1': 2}\n"
-    "        yield {'label': 1, 'x0': 3, 'x1': 4}\n",
-    "def Mine():\n    return TensorDataset(torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[0.0], [1]]))\n",
+    (
+        "class Mine:\n    def __iter__(self):\n        yield {'label': 0, 'x0': 1, 'x1': 2}\n"
+        "        yield {'label': 1, 'x0': 3, 'x1': 4}\n"
+    ),
+    (
+        "def Mine():\n    return TensorDataset(torch.tensor([[1.0, 2], [3, 4]]),"
+        " torch.tensor([[0.0], [1]]))\n"
+    ),
     "def Mine():\n    return [((1, 2), 0), ((3, 4), 1)]\n",
 ]
 
@@ -114,15 +128,24 @@ def test_other_kinds_of_datasets(tree: Path, params: Callable[..., Params], code
     head = "import torch\nfrom torch.utils.data import Dataset, IterableDataset, TensorDataset\n"
     _, rows = ingested(params(head + code), tree)
     assert rows["label"].to_pylist() == ["0", "1"]
-    assert rows["feature:x0"].to_pylist() == [1.0, 3.0] and rows["feature:x1"].to_pylist() == [2.0, 4.0]
+    assert rows["feature:x0"].to_pylist() == [1.0, 3.0] and rows["feature:x1"].to_pylist() == [
+        2.0,
+        4.0,
+    ]
 
 
-def test_a_changed_row_is_a_new_revision_and_ingest_checks_it(tree: Path, params: Callable[..., Params]) -> None:
+def test_a_changed_row_is_a_new_revision_and_ingest_checks_it(
+    tree: Path, params: Callable[..., Params]
+) -> None:
     ingested(params(TABULAR), tree)
     first = resolved(tree)
-    for code in (TABULAR.replace("* 2.0)", "* 2.0).add(0.001)"), TABULAR.replace("index % 2", "1 - index % 2")):
+    for code in (
+        TABULAR.replace("* 2.0)", "* 2.0).add(0.001)"),
+        TABULAR.replace("index % 2", "1 - index % 2"),
+    ):
         with pytest.raises(
-            SourceChanged, match=r"yields 25 rows, \w+, source\.lock pins 25 rows, \w+; run `ratchet ref"
+            SourceChanged,
+            match=r"yields 25 rows, \w+, source\.lock pins 25 rows, \w+; run `ratchet ref",
         ):
             ingest.fn(params(code), tree)
         refresh.fn(params(code), tree)
@@ -133,11 +156,16 @@ def test_a_changed_row_is_a_new_revision_and_ingest_checks_it(tree: Path, params
 
 def test_random_items_are_refused(tree: Path, params: Callable[..., Params]) -> None:
     random = params(TABULAR.replace("self.x[index],", "self.x[index] + torch.rand(2),"))
-    with pytest.raises(SourceChanged, match=r"items differ each time they are read: take random transforms and shuf"):
+    with pytest.raises(
+        SourceChanged,
+        match=r"items differ each time they are read: take random transforms and shuf",
+    ):
         ingested(random, tree)
 
 
-def test_a_revision_of_its_own_spares_the_reading(tree: Path, params: Callable[..., Params]) -> None:
+def test_a_revision_of_its_own_spares_the_reading(
+    tree: Path, params: Callable[..., Params]
+) -> None:
     code = TABULAR + "    def revision(self):\n        return 'of today'\n"
     refresh.fn(params(code.replace("return self.x", "raise OSError\n        return self.x")), tree)
     assert resolved(tree) == "of today"
@@ -146,10 +174,15 @@ def test_a_revision_of_its_own_spares_the_reading(tree: Path, params: Callable[.
 
 
 def test_columns_to_keep_and_names_of_features(tree: Path, params: Callable[..., Params]) -> None:
-    code = "class Mine:\n    def rows(self):\n        yield {'label': 'a', 'age': 3, 'sex': 'm', 'split': 'valid'}\n"
+    code = (
+        "class Mine:\n    def rows(self):\n        yield {'label': 'a', 'age': 3, 'sex': 'm',"
+        " 'split': 'valid'}\n"
+    )
     info, rows = ingested(params(code, {"keep": ["sex"]}), tree)
     assert (
-        info["features"] == ["age"] and rows["keep:sex"].to_pylist() == ["m"] and rows["split"].to_pylist() == ["val"]
+        info["features"] == ["age"]
+        and rows["keep:sex"].to_pylist() == ["m"]
+        and rows["split"].to_pylist() == ["val"]
     )
     named = TABULAR.replace("    classes", "    feature_names = ['width', 'row_id']\n    classes")
     info, rows = ingested(params(named), tree)
@@ -186,6 +219,9 @@ def test_image_files_stay_as_they_are(tree: Path, params: Callable[..., Params])
     files = pictures(3)
     for number, content in enumerate(files):
         (tree / f"photos/{number}.png").write_bytes(content)
-    code = f"def Mine():\n    return [('photos/0.png', 0), (r'{tree}/photos/1.png', 1), ('photos/2.png', 0)]\n"
+    code = (
+        f"def Mine():\n    return [('photos/0.png', 0), (r'{tree}/photos/1.png', 1),"
+        " ('photos/2.png', 0)]\n"
+    )
     _, rows = ingested(params(code), tree)
     assert [image["bytes"] for image in rows["image"].to_pylist()] == files

@@ -65,7 +65,10 @@ def served(tmp_path):
     images, labels = photos()
     file = image_file(tmp_path / "train.parquet", images, labels)
     return (
-        {"README.md": b"---\nlicense: mit\n---\n", "data/train-00000-of-00001.parquet": file.read_bytes()},
+        {
+            "README.md": b"---\nlicense: mit\n---\n",
+            "data/train-00000-of-00001.parquet": file.read_bytes(),
+        },
         images,
         labels,
     )
@@ -120,9 +123,14 @@ def test_rows_come_as_they_are_at_a_pinned_commit(tree, served, tmp_path):
     info = json.loads((tree / "data/raw/dataset.json").read_text())
     assert info["classes"] is None and info["licence"] == "mit"
     report = json.loads((tree / "reports/validation.json").read_text())
-    assert report["modes"] == {"L": 1, "P": 2, "RGB": 2, "RGBA": 1} and report["sizes"] == {"30x40": 5, "7x9": 1}
+    assert report["modes"] == {"L": 1, "P": 2, "RGB": 2, "RGBA": 1} and report["sizes"] == {
+        "30x40": 5,
+        "7x9": 1,
+    }
     spec = Spec.read(tree / "data/prepared/spec.json")
-    assert spec.classes == ("nailong", "other") and np.load(tree / "data/prepared/train/inputs.npy").shape == (
+    assert spec.classes == ("nailong", "other") and np.load(
+        tree / "data/prepared/train/inputs.npy"
+    ).shape == (
         6,
         3,
         16,
@@ -133,11 +141,18 @@ def test_rows_come_as_they_are_at_a_pinned_commit(tree, served, tmp_path):
 def test_a_new_commit_costs_what_is_new_in_it(tree, served, tmp_path):
     files, _, _ = served
     files["data/train-00000-of-00002.parquet"] = files.pop("data/train-00000-of-00001.parquet")
-    images, labels = [png(np.full((20, 20), level, np.uint8)) for level in (10, 200)], ["other", "nailong"]
+    images, labels = (
+        [png(np.full((20, 20), level, np.uint8)) for level in (10, 200)],
+        ["other", "nailong"],
+    )
     with hub(files) as endpoint:
         assert ingested(tree, SOURCE, endpoint, tmp_path).returncode == 0
-        files["data/train-00001-of-00002.parquet"] = image_file(tmp_path / "more", images, labels).read_bytes()
-        before = {path: path.stat().st_mtime_ns for path in (tree / ".memo").glob("*/*/manifest.json")}
+        files["data/train-00001-of-00002.parquet"] = image_file(
+            tmp_path / "more", images, labels
+        ).read_bytes()
+        before = {
+            path: path.stat().st_mtime_ns for path in (tree / ".memo").glob("*/*/manifest.json")
+        }
         done = ingested(tree, SOURCE, endpoint, tmp_path)
         assert done.returncode == 0, done.stderr
         with urllib.request.urlopen(f"{endpoint}/fetched") as answer:
@@ -147,37 +162,54 @@ def test_a_new_commit_costs_what_is_new_in_it(tree, served, tmp_path):
         "data/train-00001-of-00002.parquet",
     ]
     after = {path: path.stat().st_mtime_ns for path in (tree / ".memo").glob("*/*/manifest.json")}
-    assert before.items() <= after.items() and len(after) == 2 * len(before) == 6  # ingest, validate, prepare
+    assert (
+        before.items() <= after.items() and len(after) == 2 * len(before) == 6
+    )  # ingest, validate, prepare
     (entry,) = json.loads((tree / "source.lock").read_text())["sources"]
-    assert entry["resolved"] == commit(files) and [file["split"] for file in entry["files"]] == ["train", "train"]
+    assert entry["resolved"] == commit(files) and [file["split"] for file in entry["files"]] == [
+        "train",
+        "train",
+    ]
 
 
 def test_files_that_are_no_parquet_are_read_by_the_client(tree, tmp_path):
-    lines = [{"label": label, "width": width} for label, width in (("cat", 1.5), ("dog", 2.5), ("cat", 3.5))]
+    lines = [
+        {"label": label, "width": width}
+        for label, width in (("cat", 1.5), ("dog", 2.5), ("cat", 3.5))
+    ]
     source = {**SOURCE, "image": None, "features": ["width"]}
     with hub({"data/train.jsonl": "\n".join(map(json.dumps, lines)).encode()}) as endpoint:
         done = ingested(tree, source, endpoint, tmp_path)
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tree / "data/raw/shard-00000.parquet")
-    assert table["label"].to_pylist() == ["cat", "dog", "cat"] and table["feature:width"].to_pylist() == [1.5, 2.5, 3.5]
+    assert table["label"].to_pylist() == ["cat", "dog", "cat"] and table[
+        "feature:width"
+    ].to_pylist() == [1.5, 2.5, 3.5]
 
 
 @pytest.mark.fault(34)
 def test_a_token_comes_from_the_environment_and_goes_nowhere(tree, served, tmp_path):
     with hub(served[0], token="hf_only_the_hub_may_see_this") as endpoint:
         done = ingested(tree, SOURCE, endpoint, tmp_path)
-        assert done.stderr.startswith("SourceMissing: ingest.sources: the Hub has no friends/toys at its newest commit")
+        assert done.stderr.startswith(
+            "SourceMissing: ingest.sources: the Hub has no friends/toys at its newest commit"
+        )
         assert "set HF_TOKEN" in done.stderr
         done = ingested(tree, SOURCE, endpoint, tmp_path, HF_TOKEN="hf_only_the_hub_may_see_this")
     assert done.returncode == 0, done.stderr
     assert "hf_only" not in done.stdout + done.stderr
-    assert not [file for file in tree.rglob("*") if file.is_file() and b"hf_only" in file.read_bytes()]
+    assert not [
+        file for file in tree.rglob("*") if file.is_file() and b"hf_only" in file.read_bytes()
+    ]
 
 
 def test_a_split_that_the_hub_lacks_is_named(tree, served, tmp_path):
     with hub(served[0]) as endpoint:
         done = ingested(tree, {**SOURCE, "splits": {"train": "training"}}, endpoint, tmp_path)
-    assert "CorruptData: friends/toys has no split training; it has train; correct ingest.sources" in done.stderr
+    assert (
+        "CorruptData: friends/toys has no split training; it has train; correct ingest.sources"
+        in done.stderr
+    )
 
 
 @pytest.mark.fault(8)
@@ -200,7 +232,9 @@ def test_a_cut_download_is_healed_by_the_next(tree, served, tmp_path):
 def test_what_the_hub_lacks_and_a_hub_that_is_down_are_told_apart(tree, served, tmp_path):
     with hub(served[0]) as endpoint:
         done = ingested(tree, {**SOURCE, "repository": "friends/none"}, endpoint, tmp_path)
-    assert done.stderr.startswith("SourceMissing: ingest.sources: the Hub has no friends/none at its newest commit")
+    assert done.stderr.startswith(
+        "SourceMissing: ingest.sources: the Hub has no friends/none at its newest commit"
+    )
     done = ingested(tree, SOURCE, "http://127.0.0.1:9", tmp_path)
     assert done.stderr.startswith("Unreachable: the Hub does not answer for friends/toys")
 
@@ -222,7 +256,9 @@ dataset_info:
 """
 
 
-def test_ingest_alone_fetches_the_pinned_commit_and_reads_it_as_the_params_say(tree, served, tmp_path):
+def test_ingest_alone_fetches_the_pinned_commit_and_reads_it_as_the_params_say(
+    tree, served, tmp_path
+):
     files, images, _ = served
     path = image_file(tmp_path / "two.parquet", images, [0, 1, 0, 1, 0, 1], coat=[1, 1, 1, 0, 0, 0])
     name = "data/train-00000-of-00001.parquet"
@@ -238,7 +274,9 @@ def test_ingest_alone_fetches_the_pinned_commit_and_reads_it_as_the_params_say(t
         assert done.returncode == 0, done.stderr
         assert {file.name: sha256(file) for file in (tree / "data/raw").iterdir()} == shards
 
-        (blob,) = (tree / "data/downloads/huggingface").glob("datasets--friends--toys/snapshots/*/data/*")
+        (blob,) = (tree / "data/downloads/huggingface").glob(
+            "datasets--friends--toys/snapshots/*/data/*"
+        )
         content = blob.read_bytes()
         blob.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # damaged here
         shutil.rmtree(tree / ".memo")
@@ -263,6 +301,7 @@ def test_ingest_refuses_another_revision_than_the_pinned_one(tree, served, tmp_p
         assert ingested(tree, SOURCE, endpoint, tmp_path, "refresh").returncode == 0
     done = ingested(tree, {**SOURCE, "revision": "v2"}, "http://127.0.0.1:9", tmp_path, "ingest")
     expected = (
-        "SourceChanged: params.yaml no longer asks for what source.lock pins: ingest.sources.0.revision: null → v2;"
+        "SourceChanged: params.yaml no longer asks for what source.lock pins:"
+        " ingest.sources.0.revision: null → v2;"
     )
     assert done.stderr.startswith(expected)

@@ -45,7 +45,12 @@ def read(root: Path) -> tuple[set[tuple[str | None, str]], str]:
 
 def each(tops: str, classes: str = "cat dog") -> list[str]:
     """Two images in each class of each folder."""
-    names = [f"{top}/{name}/{number}.png" for top in tops.split() for name in classes.split() for number in (1, 2)]
+    names = [
+        f"{top}/{name}/{number}.png"
+        for top in tops.split()
+        for name in classes.split()
+        for number in (1, 2)
+    ]
     return [f"photos/{name}" for name in names]
 
 
@@ -62,14 +67,20 @@ def splits(*names: str) -> set[tuple[str | None, str]]:
         (each("cat dog", "."), PLAIN),
         (each("train val test"), splits("train", "val", "test")),
         (each("train valid test"), splits("train", "val", "test")),  # roboflow/roboflow-python#153
-        (each("train validation test"), splits("train", "val", "test")),  # huggingface/datasets#4895
+        (
+            each("train validation test"),
+            splits("train", "val", "test"),
+        ),  # huggingface/datasets#4895
         (each("train val"), splits("train", "val")),  # huggingface/datasets#4839
         (each("training dev testing"), splits("train", "val", "test")),
         (each("Train TEST"), splits("train", "test")),
         (each("TRAINING Eval"), splits("train", "test")),
         (each("train"), splits("train")),
         ([*each("train test"), "photos/__MACOSX/train/cat/._1.png"], splits("train", "test")),
-        ([*each("train test"), "photos/annotations/1.xml", "photos/README.txt"], splits("train", "test")),
+        (
+            [*each("train test"), "photos/annotations/1.xml", "photos/README.txt"],
+            splits("train", "test"),
+        ),
         ([*each("cat dog", "."), "photos/cat/2021/summer/3.png"], PLAIN),
         (each("cat dog", "images"), PLAIN),
         (["photos/cat/2020/1.png", "photos/cat/2021/1.png", "photos/dog/2022/1.png"], PLAIN),
@@ -94,41 +105,81 @@ TWO = r"photos can be read in two ways: "
     [
         (
             each("train test extra"),
-            TWO + r"as the splits test, train beside other folders \(extra\), or as the classes extra, test, train; "
+            TWO
+            + r"as the splits test, train beside other folders \(extra\), or as the classes extra,"
+            r" test, train; "
             r"move extra out of photos to get the splits, or rename test, train to get the classes",
         ),
         (
             each("cat dog test", "."),
             TWO + r"as the splits test beside other folders \(cat, dog\)",
         ),  # fastai/fastai#1552
-        (each("bus car train", "."), TWO + r"as the splits train beside other folders \(bus, car\)"),
-        (each("train test", "."), TWO + r".*of which test, train has no folders"),  # huggingface/datasets#7880
-        ([*each("train"), *each("test", ".")], TWO + r"as the splits test, train, of which test has no folders"),
-        (each("train val valid"), TWO + r"the folders val, valid as one split \(val\), or as different ones"),
+        (
+            each("bus car train", "."),
+            TWO + r"as the splits train beside other folders \(bus, car\)",
+        ),
+        (
+            each("train test", "."),
+            TWO + r".*of which test, train has no folders",
+        ),  # huggingface/datasets#7880
+        (
+            [*each("train"), *each("test", ".")],
+            TWO + r"as the splits test, train, of which test has no folders",
+        ),
+        (
+            each("train val valid"),
+            TWO + r"the folders val, valid as one split \(val\), or as different ones",
+        ),
         (each("Train train"), TWO + r"the folders Train, train as one split \(train\)"),
-        (each("cat dog", "train test"), TWO + r"as classes that contain splits \(CLASS/SPLIT, in cat, dog\)"),
+        (
+            each("cat dog", "train test"),
+            TWO + r"as classes that contain splits \(CLASS/SPLIT, in cat, dog\)",
+        ),
         (each("train", "train test"), TWO),
         (
             each("train_set test_set"),
-            TWO + r"as the classes test_set, train_set, or as splits or groups \(test_set, train_set\) that hold the "
-            r"classes cat, dog; move the images out of the inner folders to get the former, or rename the outer folders",
+            TWO
+            + r"as the classes test_set, train_set, or as splits or groups \(test_set, train_set\)"
+            r" that hold the "
+            r"classes cat, dog; move the images out of the inner folders to get the former, or"
+            r" rename the outer folders",
         ),
         (each("2020 2021"), TWO + r"as the classes 2020, 2021, or as splits or groups"),
-        ([*each("amazon dslr"), "photos/amazon/bird/1.png"], TWO + r"as the classes amazon, dslr, or"),
+        (
+            [*each("amazon dslr"), "photos/amazon/bird/1.png"],
+            TWO + r"as the classes amazon, dslr, or",
+        ),
         (each("COVID Normal", "images masks"), TWO + r".* that hold the classes images, masks"),
         (
-            ["photos/seg_train/seg_train/sea/1.png", "photos/seg_test/seg_test/sea/1.png", "photos/seg_pred/1.png"],
+            [
+                "photos/seg_train/seg_train/sea/1.png",
+                "photos/seg_test/seg_test/sea/1.png",
+                "photos/seg_pred/1.png",
+            ],
             TWO + r".*or as splits or groups \(seg_test, seg_train\)",
         ),
-        (["photos/train2017/cat/1.png", "photos/val2017/dog/1.png"], TWO + r".*\(train2017, val2017\)"),
+        (
+            ["photos/train2017/cat/1.png", "photos/val2017/dog/1.png"],
+            TWO + r".*\(train2017, val2017\)",
+        ),
         (
             each("dataset", "train test"),
-            r"photos holds the single folder dataset, which is either a class or .* \(test, train\); "
+            r"photos holds the single folder dataset, which is either a class or .* \(test,"
+            r" train\); "
             r"set the path to photos/dataset, or move",
         ),
-        (each("animals"), r"photos holds the single folder animals.* set the path to photos/animals"),
-        (["photos/1.png", "photos/2.png"], r"the 2 images at photos are not in folders; move each into a folder named"),
-        (["photos/notes.txt"], r"no image in a class's folder at photos \(skipped 1: 1 suffix \(notes.txt\)\)"),
+        (
+            each("animals"),
+            r"photos holds the single folder animals.* set the path to photos/animals",
+        ),
+        (
+            ["photos/1.png", "photos/2.png"],
+            r"the 2 images at photos are not in folders; move each into a folder named",
+        ),
+        (
+            ["photos/notes.txt"],
+            r"no image in a class's folder at photos \(skipped 1: 1 suffix \(notes.txt\)\)",
+        ),
         ([], r"there is no folder photos; create it, or correct the path"),
     ],
 )
@@ -149,7 +200,7 @@ def test_a_data_set_in_a_further_folder_is_read_with_the_path_that_the_message_n
     assert read(tmp_path)[0] == splits("train", "test")
 
 
-# ── what is skipped ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is skipped ───────────────────────────────────────────────────────────────────────────────
 
 
 def odd(root: Path, kind: str) -> None:
@@ -208,7 +259,10 @@ def odd(root: Path, kind: str) -> None:
         ("postscript", "1 suffix (cat/1.eps)"),
         (
             "heic",
-            "1 HEIC without the extra `heif` (pip install -c constraints.txt -e '.[heif]') (cat/1.HEIC)",
+            (
+                "1 HEIC without the extra `heif` (pip install -c constraints.txt -e '.[heif]')"
+                " (cat/1.HEIC)"
+            ),
         ),
     ],
 )
@@ -230,9 +284,15 @@ def test_heic_and_avif_files_are_read_where_pillow_can(tmp_path):
 
 
 def test_a_summary_names_splits_and_counts_by_reason(tmp_path):
-    lay(tmp_path, *each("valid train"), "photos/train/9.png", "photos/README.txt", "photos/data.yaml")
-    assert read(tmp_path)[1] == (
-        "photos: 8 images in 2 classes, splits train, val; "
+    lay(
+        tmp_path,
+        *each("valid train"),
+        "photos/train/9.png",
+        "photos/README.txt",
+        "photos/data.yaml",
+    )
+    assert (
+        read(tmp_path)[1] == "photos: 8 images in 2 classes, splits train, val; "
         "skipped 3: 1 not in a class folder (train/9.png), 2 suffix (README.txt, ...)"
     )
     assert str(Skipped()) == ""
@@ -278,7 +338,9 @@ NAMES = [
 
 @pytest.mark.fault(43)
 def test_odd_names_are_read_from_refresh_to_shard(configured, tree):
-    lay(tree, *(f"photos/{label}/{name}" for label in ("cat", "it's 5\" (new)\n") for name in NAMES))
+    lay(
+        tree, *(f"photos/{label}/{name}" for label in ("cat", "it's 5\" (new)\n") for name in NAMES)
+    )
     params = configured(SOURCE)
     refresh.fn(params, tree)
     ingest.fn(params, tree)
@@ -287,7 +349,10 @@ def test_odd_names_are_read_from_refresh_to_shard(configured, tree):
     hidden = [name for name in NAMES if name.startswith(".")]
     assert len(rows) == 2 * (len(NAMES) - len(hidden))
     assert {row["image"]["path"] for row in rows} == {
-        f"{label}/{name}" for label in ("cat", "it's 5\" (new)\n") for name in NAMES if name not in hidden
+        f"{label}/{name}"
+        for label in ("cat", "it's 5\" (new)\n")
+        for name in NAMES
+        if name not in hidden
     }
 
 
@@ -330,10 +395,10 @@ def test_the_command_prints_what_it_skips(tree):
     lay(tree, *each("cat dog", "."))
     odd(tree, "not UTF-8")
     code = (
-        "from pathlib import Path; from ratchet.sources import folders; "
-        "from ratchet.sources.base import Places; from ratchet.params import ImageFolderSource; "
-        "places = Places(Path(), Path()); "
-        "folders.resolve(ImageFolderSource(type='imagefolder', path='photos'), places); print(*places.notes)"
+        "from pathlib import Path; from ratchet.sources import folders; from ratchet.sources.base"
+        " import Places; from ratchet.params import ImageFolderSource; places = Places(Path(),"
+        " Path()); folders.resolve(ImageFolderSource(type='imagefolder', path='photos'), places);"
+        " print(*places.notes)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -348,5 +413,7 @@ def test_the_command_prints_what_it_skips(tree):
 
 def test_no_image_at_all_says_what_was_skipped(tmp_path):
     lay(tmp_path, "photos/cat/1.txt", "photos/cat/.2.png")
-    with pytest.raises(SourceMissing, match=r"skipped 2: 1 hidden \(cat/.2.png\), 1 suffix \(cat/1.txt\)"):
+    with pytest.raises(
+        SourceMissing, match=r"skipped 2: 1 hidden \(cat/.2.png\), 1 suffix \(cat/1.txt\)"
+    ):
         read(tmp_path)

@@ -50,7 +50,10 @@ def one(item: object, names: list[str] | None = None, tree: Path = Path()) -> it
         (GREY.astype(np.float16) / np.float16(255), None),
         (Image.fromarray(RGB), RGB),
         (Image.fromarray(GREY), GREY),
-        (Image.fromarray(RGB).convert("P"), np.asarray(Image.fromarray(RGB).convert("P").convert("RGB"))),
+        (
+            Image.fromarray(RGB).convert("P"),
+            np.asarray(Image.fromarray(RGB).convert("P").convert("RGB")),
+        ),
         (Image.fromarray(GREY > 99), (GREY > 99) * np.uint8(255)),
         (Image.fromarray(RGB).convert("CMYK"), RGB),
         (Image.fromarray(RGB).convert("RGBA"), np.dstack([RGB, np.full((5, 7), 255, np.uint8)])),
@@ -132,17 +135,25 @@ def test_a_path_is_read_if_it_is_in_the_checkout(tmp_path: Path) -> None:
         assert one((path, 0), tree=tree / ".runs/20260101").image == PNG, "from a run's tree too"
     (tree / "link.png").symlink_to(tmp_path / "y.png")
     for path in ("../y.png", str(tmp_path / "y.png"), "link.png", "data", "none.png", ""):
-        with pytest.raises(CorruptData, match=r"Mine, row 0: image is the path .*, which is not a file in "):
+        with pytest.raises(
+            CorruptData, match=r"Mine, row 0: image is the path .*, which is not a file in "
+        ):
             one((path, 0), tree=tree)
 
 
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (([(0, 0), (1, 1), (2, 2)], 0), r"image is a list of 3 tuples; expected a PIL image, the bytes of an image fi"),
+        (
+            ([(0, 0), (1, 1), (2, 2)], 0),
+            r"image is a list of 3 tuples; expected a PIL image, the bytes of an image fi",
+        ),
         ((GREY, 1, 2), r"the item is a tuple of 3 values; expected \(image, label\)"),
         (7, r"the item is a int; expected \(image, label\)"),
-        ({"picture": 1}, r"the item has the keys picture; expected .* or a dict with the key label"),
+        (
+            {"picture": 1},
+            r"the item has the keys picture; expected .* or a dict with the key label",
+        ),
         ({"label": 1}, r"the item has a label and nothing to predict it from"),
         (
             (np.zeros((3, 4, 3), np.uint8), 0),
@@ -150,13 +161,27 @@ def test_a_path_is_read_if_it_is_in_the_checkout(tmp_path: Path) -> None:
         ),
         ((torch.zeros(3, 3, 3, dtype=torch.uint8), 0), r"shape \(3, 3, 3\), which can be"),
         ((torch.zeros(1, 9, 1), 0), r"which can be"),
-        ((torch.ones(1, 10), 0), r"shape \(1, 10\), which can be features or an image with a side of one pixel"),
+        (
+            (torch.ones(1, 10), 0),
+            r"shape \(1, 10\), which can be features or an image with a side of one pixel",
+        ),
         ((np.ones((10, 1)), 0), r"shape \(10, 1\), which can be features or"),
-        (({"label": 1.0, "a": 2.0}, 1), r"the item has a label of its own and one among its features"),
-        (({"0": 1.0, 0: 2.0}, 1), r"the item has the keys '0', 0, 'label', of which two have the same name"),
+        (
+            ({"label": 1.0, "a": 2.0}, 1),
+            r"the item has a label of its own and one among its features",
+        ),
+        (
+            ({"0": 1.0, 0: 2.0}, 1),
+            r"the item has the keys '0', 0, 'label', of which two have the same name",
+        ),
         ((torch.ones(3).to_sparse(), 1), r"TypeError: can't convert Sparse layout tensor"),
         (
-            (Image.open(io.BytesIO(encoded(RANDOM.integers(0, 256, (99, 99, 3), np.uint8))[:3000])), 1),
+            (
+                Image.open(
+                    io.BytesIO(encoded(RANDOM.integers(0, 256, (99, 99, 3), np.uint8))[:3000])
+                ),
+                1,
+            ),
             r"OSError: image file is trun",
         ),
         ((np.zeros((5, 5, 4), np.uint8), 0), r"image has the shape \(5, 5, 4\); expected"),
@@ -170,9 +195,15 @@ def test_a_path_is_read_if_it_is_in_the_checkout(tmp_path: Path) -> None:
         ((np.full((4, 4), np.nan), 0), r"image has values from nan to nan"),
         ((RGB.astype(np.int64), 0), r"image is an array of int64; expected"),
         ((GREY > 3, 0), r"image is an array of bool"),
-        ((Image.fromarray(GREY.astype(np.float32)), 0), r"a PIL image of mode F; convert it to RGB or L"),
+        (
+            (Image.fromarray(GREY.astype(np.float32)), 0),
+            r"a PIL image of mode F; convert it to RGB or L",
+        ),
         ((object(), 0), r"image is a object; expected"),
-        ((GREY, torch.tensor([0, 1])), r"label is a Tensor of shape \(2,\); expected one number or text"),
+        (
+            (GREY, torch.tensor([0, 1])),
+            r"label is a Tensor of shape \(2,\); expected one number or text",
+        ),
         ((GREY, [1]), r"label is a list of 1 ints"),
         ((GREY, {"a": 1}), r"label is a dict"),
         (({"a": torch.zeros(3)}, 0), r"a is a Tensor of shape \(3,\); expected one number or text"),
@@ -187,5 +218,7 @@ def test_what_cannot_be_read_is_one_line(item: Any, message: str) -> None:
 
 
 def test_wrong_feature_names_are_one_line() -> None:
-    with pytest.raises(CorruptData, match=r"there are 3 features and 2 feature_names \(a, b, \.\.\.\)"):
+    with pytest.raises(
+        CorruptData, match=r"there are 3 features and 2 feature_names \(a, b, \.\.\.\)"
+    ):
         one(([1, 2, 3], 0), ["a", "b"])

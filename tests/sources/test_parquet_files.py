@@ -45,13 +45,21 @@ def write(tree: Path, name: str, **columns: Any) -> Path:
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        (pa.array([1, 2]), pa.array([0.5, None]), [1.0, 2.0, 0.5, None]),  # astronomy-commons/hats-import#487
+        (
+            pa.array([1, 2]),
+            pa.array([0.5, None]),
+            [1.0, 2.0, 0.5, None],
+        ),  # astronomy-commons/hats-import#487
         (pa.array([1], pa.int32()), pa.array([2], pa.int64()), [1.0, 2.0]),  # duckdb/duckdb#1214
         (pa.array([0.5], pa.float32()), pa.array([0.25]), [0.5, 0.25]),
         (pa.nulls(2), pa.array([1, 2]), [None, None, 1.0, 2.0]),
         (pa.array([1.0, 2.0]), pa.nulls(2, pa.string()), [1.0, 2.0, None, None]),
         (pa.array([True]), pa.array([0]), [1.0, 0.0]),
-        (pa.array([Decimal("1.5")]), pa.array([Decimal("100.25")]), [1.5, 100.25]),  # huggingface/dataset-viewer#3173
+        (
+            pa.array([Decimal("1.5")]),
+            pa.array([Decimal("100.25")]),
+            [1.5, 100.25],
+        ),  # huggingface/dataset-viewer#3173
         (pa.array(["1"]), pa.array([2]), [1.0, 2.0]),
         (pa.array([1, 2]).dictionary_encode(), pa.array([3]), [1.0, 2.0, 3.0]),
     ],
@@ -117,7 +125,10 @@ def test_a_partition_is_the_split_a_feature_and_kept(ingested, tree) -> None:
         write(tree, f"part={split}/year=2024/a.parquet", x=[1.0], label=["a"])
     rows = ingested(features=["x", "year"], keep=["year"], split="part")
     assert rows["split"].to_pylist() == ["val", "train"]
-    assert rows["feature:year"].to_pylist() == [2024.0] * 2 and rows["keep:year"].to_pylist() == ["2024"] * 2
+    assert (
+        rows["feature:year"].to_pylist() == [2024.0] * 2
+        and rows["keep:year"].to_pylist() == ["2024"] * 2
+    )
 
 
 def test_partitions_as_pyarrow_and_polars_write_them(ingested, tree) -> None:
@@ -134,13 +145,21 @@ def test_a_folder_and_its_file_must_agree(ingested, tree) -> None:
     write(tree, "label=cat/a.parquet", x=[1.0], label=["cat"])
     assert ingested(features=["x"])["label"].to_pylist() == ["cat"]
     write(tree, "label=dog/a.parquet", x=[1.0], label=["cat"])
-    with pytest.raises(CorruptData, match=r"the column label holds cat, but its folder says label=dog"):
+    with pytest.raises(
+        CorruptData, match=r"the column label holds cat, but its folder says label=dog"
+    ):
         ingested(features=["x"])
 
 
 @pytest.mark.parametrize(
     "name",
-    ["_SUCCESS.parquet", "_metadata.parquet", ".hidden.parquet", "_delta_log/0.parquet", "._temporary/a.parquet"],
+    [
+        "_SUCCESS.parquet",
+        "_metadata.parquet",
+        ".hidden.parquet",
+        "_delta_log/0.parquet",
+        "._temporary/a.parquet",
+    ],
 )
 def test_what_engines_skip_is_skipped(ingested, tree, name) -> None:
     write(tree, "a.parquet", x=[1.0], label=["a"])
@@ -177,16 +196,26 @@ def test_images_that_are_paths_are_pinned(ingested, configured, tree) -> None:
     paths(tree, "x.png", "y.png")
     ingested(image="image")
     (folder / "x.png").write_bytes(pictures(1, seed=9)[0])
-    params = configured({"type": "parquet", "path": "data/incoming", "label": "label", "image": "image"})
+    params = configured(
+        {"type": "parquet", "path": "data/incoming", "label": "label", "image": "image"}
+    )
     for entry in (tree / ".memo/ingest").iterdir():
         (entry / "manifest.json").unlink()
-    with pytest.raises(SourceChanged, match=r"the images that a\.parquet names are not those that source\.lock pins"):
+    with pytest.raises(
+        SourceChanged,
+        match=r"the images that a\.parquet names are not those that source\.lock pins",
+    ):
         ingest.fn(params, tree)
 
 
-@pytest.mark.parametrize("name", ["/etc/hostname", "../../secret.png", "gone.png", "https://example.org/x.png"])
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../../secret.png", "gone.png", "https://example.org/x.png"]
+)
 def test_images_elsewhere_are_never_read(ingested, tree, name) -> None:
     (tree / "secret.png").write_bytes(pictures(1)[0])
     paths(tree, name, name)
-    with pytest.raises(CorruptData, match=r"a\.parquet holds paths of images instead of the images.*embed the images"):
+    with pytest.raises(
+        CorruptData,
+        match=r"a\.parquet holds paths of images instead of the images.*embed the images",
+    ):
         ingested(image="image")

@@ -62,8 +62,16 @@ CHANGES = [
     ("csv", {"path": "data/b.csv"}, "sources.0.path: data/*.csv → data/b.csv"),
     ("csv", {"label": "b"}, ""),
     ("csv", {"features": ["a", "c"]}, ""),
-    ("custom", {"source": "custom.b:C"}, "sources.0.source: custom.sources.blobs:Blobs → custom.b:C"),
-    ("custom", {"arguments": {"rows": 5, "seed": 1}}, 'arguments: {"rows": 5, "seed": 0} → {"rows": 5, "seed": 1}'),
+    (
+        "custom",
+        {"source": "custom.b:C"},
+        "sources.0.source: custom.sources.blobs:Blobs → custom.b:C",
+    ),
+    (
+        "custom",
+        {"arguments": {"rows": 5, "seed": 1}},
+        'arguments: {"rows": 5, "seed": 0} → {"rows": 5, "seed": 1}',
+    ),
     ("csv", {"type": "parquet", "image": None}, "sources.0.type: csv → parquet"),
 ]
 
@@ -77,7 +85,10 @@ def pinned(tree, configured):
     """Write the lock of sources, without files."""
 
     def write(*sources):
-        entries = [{"source": source_lock.pinning(source)} for source in configured(*sources).ingest.sources]
+        entries = [
+            {"source": source_lock.pinning(source)}
+            for source in configured(*sources).ingest.sources
+        ]
         source_lock.write(tree, entries)
 
     return write
@@ -104,22 +115,31 @@ def test_every_param_of_every_source_is_in_the_table():
         (kind,) = get_args(get_type_hints(member)["type"])
         keys = {field.name for field in fields(member)} - {"type"}
         untried = {key for key in keys if (kind, key) not in tried}
-        assert untried <= source_lock.READING, f"add {untried - source_lock.READING} of {kind} to the table"
+        assert untried <= source_lock.READING, (
+            f"add {untried - source_lock.READING} of {kind} to the table"
+        )
 
 
 def test_the_number_and_order_of_sources_count(configured, pinned, tree):
     a, b = source("csv"), source("imagefolder")
     pinned(a, b)
-    with pytest.raises(SourceChanged, match=r"source.lock pins 2 sources, but ingest.sources .* lists 1"):
+    with pytest.raises(
+        SourceChanged, match=r"source.lock pins 2 sources, but ingest.sources .* lists 1"
+    ):
         source_lock.read(tree, configured(a).ingest)
-    with pytest.raises(SourceChanged, match=r"sources.0.type: csv → imagefolder, .*sources.1.path: pets"):
+    with pytest.raises(
+        SourceChanged, match=r"sources.0.type: csv → imagefolder, .*sources.1.path: pets"
+    ):
         source_lock.read(tree, configured(b, a).ingest)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"sources": []}', "source.lock has format 1, but this Ratchet reads format 2; run `ratchet refresh`"),
+        (
+            '{"sources": []}',
+            "source.lock has format 1, but this Ratchet reads format 2; run `ratchet refresh`",
+        ),
         ('{"format": 3, "needs_format": 3, "sources": []}', "has format 3"),
         ('{"format": 2', "source.lock cannot be read"),
         ("[]", "source.lock cannot be read"),
@@ -143,7 +163,9 @@ def test_a_lock_that_cannot_be_used_says_why(configured, tree, content, message)
 
 def test_a_number_that_json_lacks_is_refused(configured):
     (custom,) = configured(source("custom", arguments={"a": float("nan")})).ingest.sources
-    with pytest.raises(ParamsError, match=r"`arguments` of the custom source holds a number that is not finite"):
+    with pytest.raises(
+        ParamsError, match=r"`arguments` of the custom source holds a number that is not finite"
+    ):
         source_lock.pinning(custom)
 
 
@@ -161,11 +183,18 @@ def test_a_signature_in_a_url_is_compared_but_not_shown(configured, pinned, tree
 
 def labels(tree):
     shards = Shards.open(tree / "data/raw")
-    return [label for shard in shards for table in shard.batches() for label in table["label"].to_pylist()]
+    return [
+        label
+        for shard in shards
+        for table in shard.batches()
+        for label in table["label"].to_pylist()
+    ]
 
 
 def test_a_new_label_is_read_from_the_pinned_bytes(configured, parquet, tree):
-    image_file(tree / "data/incoming/a.parquet", pictures(3), ["x", "y", "z"], other=["p", "q", "r"])
+    image_file(
+        tree / "data/incoming/a.parquet", pictures(3), ["x", "y", "z"], other=["p", "q", "r"]
+    )
     refresh.fn(configured(parquet()), tree)
     ingest.fn(configured(parquet(label="other")), tree)
     assert labels(tree) == ["p", "q", "r"]
@@ -186,15 +215,21 @@ def test_a_new_root_has_to_hold_the_pinned_files_and_no_others(configured, sampl
     refresh.fn(sample, tree)
 
     def at(root):
-        return configured({"type": "torchvision", "name": "FashionMNIST", "root": root, "arguments": {}})
+        return configured(
+            {"type": "torchvision", "name": "FashionMNIST", "root": root, "arguments": {}}
+        )
 
-    with pytest.raises(SourceMissing, match=r"source.lock pins FashionMNIST/raw/t10k-images.*missing from"):
+    with pytest.raises(
+        SourceMissing, match=r"source.lock pins FashionMNIST/raw/t10k-images.*missing from"
+    ):
         ingest.fn(at("nowhere"), tree)
     shutil.copytree(ASSETS / "FashionMNIST", tree / "copy/FashionMNIST")
     ingest.fn(at("copy"), tree)
     assert len(labels(tree)) == 600
     (tree / "copy/FashionMNIST/raw/more").touch()
-    with pytest.raises(SourceChanged, match=r"holds files that source.lock does not pin: FashionMNIST/raw/more"):
+    with pytest.raises(
+        SourceChanged, match=r"holds files that source.lock does not pin: FashionMNIST/raw/more"
+    ):
         ingest.fn(at("copy"), tree)
 
 
@@ -218,7 +253,8 @@ def test_refresh_says_what_is_new_changed_and_gone(configured, parquet, tree):
     write("d", 0, 1)
     result = refresh.fn(params, tree)
     assert result["changed"] and result["summary"] == [
-        "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (c.parquet), 1 as before"
+        "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (c.parquet), 1 as"
+        " before"
     ]
     assert result["changes"][0]["changed"] == ["b.parquet"]
     result = refresh.fn(params, tree)
@@ -232,11 +268,14 @@ def test_a_clone_without_the_local_files_is_told_which_they_were(configured, par
     refresh.fn(configured(parquet()), tree)
     shutil.rmtree(tree / "data/incoming")
     told = (
-        r"no parquet file at data/incoming.*pins a.parquet, b.parquet, c.parquet and 2 more of this source: copy them"
+        r"no parquet file at data/incoming.*pins a.parquet, b.parquet, c.parquet and 2 more of this"
+        r" source: copy them"
     )
     with pytest.raises(SourceMissing, match=told):
         refresh.fn(configured(parquet()), tree)
-    with pytest.raises(SourceMissing, match=r"source.lock pins a.parquet, but it is missing from .*data/incoming"):
+    with pytest.raises(
+        SourceMissing, match=r"source.lock pins a.parquet, but it is missing from .*data/incoming"
+    ):
         ingest.fn(configured(parquet()), tree)
 
 
@@ -253,5 +292,7 @@ def test_refresh_says_which_revision_a_source_of_your_own_has(configured, tree):
 def test_a_url_is_for_parquet_only(configured, tree):
     for kind in ("csv", "imagefolder"):
         path = "https://example.org/a.csv"
-        with pytest.raises(ParamsError, match=f"{path} is a URL, but a {kind} source reads local files only"):
+        with pytest.raises(
+            ParamsError, match=f"{path} is a URL, but a {kind} source reads local files only"
+        ):
             refresh.fn(configured(source(kind, path=path)), tree)

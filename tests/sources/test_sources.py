@@ -49,7 +49,7 @@ def vision(name, **arguments):
     return {"type": "torchvision", "name": name, "root": None, "arguments": arguments}
 
 
-# ── torchvision ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── torchvision ───────────────────────────────────────────────────────────────────────────────────
 
 
 def test_cifar10(ingested, tree, monkeypatch):
@@ -58,16 +58,23 @@ def test_cifar10(ingested, tree, monkeypatch):
     folder = tree / "data/downloads/CIFAR10/cifar-10-batches-py"
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3072), np.uint8)
-    (folder / "data_batch_1").write_bytes(pickle.dumps({"data": pixels[:4], "labels": [0, 1, 2, 3]}))
+    (folder / "data_batch_1").write_bytes(
+        pickle.dumps({"data": pixels[:4], "labels": [0, 1, 2, 3]})
+    )
     (folder / "test_batch").write_bytes(pickle.dumps({"data": pixels[4:], "labels": [1, 9]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-    for attribute, value in {"train_list": [["data_batch_1", None]], "test_list": [["test_batch", None]]}.items():
+    for attribute, value in {
+        "train_list": [["data_batch_1", None]],
+        "test_list": [["test_batch", None]],
+    }.items():
         monkeypatch.setattr(CIFAR10, attribute, value)
     monkeypatch.setitem(CIFAR10.meta, "md5", None)
     info, rows = ingested(vision("CIFAR10"))
     assert info["classes"] == list("abcdefghij") and rows["label"].to_pylist() == list("abcdbj")
     assert rows["split"].to_pylist() == ["train"] * 4 + ["test"] * 2
-    assert np.array_equal(decoded(rows["image"][4].as_py()), pixels[4].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert np.array_equal(
+        decoded(rows["image"][4].as_py()), pixels[4].reshape(3, 32, 32).transpose(1, 2, 0)
+    )
 
 
 def test_emnist_with_an_argument_of_its_own(ingested, tree):
@@ -78,9 +85,13 @@ def test_emnist_with_an_argument_of_its_own(ingested, tree):
         (raw / f"emnist-digits-{split}-images-idx3-ubyte").write_bytes(
             struct.pack(">IIII", 2051, 3, 28, 28) + pixels.tobytes()
         )
-        (raw / f"emnist-digits-{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 3) + bytes([7, 0, 9]))
+        (raw / f"emnist-digits-{split}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 2049, 3) + bytes([7, 0, 9])
+        )
     info, rows = ingested(vision("EMNIST", split="digits"))
-    assert info["classes"] == list("0123456789") and rows["label"].to_pylist() == ["7", "0", "9"] * 2
+    assert (
+        info["classes"] == list("0123456789") and rows["label"].to_pylist() == ["7", "0", "9"] * 2
+    )
 
 
 def test_svhn(ingested, tree, monkeypatch):
@@ -103,13 +114,15 @@ def test_a_data_set_that_torchvision_lacks(ingested):
         ingested(vision("Nothing"))
 
 
-# ── parquet ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── parquet ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_plain_bytes_and_the_names_of_class_labels(ingested, parquet, tree):
     images = pictures(3)
     features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
-    table = pa.table({"image": pa.array(images, pa.large_binary()), "label": pa.array([0, 1, 1], pa.int8())})
+    table = pa.table(
+        {"image": pa.array(images, pa.large_binary()), "label": pa.array([0, 1, 1], pa.int8())}
+    )
     (tree / "data/incoming").mkdir(parents=True)
     named = table.replace_schema_metadata({"huggingface": json.dumps(features)})
     pq.write_table(named, tree / "data/incoming/a.parquet")
@@ -123,7 +136,10 @@ def test_hive_partitions_give_columns(ingested, parquet, tree):
         for split in ("train", "test"):
             folder = tree / f"data/pets/label={label}/split={split}"
             folder.mkdir(parents=True)
-            images = [{"bytes": image, "path": None} for image in pictures(2, seed * 2 + (split == "test"))]
+            images = [
+                {"bytes": image, "path": None}
+                for image in pictures(2, seed * 2 + (split == "test"))
+            ]
             pq.write_table(pa.table({"image": images}), folder / "part.parquet")
     _, rows = ingested(parquet("data/pets", split="split"))
     assert rows["label"].to_pylist() == ["cat"] * 4 + ["dog"] * 4
@@ -144,7 +160,9 @@ def site(tmp_path):
         def log_message(self, *_): ...
 
     (tmp_path / "site").mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path / "site"))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path / "site")
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield tmp_path / "site", f"http://127.0.0.1:{server.server_address[1]}", cut
     server.shutdown()
@@ -158,7 +176,9 @@ def test_a_file_behind_a_url_is_whole_or_not_there(ingested, parquet, site, tree
     cut.add("a.parquet")
     with pytest.raises(Unreachable, match=r"a.parquet does not answer: .*; try again"):
         ingested(parquet(f"{address}/a.parquet"))
-    assert not (tree / "source.lock").exists() and not list((tree / "data/downloads/urls").iterdir())
+    assert not (tree / "source.lock").exists() and not list(
+        (tree / "data/downloads/urls").iterdir()
+    )
     cut.clear()
     _, rows = ingested(parquet(f"{address}/a.parquet"))
     assert len(rows) == 40
@@ -178,12 +198,14 @@ def test_credentials_in_a_url_are_refused_unshown(ingested, parquet):
     assert "hunter2" not in str(raised.value)
 
 
-# ── folders, CSV, custom ────────────────────────────────────────────────────────────────────────────────────────────
+# ── folders, CSV, custom ──────────────────────────────────────────────────────────────────────────
 
 
 def test_imagefolder_keeps_the_bytes_of_the_files(ingested, tree):
     images = pictures(4)
-    for split, label, image in zip(["train", "train", "test", "test"], ["cat", "dog"] * 2, images, strict=True):
+    for split, label, image in zip(
+        ["train", "train", "test", "test"], ["cat", "dog"] * 2, images, strict=True
+    ):
         file = tree / f"pets/{split}/{label}/1.png"
         file.parent.mkdir(parents=True)
         file.write_bytes(image)
@@ -204,24 +226,46 @@ def test_a_hostile_folder_stays_inside_itself(ingested, tree, tmp_path):
     (pets / "notes.jpg").write_text("no picture")
     (pets / "run.sh").write_text("exit 1")
     _, rows = ingested({"type": "imagefolder", "path": "pets"})
-    assert sorted(image["path"][:9] for image in rows["image"].to_pylist()) == ["cat/empty", "cat/notes", "cat/xxxxx"]
+    assert sorted(image["path"][:9] for image in rows["image"].to_pylist()) == [
+        "cat/empty",
+        "cat/notes",
+        "cat/xxxxx",
+    ]
 
 
 def test_csv(ingested, tree):
     (tree / "data").mkdir()
     (tree / "data/flowers.csv").write_text("sepal,petal,name\n1,2.5,iris\n,3,rose\n")
-    info, rows = ingested({"type": "csv", "path": "data/*.csv", "label": "name", "features": ["sepal", "petal"]})
+    info, rows = ingested(
+        {"type": "csv", "path": "data/*.csv", "label": "name", "features": ["sepal", "petal"]}
+    )
     assert info["kind"] == "features" and info["features"] == ["sepal", "petal"]
-    assert rows["feature:sepal"].to_pylist() == [1.0, None] and rows["label"].to_pylist() == ["iris", "rose"]
-    with pytest.raises(CorruptData, match=r"flowers.csv has no column width; it has name, petal, sepal"):
-        ingested({"type": "csv", "path": "data/flowers.csv", "label": "name", "features": ["width"]})
+    assert rows["feature:sepal"].to_pylist() == [1.0, None] and rows["label"].to_pylist() == [
+        "iris",
+        "rose",
+    ]
+    with pytest.raises(
+        CorruptData, match=r"flowers.csv has no column width; it has name, petal, sepal"
+    ):
+        ingested(
+            {"type": "csv", "path": "data/flowers.csv", "label": "name", "features": ["width"]}
+        )
 
 
 def test_the_example_in_custom(ingested, configured, tree):
-    source = {"type": "custom", "source": "custom.sources.blobs:Blobs", "arguments": {"rows": 250, "seed": 0}}
+    source = {
+        "type": "custom",
+        "source": "custom.sources.blobs:Blobs",
+        "arguments": {"rows": 250, "seed": 0},
+    }
     info, rows = ingested(source)
-    assert len(rows) == 250 and info["classes"] == ["left", "right"] and info["licence"] == "CC0-1.0"
-    changed = r'sources.0.arguments: {"rows": 250, "seed": 0} → {"rows": 9, "seed": 0}; run `ratchet refresh`'
+    assert (
+        len(rows) == 250 and info["classes"] == ["left", "right"] and info["licence"] == "CC0-1.0"
+    )
+    changed = (
+        r'sources.0.arguments: {"rows": 250, "seed": 0} → {"rows": 9, "seed": 0}; run `ratchet'
+        r" refresh`"
+    )
     with pytest.raises(SourceChanged, match=changed):
         ingest.fn(configured({**source, "arguments": {"rows": 9, "seed": 0}}), tree)
     with pytest.raises(ParamsError, match=r"no class custom.sources.blobs:Cubes"):

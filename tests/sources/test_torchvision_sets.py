@@ -49,7 +49,9 @@ def mirror(tmp_path) -> Iterator[Mirror]:
 
         def log_message(self, *_): ...
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=mirror.folder))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=mirror.folder)
+    )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     mirror.address = f"http://127.0.0.1:{server.server_address[1]}/"
@@ -68,7 +70,9 @@ def mnist(mirror, monkeypatch):
         for file in sorted(RAW.iterdir()):
             packed = mirror.folder / f"{file.name}.gz"
             content = file.read_bytes()
-            packed.write_bytes(gzip.compress(content[: len(content) - len(change)] + change, mtime=0))
+            packed.write_bytes(
+                gzip.compress(content[: len(content) - len(change)] + change, mtime=0)
+            )
             resources.append((packed.name, hashlib.md5(packed.read_bytes()).hexdigest()))
         monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror.address])
         monkeypatch.setattr(datasets.MNIST, "resources", resources)
@@ -116,15 +120,22 @@ def test_a_damaged_download_is_replaced(configured, tree, mirror, mnist):
     assert file.read_bytes() == content and rows(tree) == 600
 
 
-def test_a_data_set_that_moved_upstream_is_named_and_what_was_here_stays(configured, tree, mirror, mnist):
+def test_a_data_set_that_moved_upstream_is_named_and_what_was_here_stays(
+    configured, tree, mirror, mnist
+):
     params = configured(vision("MNIST"))
     refresh.fn(params, tree)
     raw = tree / "data/downloads/MNIST/raw"
     (raw / "t10k-images-idx3-ubyte").unlink()
     mnist(change=b"\x01\x02")
-    with pytest.raises(SourceChanged, match=r"downloads another MNIST: MNIST/raw/t10k-images.* has SHA-256 \w+…, but"):
+    with pytest.raises(
+        SourceChanged,
+        match=r"downloads another MNIST: MNIST/raw/t10k-images.* has SHA-256 \w+…, but",
+    ):
         ingest.fn(params, tree)
-    assert (raw / "train-images-idx3-ubyte").read_bytes() == (RAW / "train-images-idx3-ubyte").read_bytes()
+    assert (raw / "train-images-idx3-ubyte").read_bytes() == (
+        RAW / "train-images-idx3-ubyte"
+    ).read_bytes()
     assert sorted(path.name for path in (tree / "data/downloads").iterdir()) == [".lock", "MNIST"]
 
 
@@ -132,7 +143,10 @@ def test_a_data_set_that_moved_upstream_is_named_and_what_was_here_stays(configu
 def test_a_cut_download_leaves_nothing_and_the_next_heals_it(configured, tree, mirror, mnist):
     params = configured(vision("MNIST"))
     mirror.cut.add("train-images-idx3-ubyte.gz")
-    with pytest.raises(Unreachable, match=r"torchvision could not download MNIST: .*; try again later, or set `root`"):
+    with pytest.raises(
+        Unreachable,
+        match=r"torchvision could not download MNIST: .*; try again later, or set `root`",
+    ):
         refresh.fn(params, tree)
     assert [path.name for path in (tree / "data/downloads").iterdir()] == [".lock"]
     mirror.cut.clear()
@@ -179,7 +193,9 @@ def test_a_cut_archive_without_an_md5_sum(configured, tree, mirror, imagenette):
     assert rows(tree) == 16
 
 
-def test_arguments_that_need_other_files_download_them(configured, tree, mirror, imagenette, monkeypatch):
+def test_arguments_that_need_other_files_download_them(
+    configured, tree, mirror, imagenette, monkeypatch
+):
     refresh.fn(configured(vision("Imagenette", size="160px")), tree)
     archives = {"320px": (f"{mirror.address}imagenette2-320.tgz", None)}
     monkeypatch.setattr(datasets.Imagenette, "_ARCHIVES", archives)
@@ -196,7 +212,9 @@ def test_arguments_that_need_other_files_download_them(configured, tree, mirror,
 
 
 def test_what_torchvision_cannot_do_is_said(configured, tree, mirror, mnist, tmp_path):
-    with pytest.raises(SourceMissing, match=r"torchvision cannot download ImageNet; set `root` of the source"):
+    with pytest.raises(
+        SourceMissing, match=r"torchvision cannot download ImageNet; set `root` of the source"
+    ):
         refresh.fn(configured(vision("ImageNet")), tree)
     with pytest.raises(ParamsError, match="torchvision's MNIST has no argument sise"):
         refresh.fn(configured(vision("MNIST", sise=3)), tree)
@@ -225,4 +243,6 @@ def test_two_at_once_download_once(configured, tree, mirror, mnist):
     for child in children:
         child.join(60)
     assert failures.empty() and [child.exitcode for child in children] == [0, 0]
-    assert sorted(mirror.fetched) == sorted([f"{file.name}.gz" for file in RAW.iterdir()] * 2)  # torchvision asks twice
+    assert sorted(mirror.fetched) == sorted(
+        [f"{file.name}.gz" for file in RAW.iterdir()] * 2
+    )  # torchvision asks twice

@@ -112,7 +112,10 @@ def test_nothing_to_read_is_said(bucket, tmp_path, pattern):
     ("url", "message"),
     [
         ("https://h/part-?.parquet", "it starts the query, so write \\* or \\[0-9\\]"),
-        ("https://h/*.parquet?token=hunter2", r"https://h/\*.parquet\?… has both a pattern and a query"),
+        (
+            "https://h/*.parquet?token=hunter2",
+            r"https://h/\*.parquet\?… has both a pattern and a query",
+        ),
         ("https://me:hunter2@h/a.parquet", "a URL holds a user or password"),
         ("gopher://h/a.parquet", "cannot be read"),
     ],
@@ -217,12 +220,28 @@ def handler(site: Site) -> type:
         ("part-[01].parquet", ["part-0.parquet", "part-1.parquet"]),
         ("part-*.parquet", ["part-0.parquet", "part-1.parquet"]),
         ("label=a/", ["x.parquet"]),
-        ("", ["a.parquet", "label=a/x.parquet", "part-0.parquet", "part-1.parquet", "with space/ü.parquet"]),
+        (
+            "",
+            [
+                "a.parquet",
+                "label=a/x.parquet",
+                "part-0.parquet",
+                "part-1.parquet",
+                "with space/ü.parquet",
+            ],
+        ),
         ("export?format=parquet&id=1", ["export"]),  # fsspec/filesystem_spec#418
     ],
 )
 def test_what_a_url_means_on_a_web_server(site, tmp_path, path, names):
-    listed = ["a.parquet", "part-0.parquet", "part-1.parquet", "label=a/x.parquet", "with space/ü.parquet", "notes.txt"]
+    listed = [
+        "a.parquet",
+        "part-0.parquet",
+        "part-1.parquet",
+        "label=a/x.parquet",
+        "with space/ü.parquet",
+        "notes.txt",
+    ]
     site.files |= {name: BODY + name.encode() for name in listed}
     if "?" in path:
         site.files = {path: BODY}
@@ -274,7 +293,9 @@ def test_only_what_may_pass_is_tried_again(site, tmp_path, status, error):
 
 
 def test_a_server_that_is_down_is_unreachable(tmp_path):
-    with pytest.raises(Unreachable, match=r"http://127.0.0.1:9/a.parquet does not answer: .*; try again"):
+    with pytest.raises(
+        Unreachable, match=r"http://127.0.0.1:9/a.parquet does not answer: .*; try again"
+    ):
         urls.resolve("http://127.0.0.1:9/a.parquet", tmp_path)
 
 
@@ -367,13 +388,18 @@ def test_a_file_that_moved_upstream_is_named_with_both_hashes(site, tmp_path):
     url = f"{site.address}/a.parquet"
     (file,), _ = urls.resolve(url, tmp_path)
     site.files["a.parquet"] = BODY[::-1]
-    expected = rf"a.parquet at {url} is not what source.lock pins: expected SHA-256 {file['sha256'][:12]}…, found "
+    expected = (
+        rf"a.parquet at {url} is not what source.lock pins: expected SHA-256"
+        rf" {file['sha256'][:12]}…, found "
+    )
     with pytest.raises(SourceChanged, match=expected):
         urls.fetch(url, "a.parquet", file, tmp_path)
 
 
 @pytest.mark.fault(43)
-def test_a_proxy_is_used_but_not_for_this_machine(site, tmp_path, monkeypatch):  # fsspec/filesystem_spec#609
+def test_a_proxy_is_used_but_not_for_this_machine(
+    site, tmp_path, monkeypatch
+):  # fsspec/filesystem_spec#609
     asked: list[str] = []
 
     class Proxy(http.server.BaseHTTPRequestHandler):

@@ -55,7 +55,9 @@ def test_an_entry_that_is_not_complete_is_named(
     with pytest.raises(VersionError, match=rf"dvc\.lock in .* lacks {path} of stage train"):
         pipeline.of_tree(toy.tree)
     known = pipeline.of_tree(toy.tree, whole=False)
-    assert path not in ({output.path for output in known.outputs} if kind == "outs" else known.inputs)
+    assert path not in (
+        {output.path for output in known.outputs} if kind == "outs" else known.inputs
+    )
 
 
 def test_what_dvc_writes_is_read(toy: Toy) -> None:
@@ -66,7 +68,10 @@ def test_what_dvc_writes_is_read(toy: Toy) -> None:
     assert (weights.size, weights.stage, weights.cached, weights.pushed) == (7, "train", True, True)
     assert not weights.is_folder and outputs["data/raw"].is_folder
     assert (outputs["data/prepared"].cached, outputs["data/prepared"].pushed) == (True, False)
-    assert (outputs["reports/metrics.json"].cached, outputs["reports/metrics.json"].pushed) == (False, False)
+    assert (outputs["reports/metrics.json"].cached, outputs["reports/metrics.json"].pushed) == (
+        False,
+        False,
+    )
     assert sorted(read.inputs) == ["code/ingest.py", "code/train.py", "custom", "source.lock"]
     assert sorted(read.code) == ["code/ingest.py", "code/train.py", "custom"]
     assert set(read.params["train"]) == {"prepare", "train", "validate"}
@@ -77,16 +82,33 @@ def test_what_dvc_writes_is_read(toy: Toy) -> None:
 @pytest.mark.fault(7)
 @pytest.mark.parametrize(
     "relpath",
-    ["../x", "/x", "a/../../x", "a/..", ".git/hooks/x", "a/.git/x", "a\\b", "a\0b", "a//b", "./a", "", "a/"],
+    [
+        "../x",
+        "/x",
+        "a/../../x",
+        "a/..",
+        ".git/hooks/x",
+        "a/.git/x",
+        "a\\b",
+        "a\0b",
+        "a//b",
+        "./a",
+        "",
+        "a/",
+    ],
 )
 def test_a_listing_that_leaves_its_folder(relpath: str) -> None:
-    content = json.dumps([{"relpath": "fine", "md5": MD5}, {"relpath": relpath, "md5": MD5}]).encode()
+    content = json.dumps(
+        [{"relpath": "fine", "md5": MD5}, {"relpath": relpath, "md5": MD5}]
+    ).encode()
     with pytest.raises(CorruptData, match="which is not a path inside it; nothing was written"):
         listing(content, "data/raw")
 
 
 @pytest.mark.fault(7)
-@pytest.mark.parametrize("md5", ["", MD5[:-1], MD5 + "0", MD5.upper(), MD5 + ".dir", "../" * 11, MD5[:-1] + "/"])
+@pytest.mark.parametrize(
+    "md5", ["", MD5[:-1], MD5 + "0", MD5.upper(), MD5 + ".dir", "../" * 11, MD5[:-1] + "/"]
+)
 def test_a_listing_with_something_else_than_an_md5(md5: str) -> None:
     with pytest.raises(CorruptData):
         listing(json.dumps([{"relpath": "a", "md5": md5}]).encode(), "data/raw")
@@ -99,5 +121,7 @@ def test_what_is_not_a_listing(content: bytes) -> None:
 
 
 def test_a_listing_is_read() -> None:
-    content = json.dumps([{"relpath": "a/b c", "md5": MD5}, {"relpath": "..a", "md5": MD5}]).encode()
+    content = json.dumps(
+        [{"relpath": "a/b c", "md5": MD5}, {"relpath": "..a", "md5": MD5}]
+    ).encode()
     assert listing(content, "data/raw") == {"a/b c": MD5, "..a": MD5}

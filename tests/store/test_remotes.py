@@ -38,10 +38,18 @@ def bucket(toy: Toy) -> Iterator[Any]:
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    keys = {
+        "aws_access_key_id": "testing",
+        "aws_secret_access_key": "testing",
+        "region_name": "us-east-1",
+    }
     store = boto3.resource("s3", endpoint_url=url, **keys).Bucket("store")
     store.create()
-    toy.write({".dvc/config": "[core]\n    remote = store\n['remote \"store\"']\n    url = s3://store/dvc\n"})
+    toy.write(
+        {
+            ".dvc/config": "[core]\n    remote = store\n['remote \"store\"']\n    url = s3://store/dvc\n"
+        }
+    )
     toy.commit("Set a remote")
     toy.write({".dvc/config.local": LOCAL.format(url=url)})
     yield store
@@ -72,7 +80,9 @@ def test_a_version_comes_back_from_s3_alone(toy: Toy, bucket: Any, tmp_path: Pat
     with pytest.raises((CorruptData, ObjectsMissing), match=r"models/classifier\.pt"):
         loading.files(fresh(toy, tmp_path / "second").tree, version)
     bucket.Object(key(weights)).delete()
-    with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt: neither in DVC's cache nor on its remote"):
+    with pytest.raises(
+        ObjectsMissing, match=r"models/classifier\.pt: neither in DVC's cache nor on its remote"
+    ):
         loading.files(fresh(toy, tmp_path / "third").tree, version)
 
 

@@ -29,7 +29,9 @@ SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.long,
-    pytest.mark.skipif(not SSHD or not shutil.which("ssh"), reason="apt-get install openssh-server"),
+    pytest.mark.skipif(
+        not SSHD or not shutil.which("ssh"), reason="apt-get install openssh-server"
+    ),
 ]
 USER = pwd.getpwuid(os.getuid()).pw_name
 CONFIG = """\
@@ -57,7 +59,10 @@ class Server:
 
     def __enter__(self) -> Server:
         for name in ("host", "key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name],
+                check=True,
+            )
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # what its init script makes
         config = self.folder / "sshd_config"
@@ -85,11 +90,20 @@ def server(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """An SSH server that is the git remote `origin` and the DVC remote of the toy."""
     git("clone", "--quiet", "--bare", str(toy.tree), str(tmp_path / "origin.git"), cwd=tmp_path)
     with Server(tmp_path) as server:
-        options = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+        options = (
+            "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o"
+            " LogLevel=ERROR"
+        )
         monkeypatch.setenv("GIT_SSH_COMMAND", f"ssh -F /dev/null -i {server.key} {options}")
         url = f"ssh://{USER}@127.0.0.1:{server.port}{tmp_path}"
         git("remote", "add", "origin", f"{url}/origin.git", cwd=toy.tree)
-        toy.write({".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}/store\n"})
+        toy.write(
+            {
+                ".dvc/config": (
+                    f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}/store\n"
+                )
+            }
+        )
         toy.write({".dvc/config.local": f"['remote \"store\"']\n    keyfile = {server.key}\n"})
         toy.set("register.push_to", "origin")
         toy.commit("Publish")
@@ -98,12 +112,20 @@ def server(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     gc.collect()  # connections that the clients never closed complain here, not in a later test
 
 
-def test_publishing_restoring_and_rolling_back_over_ssh(toy: Toy, server: Server, tmp_path: Path) -> None:
+def test_publishing_restoring_and_rolling_back_over_ssh(
+    toy: Toy, server: Server, tmp_path: Path
+) -> None:
     version = toy.release("a")
     assert len([file for file in (tmp_path / "store").rglob("*") if file.is_file()]) == 6
     toy.release("b")
     clone = tmp_path / "clone"
-    git("clone", "--quiet", f"ssh://{USER}@127.0.0.1:{server.port}{tmp_path}/origin.git", str(clone), cwd=tmp_path)
+    git(
+        "clone",
+        "--quiet",
+        f"ssh://{USER}@127.0.0.1:{server.port}{tmp_path}/origin.git",
+        str(clone),
+        cwd=tmp_path,
+    )
     shutil.copy2(toy.tree / ".dvc/config.local", clone / ".dvc")
     checkout(clone, "prod", tmp_path / "out")
     assert (tmp_path / "out/models/classifier.pt").read_text() == "b"
@@ -116,12 +138,16 @@ def test_publishing_restoring_and_rolling_back_over_ssh(toy: Toy, server: Server
     there = tmp_path / "store/files/md5" / md5[:2] / md5[2:]
     there.chmod(0o644)
     there.write_text("A")
-    assert [(each.version, each.what) for each in verify(toy.tree, "v1.0.0")] == [("v1.0.0", "models/classifier.pt")]
+    assert [(each.version, each.what) for each in verify(toy.tree, "v1.0.0")] == [
+        ("v1.0.0", "models/classifier.pt")
+    ]
     shutil.rmtree(clone / ".dvc/cache")
     with pytest.raises((CorruptData, ObjectsMissing), match=r"models/classifier\.pt"):
         loading.files(clone, version)
     there.unlink()
-    with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt: neither in DVC's cache nor on its remote"):
+    with pytest.raises(
+        ObjectsMissing, match=r"models/classifier\.pt: neither in DVC's cache nor on its remote"
+    ):
         loading.files(clone, version)
 
 

@@ -30,7 +30,9 @@ def chained(error: Exception, cause: Exception) -> Exception:
 
 
 def answered(status: int) -> Exception:
-    return botocore.exceptions.ClientError({"ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
+    return botocore.exceptions.ClientError(
+        {"ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject"
+    )
 
 
 PASSING = [
@@ -80,14 +82,19 @@ BUGS = [
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
 def test_a_fault_of_the_connection_is_worth_a_retry(error: Exception) -> None:
-    with pytest.raises(Unreachable, match="the DVC remote does not answer") as raised, transport.explained():
+    with (
+        pytest.raises(Unreachable, match="the DVC remote does not answer") as raised,
+        transport.explained(),
+    ):
         raise error
     assert raised.value.exit_code == 75
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("error", "kind", "message"), FINAL)
-def test_a_full_disk_and_denied_access_are_final(error: Exception, kind: type[RatchetError], message: str) -> None:
+def test_a_full_disk_and_denied_access_are_final(
+    error: Exception, kind: type[RatchetError], message: str
+) -> None:
     with pytest.raises(kind, match=message) as raised, transport.explained():
         raise error
     assert raised.value.exit_code == 1

@@ -88,7 +88,12 @@ def test_what_changed_is_reported_with_the_version(toy: Toy, check: Check) -> No
     assert found.lines == tuple(f"since v1.0.0: {change}" for change in found.changes)
     content = drifted(toy)
     assert content["changes"] == list(found.changes)
-    assert (content["rows"], content["gone"], content["new"], content["faults"]) == ([8000, 8090], [], ["newt"], [])
+    assert (content["rows"], content["gone"], content["new"], content["faults"]) == (
+        [8000, 8090],
+        [],
+        ["newt"],
+        [],
+    )
     assert {test["name"] for test in content["tests"]} == {"classes", "age"}
     assert "changed" not in content
 
@@ -99,15 +104,21 @@ def test_too_few_rows_stop_the_run_after_the_report(toy: Toy, check: Check) -> N
     assert check(report(out=4000)).changes == ("4,000 good rows, 8,000 before",)
     with pytest.raises(ValidationFailed) as caught:
         check(report(out=3999))
-    assert str(caught.value).startswith(f"against v1.0.0: {fault}; see {toy.tree}/reports/validation.html and fix the")
-    assert str(caught.value).endswith("accept this change for one run with `ratchet train --set gate.max_shrink=1`")
+    assert str(caught.value).startswith(
+        f"against v1.0.0: {fault}; see {toy.tree}/reports/validation.html and fix the"
+    )
+    assert str(caught.value).endswith(
+        "accept this change for one run with `ratchet train --set gate.max_shrink=1`"
+    )
     assert drifted(toy)["faults"] == [fault]
     assert check(report(out=3999), max_shrink=0.7).changes == ("3,999 good rows, 8,000 before",)
 
 
 @pytest.mark.fault(16)
 def test_a_class_that_is_gone_stops_the_run_unless_it_is_accepted(toy: Toy, check: Check) -> None:
-    with pytest.raises(ValidationFailed, match=r"^against v1\.0\.0: class dog is gone since the last version; see"):
+    with pytest.raises(
+        ValidationFailed, match=r"^against v1\.0\.0: class dog is gone since the last version; see"
+    ):
         check(report({"cat": 8000}))
     found = check(report({"cat": 8000}), max_shrink=1)
     assert [change.partition(",")[0] for change in found.changes] == [
@@ -144,18 +155,26 @@ def test_a_report_comes_from_the_remote(toy: Toy, check: Check, tmp_path: Path) 
 def test_few_test_rows_are_told_with_the_param_that_decides(toy: Toy, check: Check) -> None:
     few = report({"cat": 300, "dog": 234})
     toy.set("prepare.test_fraction", 0.15)
-    gate = {"margin": 0.005, "on_undecided": "estimate", "max_shrink": 1, "confidence": 0.95, "rule": "no_worse"}
+    gate = {
+        "margin": 0.005,
+        "on_undecided": "estimate",
+        "max_shrink": 1,
+        "confidence": 0.95,
+        "rule": "no_worse",
+    }
     found = check(few, **gate)
-    assert found.few_rows == (
-        "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on gate.margin 0.005, which takes "
-        "at least 539; gate.on_undecided: estimate decides"
+    assert (
+        found.few_rows
+        == "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on"
+        " gate.margin 0.005, which takes at least 539; gate.on_undecided: estimate decides"
     )
     assert found.lines[-1] == drifted(toy)["few_rows"] == found.few_rows
     assert check(few, rule="better").few_rows is None
     assert check(few, rule="no_worse", margin=0.05).few_rows is None
-    assert check(few, margin=0.0).few_rows == (
-        "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on gate.margin 0.0; "
-        "gate.on_undecided: estimate decides"
+    assert (
+        check(few, margin=0.0).few_rows
+        == "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on"
+        " gate.margin 0.0; gate.on_undecided: estimate decides"
     )
 
 

@@ -29,13 +29,18 @@ def scored(pictured: Path, trained: Trainer) -> Path:
 
 def test_it_counts_as_a_plain_loop_does(scored: Path) -> None:
     model, card = load_model(scored / "models/classifier.json", scored / "models/classifier.pt")
-    inputs, targets = (torch.from_numpy(np.load(scored / f"data/prepared/test/{n}.npy")) for n in ("inputs", "targets"))
+    inputs, targets = (
+        torch.from_numpy(np.load(scored / f"data/prepared/test/{n}.npy"))
+        for n in ("inputs", "targets")
+    )
     with torch.no_grad():
         found = model((inputs / 255 - card.spec["mean"][0]) / card.spec["std"][0])
     metrics = json.loads((scored / "reports/metrics.json").read_text())
     assert metrics["rows"] == len(targets)
     assert metrics["accuracy"] == round((found.argmax(1) == targets).double().mean().item(), 6)
-    assert metrics["loss"] == pytest.approx(torch.nn.functional.cross_entropy(found, targets).item(), abs=1e-5)
+    assert metrics["loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(found, targets).item(), abs=1e-5
+    )
     rows = pq.read_table(scored / "reports/predictions.parquet", page_checksum_verification=True)
     assert rows.column_names == ["row_id", "target", "prediction", "probabilities"]
     assert rows["target"].to_pylist() == targets.tolist()
@@ -52,7 +57,9 @@ def test_two_trees_get_the_same_bytes(scored: Path, tmp_path: Path) -> None:
             if file.is_file()
         }
 
-    other = shutil.copytree(scored, tmp_path / "somewhere/else", ignore=shutil.ignore_patterns("metrics.json", "plots"))
+    other = shutil.copytree(
+        scored, tmp_path / "somewhere/else", ignore=shutil.ignore_patterns("metrics.json", "plots")
+    )
     evaluate.fn(chosen(), other)
     assert reports(other) == reports(scored)
 
@@ -70,7 +77,10 @@ def test_slices_are_scored_apart(scored: Path) -> None:
 
 def test_a_slice_that_is_not_there_is_named(scored: Path) -> None:
     with pytest.raises(
-        DataError, match=r"evaluate\.slices: the test rows have no column shop; ingest\.keep carried along: none"
+        DataError,
+        match=(
+            r"evaluate\.slices: the test rows have no column shop; ingest\.keep carried along: none"
+        ),
     ):
         evaluate.fn(chosen(evaluate__slices=["shop"], ingest__keep=["shop"]), scored)
 
@@ -85,7 +95,9 @@ def test_weights_that_are_not_the_cards_are_not_loaded(scored: Path) -> None:
 def test_a_model_of_other_data_is_refused(scored: Path) -> None:
     spec = scored / "data/prepared/spec.json"
     spec.write_text(spec.read_text() + "\n")
-    with pytest.raises(CorruptModel, match=r"another data/prepared/spec\.json; run `dvc repro train`"):
+    with pytest.raises(
+        CorruptModel, match=r"another data/prepared/spec\.json; run `dvc repro train`"
+    ):
         evaluate.fn(chosen(), scored)
 
 

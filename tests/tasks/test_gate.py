@@ -37,7 +37,9 @@ def train(toy: Toy, threshold: float, environment: str = "prod", **run: Any) -> 
 
 
 def test_a_better_model_takes_over_and_a_worse_one_does_not(toy: Toy) -> None:
-    assert train(toy, 0.2).reason == "first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85"
+    assert (
+        train(toy, 0.2).reason == "first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85"
+    )
     worse = train(toy, 0.4)
     assert (worse.verdict, worse.champion, worse.champion_score) == ("refuse", "v1.0.0", 0.9)
     assert worse.reason.startswith(
@@ -63,7 +65,14 @@ def test_the_page_says_what_was_decided_and_why(toy: Toy) -> None:
     toy.set("train.lr", 0.1)
     toy.write({"source.lock": '{"rows": 2}\n'})
     decision = train(toy, 0.4)
-    for text in ("is refused", decision.reason[1:], "class right", "train.lr", "<code>source.lock</code>", "got worse"):
+    for text in (
+        "is refused",
+        decision.reason[1:],
+        "class right",
+        "train.lr",
+        "<code>source.lock</code>",
+        "got worse",
+    ):
         assert text in page()
     assert page().count('data-kind="lost"') == 24
     assert 'data-kind="won"' not in page()
@@ -88,12 +97,21 @@ def test_the_page_of_another_contract(toy: Toy) -> None:
 
 def test_the_first_version_needs_no_torch(toy: Toy) -> None:
     lay(toy, 0.2)
-    code = "import runpy, sys; sys.argv = ['gate', 'prod']; runpy.run_module('tasks.gate', run_name='__main__'); "
+    code = (
+        "import runpy, sys; sys.argv = ['gate', 'prod']; runpy.run_module('tasks.gate',"
+        " run_name='__main__'); "
+    )
     done = subprocess.run(
-        [BIN / "python", "-c", code + "sys.exit('torch' in sys.modules)"], cwd=toy.tree, capture_output=True, text=True
+        [BIN / "python", "-c", code + "sys.exit('torch' in sys.modules)"],
+        cwd=toy.tree,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "gate: promote: first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85\n"
+    assert (
+        done.stdout
+        == "gate: promote: first in service: accuracy 0.9000 reaches gate.min_accuracy 0.85\n"
+    )
 
 
 @pytest.mark.fault(35)
@@ -115,7 +133,9 @@ def test_a_run_cut_off_before_its_promotion_is_completed(toy: Toy) -> None:
     register.fn(toy.params, toy.tree, gate.fn(toy.params, toy.tree, "prod"), head(toy.tree))
     assert toy.serves() is None
     decision = train(toy, 0.2)
-    assert decision.reason.startswith("v1.0.0 was registered and not yet promoted: first in service")
+    assert decision.reason.startswith(
+        "v1.0.0 was registered and not yet promoted: first in service"
+    )
     assert (toy.serves(), len(toy.registry.versions())) == ("v1.0.0", 1)
 
 
@@ -163,9 +183,17 @@ class Chain:
         return found and found.name
 
 
-def after(champion: str | None, name: str, difference: float | None, low: float = 0.0, **other: Any) -> Any:
+def after(
+    champion: str | None, name: str, difference: float | None, low: float = 0.0, **other: Any
+) -> Any:
     """A version whose gate compared it with `champion`."""
-    judged = {"champion": champion, "difference": difference, "low": low, "environment": "prod", "metric": "accuracy"}
+    judged = {
+        "champion": champion,
+        "difference": difference,
+        "low": low,
+        "environment": "prod",
+        "metric": "accuracy",
+    }
     return SimpleNamespace(
         name=name,
         number=SimpleNamespace(major=other.pop("major", 1)),
@@ -178,10 +206,15 @@ def test_the_best_version_before_is_found_down_the_chain_of_champions() -> None:
     first, lower = after(None, "v1.0.0", None), after("v1.0.0", "v1.0.1", -0.004)
     assert Chain(first, lower).best() == "v1.0.0"
     assert Chain(first, lower, after("v1.0.1", "v1.0.2", -0.004)).best() == "v1.0.0"
-    assert Chain(first, lower, after("v1.0.1", "v1.0.2", 0.01, low=0.001)).best() is None  # it is the best itself
+    assert (
+        Chain(first, lower, after("v1.0.1", "v1.0.2", 0.01, low=0.001)).best() is None
+    )  # it is the best itself
     not_shown = Chain(first, lower, after("v1.0.1", "v1.0.2", 0.01, low=-0.001))
     assert not_shown.best() == "v1.0.0"  # a gain that is not shown does not count
-    assert Chain(first, after("v1.0.0", "v1.0.1", 0.0), after("v1.0.1", "v1.0.2", -0.001)).best() == "v1.0.0"
+    assert (
+        Chain(first, after("v1.0.0", "v1.0.1", 0.0), after("v1.0.1", "v1.0.2", -0.001)).best()
+        == "v1.0.0"
+    )
     assert Chain(first).best() is None
 
 
@@ -197,7 +230,11 @@ def test_what_does_not_count_for_the_best_version_before() -> None:
     def assigned(counter: int, version: str, action: str, under: int | None = None) -> Any:
         return SimpleNamespace(counter=counter, version=version, action=action, under=under)
 
-    back = (assigned(1, "v1.0.0", "promote"), assigned(2, "v1.0.1", "promote"), assigned(3, "v1.0.0", "rollback"))
+    back = (
+        assigned(1, "v1.0.0", "promote"),
+        assigned(2, "v1.0.1", "promote"),
+        assigned(3, "v1.0.0", "rollback"),
+    )
     higher = after("v1.0.0", "v1.0.1", 0.02, low=0.01)
     assert Chain(first, higher, after("v1.0.1", "v1.0.2", -0.001)).best() == "v1.0.1"
     assert Chain(first, higher, after("v1.0.1", "v1.0.2", -0.001), history=back).best() is None
@@ -209,7 +246,9 @@ def test_slices_of_the_evaluation_are_judged(toy: Toy) -> None:
     file = toy.tree / "reports/predictions.parquet"
     table = pq.read_table(file)
     said = table["prediction"].to_numpy().copy()
-    said[:60] = 1 - said[:60]  # the challenger is better on the whole, and has nothing right from the old camera
+    said[:60] = (
+        1 - said[:60]
+    )  # the challenger is better on the whole, and has nothing right from the old camera
     table = table.set_column(table.column_names.index("prediction"), "prediction", pa.array(said))
     cameras = pa.array(["old"] * 60 + ["new"] * (len(said) - 60))
     pq.write_table(table.append_column(f"{KEEP}camera", cameras), file)
@@ -225,10 +264,15 @@ def test_slices_of_the_evaluation_are_judged(toy: Toy) -> None:
 def test_too_few_rows_and_what_the_params_make_of_it(toy: Toy) -> None:
     train(toy, 0.2)
     assert train(toy, 0.2 - 0.001).verdict == "promote"
-    assert train(toy, 0.2 + 0.008).reason.startswith("too few rows to tell, with a margin of 0.005: accuracy -0.0050")
+    assert train(toy, 0.2 + 0.008).reason.startswith(
+        "too few rows to tell, with a margin of 0.005: accuracy -0.0050"
+    )
     toy.set("gate.on_undecided", "promote")
     decision = train(toy, 0.2 + 0.008)
-    assert (decision.verdict, decision.reason[:38]) == ("promote", "let through by gate.on_undecided: prom")
+    assert (decision.verdict, decision.reason[:38]) == (
+        "promote",
+        "let through by gate.on_undecided: prom",
+    )
 
 
 def test_a_loss_that_is_shown_is_never_let_through(toy: Toy) -> None:
@@ -236,7 +280,10 @@ def test_a_loss_that_is_shown_is_never_let_through(toy: Toy) -> None:
     toy.set("gate.on_undecided", "promote")
     toy.set("gate.slice_margin", 0.5)
     decision = train(toy, 0.2 + 0.024)  # 12 rows lost, none won
-    assert (decision.verdict, decision.reason[:42]) == ("worse", "seems worse than the margin of 0.005: accu")
+    assert (decision.verdict, decision.reason[:42]) == (
+        "worse",
+        "seems worse than the margin of 0.005: accu",
+    )
     assert "seems worse" in (toy.tree / "reports/gate.html").read_text()
     assert toy.serves() == "v1.0.0"
 
@@ -247,8 +294,8 @@ def test_no_promotion_below_the_floor(toy: Toy) -> None:
     decision = train(toy, 0.1)
     assert decision.verdict == "refuse"
     assert decision.reason.startswith(
-        "accuracy 0.9500 is below gate.min_accuracy 0.97, the floor for every promotion (v1.0.0, which is in service, "
-        "reached 0.9000 and is below it too); better: accuracy"
+        "accuracy 0.9500 is below gate.min_accuracy 0.97, the floor for every promotion (v1.0.0,"
+        " which is in service, reached 0.9000 and is below it too); better: accuracy"
     )
     for key in ("on_undecided", "on_new_contract"):
         toy.set(f"gate.{key}", "promote")
@@ -262,7 +309,9 @@ def test_a_run_cut_off_is_not_promoted_below_a_floor_raised_since(toy: Toy) -> N
     toy.set("gate.min_accuracy", 0.95)
     decision = train(toy, 0.2)
     assert (decision.verdict, decision.version) == ("refuse", "v1.0.0")
-    assert decision.reason.startswith("accuracy 0.9000 is below gate.min_accuracy 0.95; v1.0.0 was registered")
+    assert decision.reason.startswith(
+        "accuracy 0.9000 is below gate.min_accuracy 0.95; v1.0.0 was registered"
+    )
     assert toy.serves() is None
 
 
@@ -271,9 +320,11 @@ def test_on_new_contract_alone_lets_a_model_of_other_classes_through(toy: Toy) -
     toy.set("gate.on_new_contract", "promote")
     decision = train(toy, 0.1, classes=("up", "down"))
     assert (decision.verdict, decision.compared) == ("promote", 0)
-    assert decision.reason == (
-        "the contract differs from v1.0.0's (classes), nothing can be compared (no rows to compare on); let through by "
-        "gate.on_new_contract: promote; accuracy 0.9500 reaches gate.min_accuracy 0.85, as for a first version"
+    assert (
+        decision.reason
+        == "the contract differs from v1.0.0's (classes), nothing can be compared (no rows to"
+        " compare on); let through by gate.on_new_contract: promote; accuracy 0.9500 reaches"
+        " gate.min_accuracy 0.85, as for a first version"
     )
     assert toy.serves() == "v2.0.0"
 
@@ -281,11 +332,21 @@ def test_on_new_contract_alone_lets_a_model_of_other_classes_through(toy: Toy) -
 def test_a_new_contract_is_said_and_never_promoted_silently(toy: Toy) -> None:
     train(toy, 0.2)
     decision = train(toy, 0.1, classes=("left", "up"))
-    assert (decision.verdict, decision.new_contract, decision.excluded) == ("undecided", ("classes",), 500)
-    said = "the contract differs from v1.0.0's (classes), compared on what both know; too few rows to tell"
+    assert (decision.verdict, decision.new_contract, decision.excluded) == (
+        "undecided",
+        ("classes",),
+        500,
+    )
+    said = (
+        "the contract differs from v1.0.0's (classes), compared on what both know; too few rows to"
+        " tell"
+    )
     assert decision.reason.startswith(said)
     toy.set("gate.margin", 0.02)
-    said = "the contract differs from v1.0.0's (classes), compared on what both know; not let through by gate.on_new_contract"
+    said = (
+        "the contract differs from v1.0.0's (classes), compared on what both know; not let through"
+        " by gate.on_new_contract"
+    )
     assert train(toy, 0.1, classes=("left", "up")).reason.startswith(said)
     toy.set("gate.on_new_contract", "promote")
     train(toy, 0.1, classes=("left", "up"))
@@ -301,7 +362,10 @@ def test_a_model_of_other_inputs_is_compared_on_what_the_champion_can_read(toy: 
         ("input_shape", "features"),
         1000,
     )
-    said = "the contract differs from v1.0.0's (input_shape, features), compared on what both know; not let through by "
+    said = (
+        "the contract differs from v1.0.0's (input_shape, features), compared on what both know;"
+        " not let through by "
+    )
     assert decision.reason.startswith(said)
     train(toy, 0.2)
     toy.set("gate.on_new_contract", "promote")
@@ -309,12 +373,12 @@ def test_a_model_of_other_inputs_is_compared_on_what_the_champion_can_read(toy: 
     assert toy.serves() == "v2.0.0"
     decision = train(toy, 0.05)  # back to one: the champion can't answer rows without y
     assert decision.reason.startswith(
-        "the contract differs from v2.0.0's (input_shape, features), nothing can be compared (v2.0.0 can't answer these "
-        "rows: the rows lack y"
+        "the contract differs from v2.0.0's (input_shape, features), nothing can be compared"
+        " (v2.0.0 can't answer these rows: the rows lack y"
     )
     assert decision.reason.endswith(
-        "let through by gate.on_new_contract: promote; accuracy 0.9750 reaches gate.min_accuracy 0.85, as for a first "
-        "version"
+        "let through by gate.on_new_contract: promote; accuracy 0.9750 reaches gate.min_accuracy"
+        " 0.85, as for a first version"
     )
 
 
@@ -322,7 +386,8 @@ def test_a_champion_that_gives_no_numbers_is_named(toy: Toy) -> None:
     toy.set("gate.min_accuracy", 0.0)
     train(toy, float("nan"))
     with pytest.raises(
-        CorruptModel, match=r"v1\.0\.0 gives probabilities that are not finite; `ratchet verify v1\.0\.0`"
+        CorruptModel,
+        match=r"v1\.0\.0 gives probabilities that are not finite; `ratchet verify v1\.0\.0`",
     ):
         train(toy, 0.2)
 
@@ -338,14 +403,18 @@ def test_comparing_two_versions_by_hand(toy: Toy) -> None:
 
 
 def test_nothing_to_compare(toy: Toy) -> None:
-    with pytest.raises(VersionError, match=r"metrics\.json is missing, so there is nothing to compare; `dvc repro`"):
+    with pytest.raises(
+        VersionError, match=r"metrics\.json is missing, so there is nothing to compare; `dvc repro`"
+    ):
         gate.fn(toy.params, toy.tree, "prod")
 
 
 def test_a_champion_whose_objects_are_gone(toy: Toy) -> None:
     train(toy, 0.2)
     champion = toy.registry.find("prod")
-    toy.object(pipeline.of_commit(toy.tree, champion.commit).output("models/classifier.pt").md5).unlink()
+    toy.object(
+        pipeline.of_commit(toy.tree, champion.commit).output("models/classifier.pt").md5
+    ).unlink()
     with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt: not in DVC's cache"):
         train(toy, 0.1)
 
@@ -376,7 +445,12 @@ def Line(input_shape, classes):
 
 
 def test_a_model_of_custom_comes_from_its_own_commit(toy: Toy) -> None:
-    toy.write({"custom/own.py": OWN.format(name="Layer"), "custom/helper.py": "from torch.nn import Linear as Layer\n"})
+    toy.write(
+        {
+            "custom/own.py": OWN.format(name="Layer"),
+            "custom/helper.py": "from torch.nn import Linear as Layer\n",
+        }
+    )
     toy.commit("Write a model")
     train(toy, 0.2, model="custom.own:Line")
     toy.write({"custom/own.py": "raise SystemExit('the code of the branch was run')\n"})

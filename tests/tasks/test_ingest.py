@@ -27,7 +27,11 @@ def test_real_images_become_shards_and_the_same_source_gives_the_same_bytes(samp
     refresh.fn(sample, tree)
     ingest.fn(sample, tree)
     shards = Shards.open(tree / "data" / "raw")
-    assert shards.kind == "image" and shards.info["rows"] == 600 and shards.info["classes"][9] == "Ankle boot"
+    assert (
+        shards.kind == "image"
+        and shards.info["rows"] == 600
+        and shards.info["classes"][9] == "Ankle boot"
+    )
     assert [shard.rows for shard in shards] == [400, 200]
     table = next(iter(shards)).batches(rows=3).__next__()
     assert table.column_names == ["row_id", "label", "split", "image"]
@@ -53,37 +57,50 @@ def test_a_file_that_is_not_what_the_lock_pins_is_refused(configured, parquet, t
     refresh.fn(params, tree)
     image_file(file, pictures(3, seed=1), [0, 1, 2])
     with pytest.raises(
-        SourceChanged, match=r"a.parquet in .* is not what source.lock pins: expected .* found .*ratchet refresh"
+        SourceChanged,
+        match=r"a.parquet in .* is not what source.lock pins: expected .* found .*ratchet refresh",
     ):
         ingest.fn(params, tree)
     file.unlink()
     with pytest.raises(
-        SourceMissing, match=r"source.lock pins a.parquet, but it is missing from .*/data/incoming; copy"
+        SourceMissing,
+        match=r"source.lock pins a.parquet, but it is missing from .*/data/incoming; copy",
     ):
         ingest.fn(params, tree)
     assert not (tree / "data" / "raw").exists()
 
 
-def test_without_a_lock_or_with_that_of_other_sources_nothing_is_read(configured, parquet, sample, tree):
-    with pytest.raises(SourceChanged, match=r"source.lock does not exist yet; run `ratchet refresh`"):
+def test_without_a_lock_or_with_that_of_other_sources_nothing_is_read(
+    configured, parquet, sample, tree
+):
+    with pytest.raises(
+        SourceChanged, match=r"source.lock does not exist yet; run `ratchet refresh`"
+    ):
         ingest.fn(sample, tree)
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
     refresh.fn(configured(parquet()), tree)
     with pytest.raises(
         SourceChanged,
-        match=r"params.yaml no longer asks for what source.lock pins: .*sources.0.type: parquet → torchvision",
+        match=(
+            r"params.yaml no longer asks for what source.lock pins: .*sources.0.type: parquet →"
+            r" torchvision"
+        ),
     ):
         ingest.fn(sample, tree)
 
 
 @pytest.mark.fault(15)
-def test_sources_without_a_common_schema_are_refused_with_their_difference(configured, parquet, tree):
+def test_sources_without_a_common_schema_are_refused_with_their_difference(
+    configured, parquet, tree
+):
     image_file(tree / "data/incoming/a.parquet", pictures(3), [0, 1, 2])
     pq.write_table(pa.table({"x": [1.0], "label": ["cat"]}), tree / "data/incoming/b.parquet")
     table = parquet("data/incoming/b.parquet", image=None, features=["x"])
     params = configured(parquet("data/incoming/a.parquet"), table)
     refresh.fn(params, tree)
-    difference = r"sources 0 and 1 have different columns: x: missing / double, image: struct<.*> / missing"
+    difference = (
+        r"sources 0 and 1 have different columns: x: missing / double, image: struct<.*> / missing"
+    )
     with pytest.raises(CorruptData, match=difference):
         ingest.fn(params, tree)
 
@@ -129,18 +146,32 @@ def test_sources_that_name_different_classes_are_not_combined(configured, parque
     assert Shards.open(tree / "data/raw").info["classes"] == ["cat", "dog"]
     named_classes(tree / "b/same.parquet", [1, 0], "cat", "newt")
     refresh.fn(params, tree)
-    with pytest.raises(CorruptData, match=r"^the sources name different classes: cat, dog; cat, newt; combine sources"):
+    with pytest.raises(
+        CorruptData,
+        match=r"^the sources name different classes: cat, dog; cat, newt; combine sources",
+    ):
         ingest.fn(params, tree)
 
 
-def test_a_column_that_looks_like_a_split_is_told_once_for_each_source(configured, parquet, tree, capsys):
+def test_a_column_that_looks_like_a_split_is_told_once_for_each_source(
+    configured, parquet, tree, capsys
+):
     for folder in "ab":
         for name in "xyz":
             split = ["train", "test"] if name != "x" else ["1", "2"]
-            image_file(tree / f"{folder}/{name}.parquet", pictures(2, seed=ord(name)), ["cat", "dog"], part=split)
+            image_file(
+                tree / f"{folder}/{name}.parquet",
+                pictures(2, seed=ord(name)),
+                ["cat", "dog"],
+                part=split,
+            )
     params = configured(parquet("a"), parquet("b"))
     refresh.fn(params, tree)
     ingest.fn(params, tree)
-    lines = [line.partition(" with names")[0] for line in capsys.readouterr().out.splitlines() if "split" in line]
+    lines = [
+        line.partition(" with names")[0]
+        for line in capsys.readouterr().out.splitlines()
+        if "split" in line
+    ]
     assert lines == ["ingest: y.parquet has a column part"] * 2
     assert Shards.open(tree / "data/raw").info["rows"] == 12

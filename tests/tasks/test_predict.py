@@ -1,4 +1,7 @@
-"""One row out for each row in, wherever the rows come from; a bad one with its reason, by the rules of the version."""
+"""One row out for each row in, wherever the rows come from.
+
+A bad one with its reason, by the rules of the version.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +44,20 @@ CHECKS = unlabeled_rows.Checks(10_000, {})
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:
-    """A version in prod that says "right" where the feature x is above 0.2; x has to be from -1 to 1."""
+    """A version in prod that says "right" where the feature x is above 0.2.
+
+    X has to be from -1 to 1.
+    """
     toy = Toy.make(tmp_path / "checkout")
-    toy.set("validate.columns", {"x": {"dtype": None, "min": -1.0, "max": 1.0, "allowed": None, "nullable": True}})
+    toy.set(
+        "validate.columns",
+        {"x": {"dtype": None, "min": -1.0, "max": 1.0, "allowed": None, "nullable": True}},
+    )
     toy.commit("Bound x")
     lay(toy, 0.2)
-    version = register.fn(toy.params, toy.tree, gate.fn(toy.params, toy.tree, "prod"), head(toy.tree))
+    version = register.fn(
+        toy.params, toy.tree, gate.fn(toy.params, toy.tree, "prod"), head(toy.tree)
+    )
     promote.fn(toy.tree, version.name, "prod", "")
     return toy
 
@@ -69,7 +80,13 @@ def test_numbers_are_checked_as_they_were_before_training(toy: Toy) -> None:
         "out_of_range: x is -7.0",
     ]
     assert found["row"] == list(range(5))
-    assert [row and round(sum(row), 5) for row in found["probabilities"]] == [1, 1, None, None, None]
+    assert [row and round(sum(row), 5) for row in found["probabilities"]] == [
+        1,
+        1,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_the_version_alone_decides_and_not_the_checkout(toy: Toy) -> None:
@@ -88,7 +105,9 @@ def test_a_model_that_gives_no_numbers_loses_no_row(toy: Toy) -> None:
     toy.set("gate.min_accuracy", 0.0)
     lay(toy, float("nan"))
     decision = replace(gate.fn(toy.params, toy.tree, "staging"), environment="staging")
-    promote.fn(toy.tree, register.fn(toy.params, toy.tree, decision, head(toy.tree)).name, "prod", "")
+    promote.fn(
+        toy.tree, register.fn(toy.params, toy.tree, decision, head(toy.tree)).name, "prod", ""
+    )
     found = scored(toy, x=[0.1, None])
     assert found["prediction"] == found["probabilities"] == [None, None]
     assert found["reason"] == [
@@ -116,7 +135,9 @@ def test_many_batches_lose_no_row(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> 
         ({"x": [[1.0]]}, "new.parquet: the feature x is list<.*>, not a number"),
     ],
 )
-def test_rows_of_another_kind_are_refused_whole(toy: Toy, columns: dict[str, object], message: str) -> None:
+def test_rows_of_another_kind_are_refused_whole(
+    toy: Toy, columns: dict[str, object], message: str
+) -> None:
     with pytest.raises(CorruptData, match=message):
         scored(toy, **columns)
     assert not (toy.tree / "out.parquet").exists()
@@ -177,14 +198,21 @@ def test_a_csv_is_read_as_the_one_that_the_version_was_trained_on(toy: Toy) -> N
     toy.commit("Read German files")
     lay(toy, 0.25, inputs=["größe"])
     decision = replace(gate.fn(toy.params, toy.tree, "staging"), environment="staging")
-    promote.fn(toy.tree, register.fn(toy.params, toy.tree, decision, head(toy.tree)).name, "staging", "")
+    promote.fn(
+        toy.tree, register.fn(toy.params, toy.tree, decision, head(toy.tree)).name, "staging", ""
+    )
     (toy.tree / "new.csv").write_bytes("größe;y\n0,1;a\n0,3;b\n0.3;b\n".encode("cp1252"))
     predict.fn(toy.tree, "new.csv", "staging", toy.tree / "out.parquet")
     rows = pq.read_table(toy.tree / "out.parquet").to_pylist()
-    assert [row["prediction"] or row["reason"] for row in rows] == ["left", "right", "not_a_number: größe is '0.3'"]
+    assert [row["prediction"] or row["reason"] for row in rows] == [
+        "left",
+        "right",
+        "not_a_number: größe is '0.3'",
+    ]
     (toy.tree / "new.csv").write_text("größe,y\n0.1,a\n", encoding="cp1252")
     with pytest.raises(
-        CorruptData, match=r"new.csv has no column größe; it has größe,y; it was read with the separator ';'"
+        CorruptData,
+        match=r"new.csv has no column größe; it has größe,y; it was read with the separator ';'",
     ):
         predict.fn(toy.tree, "new.csv", "staging", toy.tree / "out.parquet")
 
@@ -202,7 +230,9 @@ REFUSED: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), REFUSED)
-def test_a_file_that_cannot_be_scored_is_one_line(toy: Toy, name: str, content: bytes, message: str) -> None:
+def test_a_file_that_cannot_be_scored_is_one_line(
+    toy: Toy, name: str, content: bytes, message: str
+) -> None:
     (toy.tree / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
         predict.fn(toy.tree, name, "prod", toy.tree / "out.parquet")
@@ -218,7 +248,15 @@ def test_a_mixed_folder_is_read_by_kind_and_the_rest_is_counted(toy: Toy) -> Non
     (folder / "a.csv").write_text("x\n0.1\n")
     (folder / "sub/B.CSV").write_text("x\n0.3\n")
     pq.write_table(pa.table({"x": pa.array([1, 0], pa.int32())}), folder / "c.parquet")
-    for name in ("notes.txt", "more.txt", "photo.png", "README", ".git/config", ".gitkeep", "empty.csv"):
+    for name in (
+        "notes.txt",
+        "more.txt",
+        "photo.png",
+        "README",
+        ".git/config",
+        ".gitkeep",
+        "empty.csv",
+    ):
         (folder / name).touch()
     (toy.tree / "outside.csv").write_text("x\n0.9\n")
     (folder / "link.csv").symlink_to(toy.tree / "outside.csv")
@@ -230,18 +268,24 @@ def test_a_mixed_folder_is_read_by_kind_and_the_rest_is_counted(toy: Toy) -> Non
         ("mixed/c.parquet", 1, "left"),
         ("mixed/sub/B.CSV", 0, "right"),
     ]
-    assert done.skipped == (
-        "skipped 7 files: 1 .png, 2 .txt, 1 empty, 1 hidden, 1 linked from outside the folder, 1 without a suffix"
+    assert (
+        done.skipped
+        == "skipped 7 files: 1 .png, 2 .txt, 1 empty, 1 hidden, 1 linked from outside the folder, 1"
+        " without a suffix"
     )
     assert str(done).startswith("4 rows (0 bad) scored by v1.0.0 into ")
     (toy.tree / "texts").mkdir()
     (toy.tree / "texts/a.txt").touch()
     with pytest.raises(
-        SourceMissing, match=r"^texts has no rows for v1.0.0: skipped 1 file: 1 \.txt; the version takes CSV"
+        SourceMissing,
+        match=r"^texts has no rows for v1.0.0: skipped 1 file: 1 \.txt; the version takes CSV",
     ):
         predict.fn(toy.tree, "texts", "prod", toy.tree / "out.parquet")
     predict.fn(toy.tree, "mixed/*.csv", "prod", toy.tree / "glob.parquet")
-    assert pq.read_table(toy.tree / "glob.parquet")["path"].to_pylist() == ["mixed/a.csv", "mixed/link.csv"]
+    assert pq.read_table(toy.tree / "glob.parquet")["path"].to_pylist() == [
+        "mixed/a.csv",
+        "mixed/link.csv",
+    ]
 
 
 # warner-benjamin/code_for_blog_posts#2: a text file beside the images stops a prediction
@@ -252,10 +296,17 @@ def test_tables_and_texts_are_no_images(tmp_path: Path) -> None:
     for name in ("a.png", "B.JPG", "c.csv", "d.txt", "e"):
         (folder / name).write_bytes(good)
     arrived = unlabeled.find(tmp_path, "photos", SPEC)
-    assert [path for part in arrived.batches() for path in part.paths] == ["photos/B.JPG", "photos/a.png"]
-    assert unlabeled.described(arrived.skipped) == "skipped 3 files: 1 .csv, 1 .txt, 1 without a suffix"
+    assert [path for part in arrived.batches() for path in part.paths] == [
+        "photos/B.JPG",
+        "photos/a.png",
+    ]
+    assert (
+        unlabeled.described(arrived.skipped)
+        == "skipped 3 files: 1 .csv, 1 .txt, 1 without a suffix"
+    )
     with pytest.raises(
-        SourceMissing, match=r"photos/c.csv cannot be scored: the version takes image files, or parquet"
+        SourceMissing,
+        match=r"photos/c.csv cannot be scored: the version takes image files, or parquet",
     ):
         unlabeled.find(tmp_path, "photos/c.csv", SPEC)
     (only,) = unlabeled.find(tmp_path, "photos/e", SPEC).batches()  # named, so it is tried
@@ -268,8 +319,17 @@ def test_an_image_that_a_table_holds_as_a_path_is_read_in_its_folder_alone(tmp_p
     good = png(np.zeros((9, 7, 3), np.uint8))
     (tmp_path / "data/a.png").write_bytes(good)
     (tmp_path / "secret.png").write_bytes(good)
-    paths = ["a.png", str(tmp_path / "data/a.png"), "../secret.png", str(tmp_path / "secret.png"), "gone.png"]
-    pq.write_table(pa.table({"image": [{"bytes": None, "path": path} for path in paths]}), tmp_path / "data/t.parquet")
+    paths = [
+        "a.png",
+        str(tmp_path / "data/a.png"),
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        "gone.png",
+    ]
+    pq.write_table(
+        pa.table({"image": [{"bytes": None, "path": path} for path in paths]}),
+        tmp_path / "data/t.parquet",
+    )
     (part,) = unlabeled.find(tmp_path, "data/t.parquet", SPEC).batches()
     reasons = unlabeled_rows.checked(part, SPEC, CHECKS)[1]
     assert reasons[:2] == [None, None]
@@ -292,11 +352,17 @@ def test_a_feature_may_be_a_partition(toy: Toy) -> None:
         (toy.tree / f"table/x={value}").mkdir(parents=True)
         pq.write_table(pa.table({"note": [note]}), toy.tree / f"table/x={value}/part-0.parquet")
     (toy.tree / "table/_delta_log").mkdir()
-    pq.write_table(pa.table({"add": ["part-0"]}), toy.tree / "table/_delta_log/1.checkpoint.parquet")
+    pq.write_table(
+        pa.table({"add": ["part-0"]}), toy.tree / "table/_delta_log/1.checkpoint.parquet"
+    )
     (toy.tree / "table/_SUCCESS").touch()
     done = predict.fn(toy.tree, "table", "prod", toy.tree / "out.parquet")
     rows = pq.read_table(toy.tree / "out.parquet").to_pylist()
-    assert [row["prediction"] or row["reason"] for row in rows] == ["left", "right", "null: every feature is missing"]
+    assert [row["prediction"] or row["reason"] for row in rows] == [
+        "left",
+        "right",
+        "null: every feature is missing",
+    ]
     assert done.skipped == "skipped 2 files: 1 without a suffix, 1 written for other programs"
 
 
@@ -316,10 +382,22 @@ def test_csv_out_has_a_column_for_each_class(toy: Toy) -> None:
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [
-        ("new.csv", "out.txt", "the output out.txt must end in .parquet or .csv, such as out.parquet"),
+        (
+            "new.csv",
+            "out.txt",
+            "the output out.txt must end in .parquet or .csv, such as out.parquet",
+        ),
         ("new.csv", "out", "the output out must end in .parquet or .csv"),
-        ("new.csv", "new.csv", "the output new.csv is part of the input new.csv; write it somewhere else"),
-        (".", "sub/out.csv", "the output sub/out.csv is part of the input .; write it somewhere else"),
+        (
+            "new.csv",
+            "new.csv",
+            "the output new.csv is part of the input new.csv; write it somewhere else",
+        ),
+        (
+            ".",
+            "sub/out.csv",
+            "the output sub/out.csv is part of the input .; write it somewhere else",
+        ),
     ],
 )
 def test_where_predictions_cannot_go(
@@ -336,7 +414,11 @@ class Hourly:
     """Runs that score what is new in `data/incoming`."""
 
     def __init__(self, toy: Toy) -> None:
-        self.toy, self.incoming, self.folder = toy, toy.tree / "data/incoming", toy.tree / "data/predictions"
+        self.toy, self.incoming, self.folder = (
+            toy,
+            toy.tree / "data/incoming",
+            toy.tree / "data/predictions",
+        )
         self.incoming.mkdir(parents=True)
 
     def __call__(self, environment: str = "prod") -> list[tuple[str, str | None]]:
@@ -368,7 +450,9 @@ def test_only_new_rows_are_scored(hourly: Hourly) -> None:
     assert hourly() == [("v1.0.0", "right")] * 2
     file.write_text("x\n0.4\n0.3\n0.1\n")  # shorter, and in another order
     assert hourly() == []
-    (hourly.incoming / "b.csv").write_text("x\n0.3\n")  # another file with a row like one of the first
+    (hourly.incoming / "b.csv").write_text(
+        "x\n0.3\n"
+    )  # another file with a row like one of the first
     assert hourly() == [("v1.0.0", "right")]
     pq.write_table(pa.table({"x": [0.5, -0.5]}), hourly.incoming / "c.parquet")
     assert hourly() == [("v1.0.0", "right"), ("v1.0.0", "left")]
@@ -396,14 +480,18 @@ def test_a_run_that_is_killed_leaves_no_row_behind_and_none_twice(
     (hourly.incoming / "a.csv").write_text("x\n" + "0.1\n0.3\n" * 20)
     monkeypatch.setattr(unlabeled, "ROWS", 10)
     code = (
-        "import os, sys; from pathlib import Path; from tasks import predict; from tasks.data import arrivals\n"
-        "score, count = predict._Scorer._score, []; arrivals.ROWS = 10\n"
-        "def stop(self, rows):\n    count.append(1)\n"
-        "    return score(self, rows) if len(count) < 3 else os.kill(os.getpid(), 9)\n"
-        "predict._Scorer._score = stop\n"
-        "predict.predict_new.fn(Path(sys.argv[1]), 'data/incoming', 'prod', Path(sys.argv[2]))"
+        "import os, sys; from pathlib import Path; from tasks import predict; from tasks.data"
+        " import arrivals\nscore, count = predict._Scorer._score, []; arrivals.ROWS = 10\ndef"
+        " stop(self, rows):\n    count.append(1)\n    return score(self, rows) if len(count) < 3"
+        " else os.kill(os.getpid(), 9)\npredict._Scorer._score ="
+        " stop\npredict.predict_new.fn(Path(sys.argv[1]), 'data/incoming', 'prod',"
+        " Path(sys.argv[2]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(hourly.toy.tree), str(hourly.folder)], cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(hourly.toy.tree), str(hourly.folder)],
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == -9
     assert not list(hourly.folder.glob("*.parquet"))
     assert len(hourly()) == 40
@@ -421,7 +509,10 @@ def test_two_runs_do_not_score_the_same_rows(hourly: Hourly) -> None:
 def test_files_of_others_among_the_predictions(hourly: Hourly) -> None:
     (hourly.incoming / "a.csv").write_text("x\n0.1\n")
     hourly.folder.mkdir(parents=True)
-    pq.write_table(pa.table({"path": ["data/incoming/a.csv"], "prediction": ["left"]}), hourly.folder / "old.parquet")
+    pq.write_table(
+        pa.table({"path": ["data/incoming/a.csv"], "prediction": ["left"]}),
+        hourly.folder / "old.parquet",
+    )
     assert hourly() == [("v1.0.0", "left")]
     (hourly.folder / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(CorruptData, match=r"cut\.parquet is cut or damaged"):
@@ -430,7 +521,8 @@ def test_files_of_others_among_the_predictions(hourly: Hourly) -> None:
 
 def test_nothing_to_score_and_nobody_to_do_it(toy: Toy) -> None:
     with pytest.raises(
-        SourceMissing, match=r"there is no file at nowhere; name a CSV or parquet file, .* hf://datasets/OWNER"
+        SourceMissing,
+        match=r"there is no file at nowhere; name a CSV or parquet file, .* hf://datasets/OWNER",
     ):
         predict.fn(toy.tree, "nowhere", "prod", toy.tree / "out.parquet")
     with pytest.raises(VersionError, match="no version staging"):
@@ -495,12 +587,27 @@ for source in sys.argv[2:]:
 def of_hub(files: dict[str, bytes], home: Path, *names: str, up: bool = True) -> list[Any]:
     """What comes of data sets that the client of another process streams from a Hub: reasons by row, or the error."""
     with hub(files) as endpoint:
-        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        command = [sys.executable, "-c", READ, json.dumps(asdict(SPEC)), *(unlabeled.HUB + name for name in names)]
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        command = [
+            sys.executable,
+            "-c",
+            READ,
+            json.dumps(asdict(SPEC)),
+            *(unlabeled.HUB + name for name in names),
+        ]
         if up:
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+            )
     if not up:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -510,7 +617,9 @@ def on_hub(tmp_path: Path) -> dict[str, bytes]:
     encoded[7] = (encoded[7] or b"")[:50]
     parts = {"train": encoded, "test": [*encoded[:20], None]}
     return {
-        f"data/{split}-00000-of-00001.parquet": image_file(tmp_path / split, part, ["x"] * len(part)).read_bytes()
+        f"data/{split}-00000-of-00001.parquet": (
+            image_file(tmp_path / split, part, ["x"] * len(part)).read_bytes()
+        )
         for split, part in parts.items()
     }
 
@@ -522,8 +631,12 @@ def test_a_data_set_of_the_hub_is_streamed(on_hub: dict[str, bytes], tmp_path: P
     assert [row for row, reason in enumerate(test) if reason] == [7, 20]
     assert test[7].startswith("image_corrupt: ")
     assert test[20] == "image_null: no image"
-    assert nobody.startswith("SourceMissing: the input: the Hub has no friends/nobody at its newest commit")
-    assert no_split.startswith("CorruptData: friends/toys at its newest commit cannot be read: Bad split: no")
+    assert nobody.startswith(
+        "SourceMissing: the input: the Hub has no friends/nobody at its newest commit"
+    )
+    assert no_split.startswith(
+        "CorruptData: friends/toys at its newest commit cannot be read: Bad split: no"
+    )
     assert not list((tmp_path / "home").rglob("*.parquet"))
 
 
@@ -551,9 +664,14 @@ LOCAL = [
 
 
 @pytest.mark.parametrize("address", LOCAL)
-def test_an_image_of_the_hub_is_read_from_its_repository_alone(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_the_hub_is_read_from_its_repository_alone(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fsspec, "open", lambda *_: pytest.fail("was opened"))
-    assert unlabeled_hub.load(REPOSITORY, address) == (None, f"unread: {address} is not a file of {REPOSITORY}")
+    assert unlabeled_hub.load(REPOSITORY, address) == (
+        None,
+        f"unread: {address} is not a file of {REPOSITORY}",
+    )
 
 
 @pytest.mark.long  # the client tries for 23 s
@@ -566,12 +684,10 @@ def test_the_flow_scores_what_has_arrived(copy: Checkout, tmp_path: Path) -> Non
     inputs, _ = images()
     image_file(tmp_path / "new.parquet", [png(image[0]) for image in inputs[:20]], ["x"] * 20)
     code = (
-        "import json, sys; from pathlib import Path; from service.server import server; from ratchet.stage import home\n"
-        "with server(home(Path())):\n"
-        "    from flows.prediction import prediction\n"
-        "    for _ in range(2):\n"
-        "        state = prediction(sys.argv[1], sys.argv[2], return_state=True)\n"
-        "        print(json.dumps([state.name, state.message]))"
+        "import json, sys; from pathlib import Path; from service.server import server; from"
+        " ratchet.stage import home\nwith server(home(Path())):\n    from flows.prediction import"
+        " prediction\n    for _ in range(2):\n        state = prediction(sys.argv[1], sys.argv[2],"
+        " return_state=True)\n        print(json.dumps([state.name, state.message]))"
     )
     done = copy.run("python", "-c", code, str(tmp_path / "new.parquet"), str(tmp_path / "scored"))
     first, second = (json.loads(line) for line in done.stdout.splitlines()[-2:])
@@ -609,7 +725,9 @@ def test_the_hourly_deployment_reads_a_csv_that_grows(hourly: Hourly) -> None:
     )
     assert done.returncode == 0, done.stderr
     states = [json.loads(line) for line in done.stdout.splitlines()]
-    first, second = sorted(path.relative_to(hourly.toy.tree) for path in hourly.folder.glob("*.parquet"))
+    first, second = sorted(
+        path.relative_to(hourly.toy.tree) for path in hourly.folder.glob("*.parquet")
+    )
     assert states == [
         ["Scored", f"1 rows (0 bad) scored by v1.0.0 into {first}"],
         ["Scored", f"2 rows (1 bad) scored by v1.0.0 into {second}; 1 scored before"],

@@ -28,7 +28,11 @@ def run(params, tree):
 def test_real_images_become_arrays_that_hold_their_pixels(sample, tree):
     out = run(sample, tree)
     spec = Spec.read(out / "spec.json")
-    assert spec.input_shape == (1, 28, 28) and spec.classes[9] == "Ankle boot" and spec.counts["test"] == 200
+    assert (
+        spec.input_shape == (1, 28, 28)
+        and spec.classes[9] == "Ankle boot"
+        and spec.counts["test"] == 200
+    )
     assert spec.counts["train"] + spec.counts["val"] == 400 and 20 <= spec.counts["val"] <= 60
     test = np.load(out / "test/inputs.npy", mmap_mode="r")
     original = (ASSETS / "FashionMNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
@@ -63,7 +67,13 @@ def test_features_are_imputed_by_the_mean_of_training(configured, parquet, tree)
     values = random.normal(5, 2, 200).astype(object)
     values[::10] = None
     (tree / "data/incoming").mkdir(parents=True)
-    table = pa.table({"a": pa.array(values, pa.float64()), "b": random.integers(0, 9, 200), "label": ["x", "y"] * 100})
+    table = pa.table(
+        {
+            "a": pa.array(values, pa.float64()),
+            "b": random.integers(0, 9, 200),
+            "label": ["x", "y"] * 100,
+        }
+    )
     pq.write_table(table, tree / "data/incoming/a.parquet")
     out = run(configured(parquet(image=None, features=["a", "b"])), tree)
     spec = Spec.read(out / "spec.json")
@@ -72,13 +82,19 @@ def test_features_are_imputed_by_the_mean_of_training(configured, parquet, tree)
     missing = train[:, 0] == 0
     assert np.isfinite(train).all() and missing.sum() > 5
     assert 4 < spec.mean[0] < 6 and spec.standardised
-    assert abs(train[~missing, 0].mean()) < 1e-6 and train[~missing, 0].std() == pytest.approx(1, rel=1e-6)
+    assert abs(train[~missing, 0].mean()) < 1e-6 and train[~missing, 0].std() == pytest.approx(
+        1, rel=1e-6
+    )
 
 
 def test_kept_columns_come_along_and_name_no_row(configured, parquet, tree):
     (tree / "data/incoming").mkdir(parents=True)
     table = pa.table(
-        {"x": [float(row) for row in range(60)], "site": [row % 3 for row in range(60)], "label": ["a", "b"] * 30}
+        {
+            "x": [float(row) for row in range(60)],
+            "site": [row % 3 for row in range(60)],
+            "label": ["a", "b"] * 30,
+        }
     )
     pq.write_table(table, tree / "data/incoming/a.parquet")
     out = run(configured(parquet(image=None, features=["x"]), ingest={"keep": ["site"]}), tree)
@@ -99,7 +115,8 @@ def test_a_class_that_training_never_sees_is_named(configured, parquet, tree):
     labels, split = ["cat", "dog", "newt", "cat"], ["train", "train", "test", "test"]
     image_file(tree / "data/incoming/a.parquet", pictures(4), labels, split=split)
     with pytest.raises(
-        ValidationFailed, match=r"class newt is in the test split that the source gives, but has no training row"
+        ValidationFailed,
+        match=r"class newt is in the test split that the source gives, but has no training row",
     ):
         run(params, tree)
     assert not (tree / "data/prepared").exists()

@@ -17,12 +17,17 @@ from tests.helpers.toy import ROOT, Toy, gto_stages
 def test_rollback_goes_to_what_served_before_and_further(toy: Toy) -> None:
     for weights in "abc":
         toy.release(weights)
-    assert [rollback.fn(toy.tree, "prod", reason="worse").version for _ in range(2)] == ["v1.0.1", "v1.0.0"]
+    assert [rollback.fn(toy.tree, "prod", reason="worse").version for _ in range(2)] == [
+        "v1.0.1",
+        "v1.0.0",
+    ]
     with pytest.raises(VersionError, match=r"nothing to roll back to in prod: .* before v1\.0\.0"):
         rollback.fn(toy.tree, "prod")
     assert toy.serves() == "v1.0.0"
     assert gto_stages(toy.tree) == {"prod": "v1.0.0"}
-    assert [each.action for each in toy.registry.history("prod")] == ["promote"] * 3 + ["rollback"] * 2
+    assert [each.action for each in toy.registry.history("prod")] == ["promote"] * 3 + [
+        "rollback"
+    ] * 2
 
 
 def test_rollback_to_a_named_version(toy: Toy) -> None:
@@ -39,8 +44,14 @@ def test_what_was_rolled_back_is_for_people_only(toy: Toy) -> None:
         toy.release(weights)
     rollback.fn(toy.tree, "prod", to="v1.0.0")
     registry = toy.registry
-    assert [registry.was_rolled_back(f"v1.0.{patch}", "prod") for patch in range(3)] == [False, True, True]
-    with pytest.raises(VersionError, match=r"v1\.0\.2 was rolled back from prod, so no flow puts it there again"):
+    assert [registry.was_rolled_back(f"v1.0.{patch}", "prod") for patch in range(3)] == [
+        False,
+        True,
+        True,
+    ]
+    with pytest.raises(
+        VersionError, match=r"v1\.0\.2 was rolled back from prod, so no flow puts it there again"
+    ):
         promote.fn(toy.tree, "v1.0.2", "prod", decision=judged_against("v1.0.0"))
     promote.fn(toy.tree, "v1.0.2", "prod")
     assert not registry.was_rolled_back("v1.0.2", "prod")
@@ -53,16 +64,26 @@ def test_no_flow_replaces_a_champion_that_nobody_compared_with(toy: Toy) -> None
         toy.release(weights)
     last = toy.register("c")
     with pytest.raises(
-        VersionError, match=r"v1\.0\.1 came to serve in prod after v1\.0\.2 was judged against v1\.0\.0"
+        VersionError,
+        match=r"v1\.0\.1 came to serve in prod after v1\.0\.2 was judged against v1\.0\.0",
     ):
         promote.fn(toy.tree, last.name, "prod", decision=judged_against("v1.0.0"))
     assert toy.serves() == "v1.0.1"
-    assert promote.fn(toy.tree, last.name, "prod", decision=judged_against("v1.0.1")).version == "v1.0.2"
+    assert (
+        promote.fn(toy.tree, last.name, "prod", decision=judged_against("v1.0.1")).version
+        == "v1.0.2"
+    )
 
 
 def judged_against(champion: str | None) -> Decision:
     return Decision(
-        verdict="promote", reason="", environment="prod", weights_sha256="", rows=1, accuracy=1.0, champion=champion
+        verdict="promote",
+        reason="",
+        environment="prod",
+        weights_sha256="",
+        rows=1,
+        accuracy=1.0,
+        champion=champion,
     )
 
 
@@ -90,12 +111,20 @@ def test_the_counter_decides_not_the_clock(toy: Toy, monkeypatch: pytest.MonkeyP
 
 
 def test_unknown_versions_and_environments(toy: Toy) -> None:
-    with pytest.raises(VersionError, match=r"no version v1\.0\.0: there is none yet; `ratchet train` makes the first"):
+    with pytest.raises(
+        VersionError,
+        match=r"no version v1\.0\.0: there is none yet; `ratchet train` makes the first",
+    ):
         promote.fn(toy.tree, "v1.0.0", "prod")
     toy.release("a")
-    with pytest.raises(VersionError, match=r"no version v1\.0\.9; the nearest is v1\.0\.0; `ratchet versions` lists"):
+    with pytest.raises(
+        VersionError,
+        match=r"no version v1\.0\.9; the nearest is v1\.0\.0; `ratchet versions` lists",
+    ):
         promote.fn(toy.tree, "v1.0.9", "prod")
-    with pytest.raises(VersionError, match="nothing serves in staging, so nothing can be rolled back"):
+    with pytest.raises(
+        VersionError, match="nothing serves in staging, so nothing can be rolled back"
+    ):
         rollback.fn(toy.tree, "staging")
     for hostile in ("", "-x", "a b", "../x", "$(id)", "prod;", "a\0b", "x" * 10_000, "prod\n"):
         with pytest.raises(VersionError, match="can't name an environment"):
@@ -115,30 +144,41 @@ def test_no_repository(tmp_path: Path) -> None:
 def test_a_version_whose_bytes_are_gone_or_changed_is_never_put_into_service(toy: Toy) -> None:
     first = toy.release("a")
     toy.release("b")
-    weights = toy.object(pipeline.of_commit(toy.tree, first.commit).output("models/classifier.pt").md5)
+    weights = toy.object(
+        pipeline.of_commit(toy.tree, first.commit).output("models/classifier.pt").md5
+    )
     weights.chmod(0o644)
     weights.write_text("A")
     with pytest.raises(CorruptData, match=r"models/classifier\.pt: .* does not match its hash"):
         rollback.fn(toy.tree, "prod")
     weights.unlink()
-    with pytest.raises(ObjectsMissing, match=r"models/classifier\.pt: not in DVC's cache, and no DVC remote is set"):
+    with pytest.raises(
+        ObjectsMissing, match=r"models/classifier\.pt: not in DVC's cache, and no DVC remote is set"
+    ):
         rollback.fn(toy.tree, "prod")
     assert toy.serves() == "v1.0.1"
 
 
 def test_rollback_imports_neither_torch_nor_prefect() -> None:
-    code = "import sys, tasks.promote; print({'torch', 'prefect', 'pandera', 'polars'} & set(sys.modules))"
+    code = (
+        "import sys, tasks.promote; print({'torch', 'prefect', 'pandera', 'polars'} &"
+        " set(sys.modules))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "set()\n"
 
 
-def test_a_promotion_that_changes_nothing_is_not_announced(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promotion_that_changes_nothing_is_not_announced(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows import artifacts, release
 
     version = toy.register("a")
     events: list[str] = []
     monkeypatch.chdir(toy.tree)
     monkeypatch.setattr(release, "promote", promote.fn)
-    monkeypatch.setattr(artifacts, "_emit", lambda event, name, **_: events.append(f"{event} {name}"))
+    monkeypatch.setattr(
+        artifacts, "_emit", lambda event, name, **_: events.append(f"{event} {name}")
+    )
     first, second = (release.promotion.fn(version.name, "prod") for _ in range(2))
     assert (first.name, second.name) == ("Promoted", "Unchanged")
     assert second.message == "v1.0.0 serves in prod already"

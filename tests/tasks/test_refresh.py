@@ -63,7 +63,10 @@ def test_unavailable_names_the_hosts_and_three_ways_on(configured, package, tree
     monkeypatch.setattr(fashion_mnist, "DEBIAN", package / "none")
     with pytest.raises(
         SourceMissing,
-        match=r"http://127.0.0.1:9/.*run `apt-get install dataset-fashion-mnist`; or set `root`.*your own data",
+        match=(
+            r"http://127.0.0.1:9/.*run `apt-get install dataset-fashion-mnist`; or set `root`.*your"
+            r" own data"
+        ),
     ):
         refresh.fn(configured(), tree)
     assert not (tree / "source.lock").exists()
@@ -84,7 +87,9 @@ def test_a_cut_package_is_not_taken(configured, package, tree, monkeypatch):
 def test_a_path_without_parquet_files_is_named(configured, parquet, tree):
     (tree / "data/incoming").mkdir(parents=True)
     for path in ("data/incoming", "nowhere/*.parquet", "no.parquet"):
-        with pytest.raises(SourceMissing, match=f"no parquet file at {path.replace('*', '.*')}; put one there"):
+        with pytest.raises(
+            SourceMissing, match=f"no parquet file at {path.replace('*', '.*')}; put one there"
+        ):
             refresh.fn(configured(parquet(path)), tree)
 
 
@@ -94,7 +99,10 @@ def test_a_file_that_arrives_changes_the_lock(configured, parquet, tree):
     assert refresh.fn(params, tree)["changed"]
     image_file(tree / "data/incoming/b.parquet", pictures(2), [0, 1])
     result = refresh.fn(params, tree)
-    assert result["changed"] and [file["name"] for file in result["sources"][0]["files"]] == ["a.parquet", "b.parquet"]
+    assert result["changed"] and [file["name"] for file in result["sources"][0]["files"]] == [
+        "a.parquet",
+        "b.parquet",
+    ]
 
 
 def test_looking_at_files_that_are_here_imports_no_torch(tree):
@@ -120,7 +128,10 @@ def test_a_runs_tree_finds_what_arrived_in_the_main_checkout(configured, parquet
     (run / "data/incoming/.gitkeep").touch()
     image_file(tree / "data/incoming/a.parquet", pictures(2), [0, 1])
     refresh.fn(configured(parquet()), run)
-    assert json.loads((run / "source.lock").read_text())["sources"][0]["files"][0]["name"] == "a.parquet"
+    assert (
+        json.loads((run / "source.lock").read_text())["sources"][0]["files"][0]["name"]
+        == "a.parquet"
+    )
 
 
 def test_what_changed_is_told_by_source(configured, parquet, tree, monkeypatch):
@@ -135,7 +146,10 @@ def test_what_changed_is_told_by_source(configured, parquet, tree, monkeypatch):
     logged = []
     monkeypatch.setattr("tasks.refresh.log", logged.append)
     result = refresh.fn(params, tree)
-    line = "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (a.parquet), 1 as before"
+    line = (
+        "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (a.parquet), 1 as"
+        " before"
+    )
     note = "data/incoming: skipped 1: 1 suffix (notes.txt)"
     assert result["summary"] == [line, note] and result["notes"] == [note]
     (change,) = result["changes"]
@@ -149,7 +163,9 @@ def test_what_changed_is_told_by_source(configured, parquet, tree, monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "more"), [(3, ""), (5, " and 2 more")])
-def test_a_pinned_source_that_is_gone_is_named_with_its_files(configured, parquet, tree, count, more):
+def test_a_pinned_source_that_is_gone_is_named_with_its_files(
+    configured, parquet, tree, count, more
+):
     params = configured(parquet())
     names = [f"{number}.parquet" for number in range(count)]
     for name in names:
@@ -160,7 +176,10 @@ def test_a_pinned_source_that_is_gone_is_named_with_its_files(configured, parque
         (tree / "data/incoming" / name).unlink()
     with pytest.raises(SourceMissing) as caught:
         refresh.fn(params, tree)
-    assert f"source.lock pins 0.parquet, 1.parquet, 2.parquet{more} of this source: copy them" in str(caught.value)
+    assert (
+        f"source.lock pins 0.parquet, 1.parquet, 2.parquet{more} of this source: copy them"
+        in str(caught.value)
+    )
     assert (tree / "source.lock").read_text() == before
     (tree / "source.lock").unlink()
     with pytest.raises(SourceMissing) as caught:
@@ -181,7 +200,9 @@ def test_code_that_no_stage_depends_on_is_refused_before_anything_is_pinned(conf
     (tree / "custom/models/mine.py").write_text(f"{text}class Mine: ...\n")
     source = {"type": "custom", "source": "custom.sources.mine:Mine", "arguments": {}}
     params = configured(source, model={"name": "custom.models.mine:Mine"})
-    with pytest.raises(ParamsError, match=rf"custom/{code}/mine\.py imports custom\.other|custom\.other"):
+    with pytest.raises(
+        ParamsError, match=rf"custom/{code}/mine\.py imports custom\.other|custom\.other"
+    ):
         refresh.fn(params, tree)
     assert not (tree / "source.lock").exists()
     if code == "sources":

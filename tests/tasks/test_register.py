@@ -33,7 +33,12 @@ def test_the_message_is_for_people_first(toy: Toy) -> None:
     assert subject == "classifier v1.0.0: accuracy 0.9321 on 1,000 rows"
     assert rest.startswith("\nFirst version.\nGate: promote, a toy.\n")
     assert version.metrics["intervals"] == {"accuracy": pytest.approx([0.9121, 0.9521])}
-    assert {**version.metrics, "intervals": 0} == {"accuracy": 0.9321, "loss": 0.5, "rows": 1000, "intervals": 0}
+    assert {**version.metrics, "intervals": 0} == {
+        "accuracy": 0.9321,
+        "loss": 0.5,
+        "rows": 1000,
+        "intervals": 0,
+    }
 
 
 def test_the_number_says_what_changed(toy: Toy) -> None:
@@ -69,12 +74,16 @@ def test_the_number_says_what_changed(toy: Toy) -> None:
 @pytest.mark.fault(26)
 def test_edited_code_is_refused_and_nothing_written(toy: Toy) -> None:
     toy.write({"code/train.py": "# edited\n", "custom/mine.py": "# new\n"})
-    with pytest.raises(DirtyCode, match=r"code/train\.py, custom: .*`git add code/train\.py custom && git commit`"):
+    with pytest.raises(
+        DirtyCode, match=r"code/train\.py, custom: .*`git add code/train\.py custom && git commit`"
+    ):
         toy.register("weights")
     assert toy.registry.versions() == []
     git("checkout", "--quiet", "code/train.py", cwd=toy.tree)
     (toy.tree / "custom/mine.py").unlink()
-    toy.write({"README.md": "not code\n", "dvc.yaml": (toy.tree / "dvc.yaml").read_text() + "# edited\n"})
+    toy.write(
+        {"README.md": "not code\n", "dvc.yaml": (toy.tree / "dvc.yaml").read_text() + "# edited\n"}
+    )
     with pytest.raises(DirtyCode, match=r"^dvc\.yaml: differs from commit"):
         toy.register("weights")
 
@@ -101,7 +110,12 @@ def test_the_same_weights_make_no_second_version(toy: Toy) -> None:
     first = toy.register("weights")
     toy.set("train.epochs", 3)
     again = toy.register("weights")
-    assert (again.name, again.tag, first.changed, again.changed) == (first.name, first.tag, True, False)
+    assert (again.name, again.tag, first.changed, again.changed) == (
+        first.name,
+        first.tag,
+        True,
+        False,
+    )
     assert len(toy.registry.versions()) == 1
 
 
@@ -132,7 +146,9 @@ def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Pat
     store = tmp_path / "store"
     toy.remote(store)
     toy.register("weights")
-    held = {file.parent.name + file.name for file in (store / "files/md5").rglob("*") if file.is_file()}
+    held = {
+        file.parent.name + file.name for file in (store / "files/md5").rglob("*") if file.is_file()
+    }
     lock = (toy.tree / "dvc.lock").read_text()
     assert len(held) == 6  # a folder of two files, weights, card, predictions
     assert all(md5.removesuffix(".dir") in lock or md5 in _listed(toy) for md5 in held)
@@ -145,7 +161,9 @@ def test_objects_are_pushed_and_confirmed_before_the_tag(toy: Toy, tmp_path: Pat
 
 
 @pytest.mark.fault(24)
-def test_a_push_that_only_says_yes_makes_no_version(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_that_only_says_yes_makes_no_version(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy.remote(tmp_path / "store")
     with (
         monkeypatch.context() as patched,
@@ -199,7 +217,12 @@ def test_a_detached_head_and_a_worktree_share_the_versions(toy: Toy, tmp_path: P
 def test_overrides_of_one_run_stay_out_of_the_version(toy: Toy, tmp_path: Path) -> None:
     """`--set gate.max_shrink=1` must not reach the branch with a merge: every later run would use it."""
     branch = (toy.tree / "params.yaml").read_text()
-    settings = {"train.epochs": "3", "gate.max_shrink": "1", "run.workers": 1, "register.push_to": "''"}
+    settings = {
+        "train.epochs": "3",
+        "gate.max_shrink": "1",
+        "run.workers": 1,
+        "register.push_to": "''",
+    }
     (toy.tree / "params.yaml").write_text(replaced(branch, settings))
     sha256 = toy.run("weights")
     version = register.fn(toy.params, toy.tree, toy.decide(sha256), head(toy.tree), settings)
@@ -212,8 +235,15 @@ def test_overrides_of_one_run_stay_out_of_the_version(toy: Toy, tmp_path: Path) 
         name: base[name] for name in ("gate", "run", "register")
     }
     assert "# share of the good rows that may be gone" in held
-    assert version.data["overrides"] == {"gate.max_shrink": "1", "run.workers": 1, "register.push_to": "''"}
-    assert "For this run alone: gate.max_shrink=1, run.workers=1, register.push_to=''." in version.tag.message
+    assert version.data["overrides"] == {
+        "gate.max_shrink": "1",
+        "run.workers": 1,
+        "register.push_to": "''",
+    }
+    assert (
+        "For this run alone: gate.max_shrink=1, run.workers=1, register.push_to=''."
+        in version.tag.message
+    )
     assert show(toy.tree, version.name).overrides == version.data["overrides"]
 
     git("restore", "params.yaml", cwd=toy.tree)
@@ -239,7 +269,18 @@ def test_the_stock_tools_agree(toy: Toy, tmp_path: Path) -> None:
     toy.release("new", accuracy=0.92)
     assert gto_stages(toy.tree) == {"prod": "v1.1.0"}
     got = tmp_path / "got.pt"
-    tool("dvc", "artifacts", "get", ".", "classifier", "--stage", "prod", "-o", str(got), cwd=toy.tree)
+    tool(
+        "dvc",
+        "artifacts",
+        "get",
+        ".",
+        "classifier",
+        "--stage",
+        "prod",
+        "-o",
+        str(got),
+        cwd=toy.tree,
+    )
     assert got.read_text() == "new"
     names = ("classifier@v1.0.0", "classifier@v1.1.0", "--json")
     metrics = json.loads(tool("dvc", "metrics", "diff", *names, cwd=toy.tree))

@@ -1,4 +1,7 @@
-"""The stage: exact, resumable, and loud where the data or the params are wrong. A number names the fault."""
+"""The stage: exact, resumable, and loud where the data or the params are wrong.
+
+A number names the fault.
+"""
 
 from __future__ import annotations
 
@@ -40,22 +43,42 @@ def test_it_writes_weights_a_card_and_curves(pictured: Path, trained: Trainer) -
     assert card.architecture == {"name": "cnn", "arguments": {}}
     assert not model.training
     lines = written["reports/training/curves.tsv"].decode().splitlines()
-    assert lines[0].split("\t") == ["epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate"]
+    assert lines[0].split("\t") == [
+        "epoch",
+        "train_loss",
+        "val_loss",
+        "val_accuracy",
+        "learning_rate",
+    ]
     assert len(lines) == 3
-    assert not (pictured / ".checkpoints").exists() or not list((pictured / ".checkpoints").iterdir())
+    assert not (pictured / ".checkpoints").exists() or not list(
+        (pictured / ".checkpoints").iterdir()
+    )
 
 
-def test_one_seed_gives_one_model_and_another_another(pictures: Path, tmp_path: Path, trained: Trainer) -> None:
-    first, again, other = (shutil.copytree(pictures, tmp_path / name) for name in ("a", "b/deeper", "c"))
+def test_one_seed_gives_one_model_and_another_another(
+    pictures: Path, tmp_path: Path, trained: Trainer
+) -> None:
+    first, again, other = (
+        shutil.copytree(pictures, tmp_path / name) for name in ("a", "b/deeper", "c")
+    )
     assert trained(first) == trained(again)
-    assert trained(other, train__seed=1)["models/classifier.pt"] != (first / "models/classifier.pt").read_bytes()
+    assert (
+        trained(other, train__seed=1)["models/classifier.pt"]
+        != (first / "models/classifier.pt").read_bytes()
+    )
 
 
 @pytest.mark.fault(1)
 def test_a_stopped_run_goes_on_and_ends_bit_equal(
     pictures: Path, tmp_path: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hard = {"train__ema": 0.9, "train__patience": 2, "train__augment__crop": 2, "run__loader_workers": 2}
+    hard = {
+        "train__ema": 0.9,
+        "train__patience": 2,
+        "train__augment__crop": 2,
+        "run__loader_workers": 2,
+    }
     whole = trained(shutil.copytree(pictures, tmp_path / "whole"), **hard)
     pictured = shutil.copytree(pictures, tmp_path / "stopped")
     monkeypatch.setattr(verb, "stopping", stop_after(3))
@@ -90,7 +113,10 @@ def test_a_corrupt_checkpoint_gives_way_to_the_one_before(
 
 
 def test_other_data_or_params_start_afresh(
-    pictured: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pictured: Path,
+    trained: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(verb, "stopping", stop_after(5))
     with pytest.raises(SystemExit):
@@ -103,7 +129,9 @@ def test_other_data_or_params_start_afresh(
     assert "goes on" not in capsys.readouterr().out
 
 
-def test_a_change_of_any_dep_starts_afresh(pictured: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_any_dep_starts_afresh(
+    pictured: Path, trained: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What dvc.yaml says that the stage reads is in the name of its checkpoints."""
     seen: set[Path] = set()
     key = checkpoint.key
@@ -113,14 +141,20 @@ def test_a_change_of_any_dep_starts_afresh(pictured: Path, trained: Trainer, mon
         return key(files, values)
 
     monkeypatch.setattr(checkpoint, "key", watched)
-    own = [pictured / "custom/__init__.py", pictured / "custom/models/net.py", pictured / "custom/models/sizes.json"]
+    own = [
+        pictured / "custom/__init__.py",
+        pictured / "custom/models/net.py",
+        pictured / "custom/models/sizes.json",
+    ]
     (pictured / "custom/models").mkdir(parents=True)
     for file in own:
         file.touch()
     trained(pictured)
     deps = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["deps"]
     places = [ROOT / dep for dep in deps if dep.startswith(("tasks/", "ratchet/"))]
-    code = {file for place in places for file in ([place] if place.is_file() else place.glob("*.py"))}
+    code = {
+        file for place in places for file in ([place] if place.is_file() else place.glob("*.py"))
+    }
     assert len(code) > 20
     assert code <= seen
     assert {file.resolve() for file in own} <= seen
@@ -130,8 +164,15 @@ def test_a_change_of_any_dep_starts_afresh(pictured: Path, trained: Trainer, mon
 
 @pytest.mark.fault(18)
 def test_a_loss_that_is_no_number_stops_within_a_step(pictured: Path, trained: Trainer) -> None:
-    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) in epoch 1, step [1-9].*lower train.lr"):
-        trained(pictured, train__lr=1e30, train__optimizer={"name": "SGD", "arguments": {}}, train__schedule=None)
+    with pytest.raises(
+        TrainingError, match=r"the loss became (nan|inf) in epoch 1, step [1-9].*lower train.lr"
+    ):
+        trained(
+            pictured,
+            train__lr=1e30,
+            train__optimizer={"name": "SGD", "arguments": {}},
+            train__schedule=None,
+        )
     assert not (pictured / "models").exists()
 
 
@@ -141,11 +182,15 @@ def test_a_nan_in_the_data_is_named(tables: Path, trained: Trainer) -> None:
     rows = np.load(file)
     rows[3, 2] = np.nan
     np.save(file, rows)
-    with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1.*extreme values in the data"):
+    with pytest.raises(
+        TrainingError, match=r"the loss became nan in epoch 1.*extreme values in the data"
+    ):
         trained(tables, model__name="mlp")
 
 
-def test_features_train_the_simple_net(tables: Path, trained: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_features_train_the_simple_net(
+    tables: Path, trained: Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained(
         tables,
         model__name="simple_net",
@@ -162,12 +207,16 @@ def test_features_train_the_simple_net(tables: Path, trained: Trainer, capsys: p
 
 
 def test_without_prepared_data_it_says_what_to_run(tmp_path: Path, trained: Trainer) -> None:
-    with pytest.raises(CorruptData, match=r"spec\.json does not hold a spec.*run `dvc repro prepare`"):
+    with pytest.raises(
+        CorruptData, match=r"spec\.json does not hold a spec.*run `dvc repro prepare`"
+    ):
         trained(tmp_path)
 
 
 @pytest.mark.fault(33)
-def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp_path: Path) -> None:
+def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(
+    pictures: Path, tmp_path: Path
+) -> None:
     endless = {"train.epochs": "100000", "train.batch_size": "50", "train.threads": "1"}
     pictured = checkout(shutil.copytree(pictures, tmp_path / "pictured"), endless)
     process = started(["-m", "tasks.train"], pictured)
@@ -181,10 +230,23 @@ def test_sigterm_writes_a_checkpoint_and_ends_within_seconds(pictures: Path, tmp
 
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.long)])
-def test_killed_at_random_moments_it_ends_bit_equal(pictures: Path, tmp_path: Path, kills: int) -> None:
-    """`kill -9` in the middle of training; `python -m benchmarks.training kills` does it for 50 runs."""
-    settings = {"train.epochs": "6", "train.batch_size": "25", "train.threads": "1", "run.checkpoint_seconds": "0.05"}
-    whole, killed = (checkout(shutil.copytree(pictures, tmp_path / name), settings) for name in ("whole", "killed"))
+def test_killed_at_random_moments_it_ends_bit_equal(
+    pictures: Path, tmp_path: Path, kills: int
+) -> None:
+    """`kill -9` in the middle of training.
+
+    `python -m benchmarks.training kills` does it for 50 runs.
+    """
+    settings = {
+        "train.epochs": "6",
+        "train.batch_size": "25",
+        "train.threads": "1",
+        "run.checkpoint_seconds": "0.05",
+    }
+    whole, killed = (
+        checkout(shutil.copytree(pictures, tmp_path / name), settings)
+        for name in ("whole", "killed")
+    )
     ended(started(["-m", "tasks.train"], whole), 0)
     draw = random.Random(1)
     for _ in range(kills):
@@ -240,9 +302,12 @@ def test_runs_of_one_key_at_once_end_well_or_busy_with_equal_weights(
     busy = [line for line in output.splitlines() if line.startswith("BUSY")]
     assert len(busy) == codes.count(75)
     assert all(
-        re.match("BUSY a training of the same model on the same data, in .* is busy: process", line) for line in busy
+        re.match("BUSY a training of the same model on the same data, in .* is busy: process", line)
+        for line in busy
     )
-    alone = trained(shutil.copytree(pictures, tmp_path / "alone"), train__epochs=1)["models/classifier.pt"]
+    alone = trained(shutil.copytree(pictures, tmp_path / "alone"), train__epochs=1)[
+        "models/classifier.pt"
+    ]
     for tree, code in zip(trees, codes, strict=True):
         assert code == 75 or (tree / "models/classifier.pt").read_bytes() == alone
     assert not list((tmp_path / "home/.checkpoints").iterdir())
@@ -266,16 +331,23 @@ print("left:", [str(file) for name in (".checkpoints", "models") for file in (tr
 
 @pytest.mark.fault(5)
 @pytest.mark.skipif(
-    subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="no namespaces here"
+    subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
+    reason="no namespaces here",
 )
 @pytest.mark.parametrize(
     ("place", "file"),
-    [(".checkpoints", r"\.checkpoints/\w+/000000-00000001\.pt"), ("models", r"models/classifier\.pt")],
+    [
+        (".checkpoints", r"\.checkpoints/\w+/000000-00000001\.pt"),
+        ("models", r"models/classifier\.pt"),
+    ],
 )
 def test_a_full_disk_ends_it_with_nothing_half_written(
     pictures: Path, tmp_path: Path, trained: Trainer, place: str, file: str
 ) -> None:
-    """A file system of 1 MB at `place`; with room again, the same run ends as if there had been room all the time."""
+    """A file system of 1 MB at `place`.
+
+    With room again, the same run ends as if there had been room all the time.
+    """
     pictured = shutil.copytree(pictures, tmp_path / "pictured")
     (pictured / place).mkdir()
     mount = f'mount -t tmpfs -o size=1m none {pictured}/{place} && exec "$@"'
@@ -286,7 +358,10 @@ def test_a_full_disk_ends_it_with_nothing_half_written(
         text=True,
         check=False,
     )
-    assert re.search(rf"the disk is full: \S+/{file} could not be written; make room, then run it again", done.stdout)
+    assert re.search(
+        rf"the disk is full: \S+/{file} could not be written; make room, then run it again",
+        done.stdout,
+    )
     left = done.stdout.splitlines()[-1]
     assert left == "left: []" if place == ".checkpoints" else "models" not in left
     assert trained(pictured) == trained(shutil.copytree(pictures, tmp_path / "whole"))

@@ -44,7 +44,9 @@ def test_real_images_pass(sample, tree):
     report = json.loads((tree / "reports/validation.json").read_text())
     assert report["rows"] == {"in": 600, "out": 600, "quarantined": 0}
     assert (
-        report["classes"]["test"]["Shirt"] == 20 and report["sizes"] == {"28x28": 600} and report["modes"] == {"L": 600}
+        report["classes"]["test"]["Shirt"] == 20
+        and report["sizes"] == {"28x28": 600}
+        and report["modes"] == {"L": 600}
     )
     html = (tree / "reports/validation.html").read_text()
     assert "600 rows came in" in html and "http" not in html
@@ -54,7 +56,9 @@ def test_real_images_pass(sample, tree):
 def test_labels_that_are_missing_or_no_class(configured, parquet, tree):
     named = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     file = image_file(tree / "data/incoming/a.parquet", pictures(5), [0, None, -1, 1, 2])
-    pq.write_table(pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps(named)}), file)
+    pq.write_table(
+        pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps(named)}), file
+    )
     params = configured(parquet(), validate={"max_bad_fraction": 1.0})
     for stage in (refresh, ingest, validate):
         stage.fn(params, tree)
@@ -66,7 +70,12 @@ def test_cut_images_are_set_aside_with_their_row(ingested, tree):
     whole = pictures(3)
     params = ingested([whole[0], whole[1][:60], b"", None, whole[2], b"GIF89a"], [0, 0, 0, 0, 1, 0])
     validate.fn(params, tree)
-    assert bad(tree) == [(1, "image_corrupt"), (2, "image_empty"), (3, "image_null"), (5, "image_corrupt")]
+    assert bad(tree) == [
+        (1, "image_corrupt"),
+        (2, "image_empty"),
+        (3, "image_null"),
+        (5, "image_corrupt"),
+    ]
     html = (tree / "reports/validation.html").read_text()
     assert "an image that does not decode to its end" in html
 
@@ -82,13 +91,17 @@ def test_the_same_image_twice(ingested, tree):
     validate.fn(params, tree)
     assert bad(tree) == [(1, "duplicate"), (2, "leak"), (4, "conflict"), (5, "conflict")]
     (first, *_) = pq.read_table(tree / "data/quarantine.parquet").to_pylist()
-    assert first["detail"] == "like shard-00000.parquet row 0" and first["shard"] == "shard-00000.parquet"
+    assert (
+        first["detail"] == "like shard-00000.parquet row 0"
+        and first["shard"] == "shard-00000.parquet"
+    )
 
 
 def test_too_many_bad_rows_fail_and_the_reports_stand(ingested, configured, parquet, tree):
     ingested(pictures(3), [0, None, None])
     with pytest.raises(
-        ValidationFailed, match=r"2 of 3 rows are bad, most of them label_null.*max_bad_fraction is 0.05"
+        ValidationFailed,
+        match=r"2 of 3 rows are bad, most of them label_null.*max_bad_fraction is 0.05",
     ):
         validate.fn(configured(parquet()), tree)
     assert (tree / "reports/validation.json").exists() and len(bad(tree)) == 2
@@ -128,7 +141,9 @@ def features(configured, parquet, tree):
         (tree / "data/incoming").mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), tree / "data/incoming/a.parquet")
         names = [name for name in table if name != "label"]
-        params = configured(parquet(image=None, features=names), validate={"max_bad_fraction": 1.0, **rules})
+        params = configured(
+            parquet(image=None, features=names), validate={"max_bad_fraction": 1.0, **rules}
+        )
         refresh.fn(params, tree)
         ingest.fn(params, tree)
         validate.fn(params, tree)
@@ -143,7 +158,9 @@ def rules(**values):
 
 @pytest.mark.fault(14)
 def test_infinite_and_missing_features(features, tree):
-    found = features({"x": [1.0, float("inf"), float("nan"), None, 2.0], "label": [0, 1, 0, 1, None]})
+    found = features(
+        {"x": [1.0, float("inf"), float("nan"), None, 2.0], "label": [0, 1, 0, 1, None]}
+    )
     assert found == [(1, "not_finite"), (2, "not_finite"), (4, "label_null")]
     rows = pq.read_table(tree / "data/quarantine.parquet").to_pylist()
     assert rows[0]["detail"] == "x is inf" and rows[0]["shard"] == "shard-00000.parquet"
@@ -153,7 +170,11 @@ def test_infinite_and_missing_features(features, tree):
 
 @pytest.mark.fault(14)
 def test_rules_of_the_params(features):
-    columns = {"age": [3, 200, 30, None, 4], "kind": [0, 1, 7, 1, 0], "label": ["a", "b", "c", "a", "b"]}
+    columns = {
+        "age": [3, 200, 30, None, 4],
+        "kind": [0, 1, 7, 1, 0],
+        "label": ["a", "b", "c", "a", "b"],
+    }
     found = features(
         columns,
         columns={
@@ -166,23 +187,32 @@ def test_rules_of_the_params(features):
 
 
 def test_unique_keys(features, tree):
-    found = features({"x": [1, 2, 1, 1], "y": [1, 1, 2, 1], "label": [0, 1, 0, 1]}, unique=["x", "y"])
+    found = features(
+        {"x": [1, 2, 1, 1], "y": [1, 1, 2, 1], "label": [0, 1, 0, 1]}, unique=["x", "y"]
+    )
     assert found == [(3, "not_unique")]
-    assert pq.read_table(tree / "data/quarantine.parquet")["detail"].to_pylist() == ["like shard-00000.parquet row 0"]
+    assert pq.read_table(tree / "data/quarantine.parquet")["detail"].to_pylist() == [
+        "like shard-00000.parquet row 0"
+    ]
 
 
 @pytest.mark.fault(15)
 def test_a_column_of_another_type_or_name_is_shown(features):
-    with pytest.raises(ValidationFailed, match=r"validate\.columns\.x\.dtype is string, but it is a feature"):
+    with pytest.raises(
+        ValidationFailed, match=r"validate\.columns\.x\.dtype is string, but it is a feature"
+    ):
         features({"x": [1.5], "label": [0]}, columns={"x": rules(dtype="string")})
-    with pytest.raises(ValidationFailed, match=r"validate.columns and unique name z; the rows have label, x"):
+    with pytest.raises(
+        ValidationFailed, match=r"validate.columns and unique name z; the rows have label, x"
+    ):
         features({"x": [1.5], "label": [0]}, columns={"z": rules()})
 
 
 @pytest.mark.fault(16)
 def test_no_good_row_and_a_class_without_examples(ingested, features, tree):
     with pytest.raises(
-        ValidationFailed, match=r"no good row among 2, most of them not_finite; see reports/validation.json"
+        ValidationFailed,
+        match=r"no good row among 2, most of them not_finite; see reports/validation.json",
     ):
         features({"x": [float("nan")] * 2, "label": [0, 1]})
 
@@ -206,8 +236,12 @@ def test_warnings_have_levels(ingested, tree, capsys):
     params = ingested([a, a, *rest], [0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
     validate.fn(params, tree)
     warning, rare, few = json.loads((tree / "reports/validation.json").read_text())["warnings"]
-    assert rare.startswith("1 of 2 classes have fewer than 3 rows, too few for one in each split: 1;")
-    assert few.startswith("about 1 test row: differences in accuracy below 73.0 points cannot be shown at 95%;")
+    assert rare.startswith(
+        "1 of 2 classes have fewer than 3 rows, too few for one in each split: 1;"
+    )
+    assert few.startswith(
+        "about 1 test row: differences in accuracy below 73.0 points cannot be shown at 95%;"
+    )
     assert warning == "1 rows (10.00%) are set aside as duplicate; validate.warn.duplicate is 0.01"
     assert f"validate: warning: {warning}" in capsys.readouterr().out
     assert warning in (tree / "reports/validation.html").read_text()

@@ -10,7 +10,9 @@ from ratchet.training.augment import augment, crop, erase, flip, mixer
 
 
 def chosen(**values: float) -> Augment:
-    return Augment(**{"flip": False, "crop": 0, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, **values})
+    return Augment(
+        **{"flip": False, "crop": 0, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, **values}
+    )
 
 
 @pytest.fixture
@@ -53,11 +55,19 @@ def test_rectangles_of_the_paper_are_erased_in_their_share() -> None:
     top, left = rows.int().argmax(1), columns.int().argmax(1)
     for start, length, extent in ((top, high, 120), (left, wide, 80)):
         place = start / (extent - length).clamp(min=1)
-        assert place.min() < 0.05 and 0.4 < place[length < extent].median() < 0.6 and place.max() > 0.95
+        assert (
+            place.min() < 0.05
+            and 0.4 < place[length < extent].median() < 0.6
+            and place.max() > 0.95
+        )
 
 
 def test_each_augmentation_is_drawn_where_it_is_chosen(images: torch.Tensor) -> None:
-    steps = {"crop": (2, lambda x: crop(x, 2)), "flip": (True, flip), "erase": (0.3, lambda x: erase(x, 0.3))}
+    steps = {
+        "crop": (2, lambda x: crop(x, 2)),
+        "flip": (True, flip),
+        "erase": (0.3, lambda x: erase(x, 0.3)),
+    }
     assert augment(images, chosen()) is images
     expected = images
     torch.manual_seed(1)

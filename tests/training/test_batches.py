@@ -1,4 +1,7 @@
-"""The order of rows is a pure function of (seed, epoch, step); every process gets its share of each batch."""
+"""The order of rows is a pure function of (seed, epoch, step).
+
+Every process gets its share of each batch.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,15 @@ from ratchet.training.distributed import Group
 pytest_plugins = ["tests.helpers.learning_fixtures"]
 
 
-@given(rows=st.integers(1, 300), size=st.integers(1, 70), seed=st.integers(0, 9), epoch=st.integers(0, 9))
-def test_an_epoch_has_every_row_once_in_even_batches(rows: int, size: int, seed: int, epoch: int) -> None:
+@given(
+    rows=st.integers(1, 300),
+    size=st.integers(1, 70),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 9),
+)
+def test_an_epoch_has_every_row_once_in_even_batches(
+    rows: int, size: int, seed: int, epoch: int
+) -> None:
     order = list(batches.Order(rows, size, seed, epoch, 0, Group()))
     assert sorted(row for batch in order for row in batch) == list(range(rows))
     sizes = [len(batch) for batch in order]
@@ -40,13 +50,19 @@ def test_a_position_says_what_comes_next(rows: int, step: int) -> None:
 @given(rows=st.integers(8, 200), world=st.integers(2, 4))
 def test_processes_share_each_batch(rows: int, world: int) -> None:
     alone = list(batches.Order(rows, 16, 0, 0, 0, Group()))
-    shares = [list(batches.Order(rows, 16, 0, 0, 0, Group(rank=rank, world=world))) for rank in range(world)]
+    shares = [
+        list(batches.Order(rows, 16, 0, 0, 0, Group(rank=rank, world=world)))
+        for rank in range(world)
+    ]
     for batch, *parts in zip(alone, *shares, strict=True):
         assert sorted(row for part in parts for row in part) == batch
 
 
 def test_epochs_and_seeds_differ() -> None:
-    firsts = [next(iter(batches.Order(50, 7, seed, epoch, 0, Group()))) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    firsts = [
+        next(iter(batches.Order(50, 7, seed, epoch, 0, Group())))
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
     assert len({tuple(each) for each in firsts}) == 3
     assert all(each == sorted(each) for each in firsts)  # within a batch, for the memory map
 
@@ -69,7 +85,9 @@ def test_the_loader_and_the_resident_copy_give_the_same(pictures: Path, workers:
     loaded = list(batches.batches(dataset, order, cpu, workers, None))
     held = list(batches.batches(dataset, order, cpu, 0, batches.resident(dataset, cpu)))
     assert all(
-        torch.equal(a, b) for one, other in zip(loaded, held, strict=True) for a, b in zip(one, other, strict=True)
+        torch.equal(a, b)
+        for one, other in zip(loaded, held, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
     assert loaded[0][0].dtype == torch.uint8
 

@@ -42,7 +42,10 @@ def test_a_run_that_fails_keeps_its_checkpoints_for_the_next(tmp_path: Path) -> 
 def test_the_last_two_checkpoints_of_a_run_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 11):
         Checkpoints(tmp_path / "key").save({"step": step}, 0, step)
-    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["000000-00000010.pt", "000000-00000011.pt"]
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == [
+        "000000-00000010.pt",
+        "000000-00000011.pt",
+    ]
     assert Checkpoints(tmp_path / "key").load() == {"step": 11}
 
 
@@ -93,8 +96,8 @@ def test_a_checkpoint_with_code_inside_is_dropped_and_the_code_never_runs(
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from ratchet.training.checkpoint import Checkpoints\n"
-        "with Checkpoints(Path(sys.argv[1])).held():\n    os.kill(os.getpid(), 9)\n"
+        "import os, sys; from pathlib import Path; from ratchet.training.checkpoint import"
+        " Checkpoints\nwith Checkpoints(Path(sys.argv[1])).held():\n    os.kill(os.getpid(), 9)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "key")], check=False)
     assert run.returncode == -9
@@ -118,12 +121,16 @@ def test_runs_that_end_at_once_do_not_disturb_each_other(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_the_removal_of_old_runs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_removal_of_old_runs_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(checkpoint.KEEP_RUNS + 2):
         Checkpoints(tmp_path / f"run-{number}").save({}, 0, 0)
     with Checkpoints(tmp_path / "new").held():
         pass
-    assert capsys.readouterr().out == "train: removed the checkpoints of 2 runs that did not finish\n"
+    assert (
+        capsys.readouterr().out == "train: removed the checkpoints of 2 runs that did not finish\n"
+    )
 
 
 def test_checkpoints_that_the_user_deletes_do_not_fail_the_run(tmp_path: Path) -> None:
@@ -132,7 +139,9 @@ def test_checkpoints_that_the_user_deletes_do_not_fail_the_run(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("place", [0, 31, 32, -1])
-def test_a_flipped_byte_drops_a_checkpoint(tmp_path: Path, place: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flipped_byte_drops_a_checkpoint(
+    tmp_path: Path, place: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoints = Checkpoints(tmp_path / "key")
     checkpoints.save({"step": 1}, 0, 1)
     checkpoints.save({"step": 2}, 0, 2)
@@ -141,7 +150,10 @@ def test_a_flipped_byte_drops_a_checkpoint(tmp_path: Path, place: int, capsys: p
     content[place] ^= 1
     newest.write_bytes(content)
     assert checkpoints.load() == {"step": 1}
-    assert capsys.readouterr().out == "train: checkpoint 000000-00000002.pt is corrupt and was dropped\n"
+    assert (
+        capsys.readouterr().out
+        == "train: checkpoint 000000-00000002.pt is corrupt and was dropped\n"
+    )
     assert [file.name for file in checkpoints.folder.iterdir()] == ["000000-00000001.pt"]
 
 
@@ -154,5 +166,10 @@ def test_the_key_is_of_contents_in_their_order_and_of_values(tmp_path: Path) -> 
     key = checkpoint.key([one, two], values)
     assert len(key) == 32
     assert key == checkpoint.key([twin, two], {"b": 2, "a": 1})
-    others = [([two, one], values), ([one, twin], values), ([one], values), ([one, two], {"a": 1, "b": 3})]
+    others = [
+        ([two, one], values),
+        ([one, twin], values),
+        ([one], values),
+        ([one, two], {"a": 1, "b": 3}),
+    ]
     assert key not in {checkpoint.key(files, content) for files, content in others}

@@ -43,7 +43,11 @@ class Machine:
 
     def record(self, owner: object, name: str, word: str) -> None:
         def call(*args: Any, **named: Any) -> Any:
-            known = [arg for arg in (*args, *named.values()) if isinstance(arg, (str, int, torch.device, list))]
+            known = [
+                arg
+                for arg in (*args, *named.values())
+                if isinstance(arg, (str, int, torch.device, list))
+            ]
             self.calls.append((word, *known))
             return args[0] if args else None
 
@@ -64,7 +68,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
-def test_a_process_selects_its_device_before_anything_is_exchanged(machine: Machine, name: str) -> None:
+def test_a_process_selects_its_device_before_anything_is_exchanged(
+    machine: Machine, name: str
+) -> None:
     """The order that pytorch/pytorch#118761 asks for."""
     places = []
     for rank in range(4):
@@ -84,7 +90,9 @@ def test_a_process_selects_its_device_before_anything_is_exchanged(machine: Mach
     assert len(set(places)) == 4
 
 
-def test_sums_are_exchanged_on_the_own_device_and_come_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_are_exchanged_on_the_own_device_and_come_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moves: list[Call] = []
 
     def to(self: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -114,10 +122,14 @@ def test_a_process_without_a_device_of_its_own_is_refused(machine: Machine) -> N
     assert machine.calls == []
 
 
-def test_the_plan_of_a_process_is_for_its_device(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_of_a_process_is_for_its_device(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, place.index))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: (place.index, 0))
-    assert devices.plan(chosen(train__device="auto").train, 10, local=3).device == torch.device("cuda:3")
+    assert devices.plan(chosen(train__device="auto").train, 10, local=3).device == torch.device(
+        "cuda:3"
+    )
 
 
 def test_the_cpu_needs_no_device_to_be_selected(machine: Machine) -> None:
@@ -128,5 +140,7 @@ def test_the_cpu_needs_no_device_to_be_selected(machine: Machine) -> None:
 
 def test_no_tensor_goes_to_a_device_that_is_not_named() -> None:
     for file in [*(ROOT / "tasks").glob("*.py"), *(ROOT / "ratchet").rglob("*.py")]:
-        found = re.findall(r"\.cuda\(|set_device\(|torch\.device\([\"']cuda[\"']\)", file.read_text())
+        found = re.findall(
+            r"\.cuda\(|set_device\(|torch\.device\([\"']cuda[\"']\)", file.read_text()
+        )
         assert not found, f"{Path(file).name}: {found}"

@@ -64,12 +64,18 @@ def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
     def kill() -> None:
         while not list(pictured.glob(".checkpoints/*/*.pt")):
             time.sleep(0.05)
-        workers = [pid for pid in children() - before if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        workers = [
+            pid
+            for pid in children() - before
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
         os.kill(max(workers), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(TrainingError, match=r"one of 2 training processes ended.*run it again to go on"):
+    with pytest.raises(
+        TrainingError, match=r"one of 2 training processes ended.*run it again to go on"
+    ):
         trained(pictured, **both)
     killer.join()
     assert not (pictured / "models").exists()
@@ -82,11 +88,13 @@ def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
 
 
 def test_a_fault_in_a_worker_keeps_its_kind_and_words(pictured: Path, trained: Trainer) -> None:
-    with pytest.raises(TrainingError, match=r"train\.batch_size: 1 rows a step are too few for 2 processes"):
+    with pytest.raises(
+        TrainingError, match=r"train\.batch_size: 1 rows a step are too few for 2 processes"
+    ):
         trained(pictured, **{**PLAIN, "train__batch_size": 1}, train__processes=2)
 
 
-# ── two machines ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── two machines ──────────────────────────────────────────────────────────────────────────────────
 
 
 def machines(trees: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
@@ -94,9 +102,21 @@ def machines(trees: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", f"{port}"]
+    common = [
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        f"{port}",
+    ]
     return [
-        started(["-m", "torch.distributed.run", *common, "--node-rank", f"{rank}", "-m", "tasks.train"], tree)
+        started(
+            ["-m", "torch.distributed.run", *common, "--node-rank", f"{rank}", "-m", "tasks.train"],
+            tree,
+        )
         for rank, tree in enumerate(trees)
     ]
 
@@ -106,11 +126,20 @@ def machines(trees: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
 def test_two_machines_draw_the_curve_of_one_and_survive_a_kill(
     pictures: Path, tmp_path: Path, trained: Trainer
 ) -> None:
-    # SGD: AdamW blows the last bits of tiny gradients up, so that after some epochs even one process in parts parts ways
-    longer = {**PLAIN, "train__epochs": 12, "train__optimizer": {"name": "SGD", "arguments": {}}, "train__lr": 0.05}
+    # SGD: AdamW blows the last bits of tiny gradients up, so that after some epochs even one
+    # process in parts parts ways
+    longer = {
+        **PLAIN,
+        "train__epochs": 12,
+        "train__optimizer": {"name": "SGD", "arguments": {}},
+        "train__lr": 0.05,
+    }
     settings = {key.replace("__", "."): json.dumps(value) for key, value in longer.items()}
     settings |= {"train.threads": "1", "run.checkpoint_seconds": "0.05"}
-    first, second = (checkout(shutil.copytree(pictures, tmp_path / name), settings) for name in ("first", "second"))
+    first, second = (
+        checkout(shutil.copytree(pictures, tmp_path / name), settings)
+        for name in ("first", "second")
+    )
 
     leader, follower = machines((first, second))
     read_until(leader, "epoch 3/")
@@ -130,7 +159,7 @@ def test_two_machines_draw_the_curve_of_one_and_survive_a_kill(
         assert together == pytest.approx(alone, abs=1e-4)
 
 
-# ── the stage's end ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the stage's end ───────────────────────────────────────────────────────────────────────────────
 
 
 def descendants(pid: int) -> set[int]:
@@ -141,10 +170,15 @@ def descendants(pid: int) -> set[int]:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_no_process_outlives_the_stage(pictures: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_no_process_outlives_the_stage(
+    pictures: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     values = {**PLAIN, "train__epochs": 500, "train__processes": 2, "train__threads": 1}
     settings = {key.replace("__", "."): json.dumps(value) for key, value in values.items()}
-    tree = checkout(shutil.copytree(pictures, tmp_path / "tree"), settings | {"run.checkpoint_seconds": "1000.0"})
+    tree = checkout(
+        shutil.copytree(pictures, tmp_path / "tree"),
+        settings | {"run.checkpoint_seconds": "1000.0"},
+    )
     stage = started(["-m", "tasks.train"], tree)
     read_until(stage, "epoch 2/")
     workers = descendants(stage.pid)
@@ -152,7 +186,10 @@ def test_no_process_outlives_the_stage(pictures: Path, tmp_path: Path, number: s
     stage.send_signal(number)
     ended(stage, code)
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers):
+    while any(
+        Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in workers
+    ):
         assert time.monotonic() < deadline, "a worker is still alive"
         time.sleep(0.1)
     assert bool(list(tree.glob(".checkpoints/*/*.pt"))) == (number == signal.SIGTERM)

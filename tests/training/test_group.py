@@ -1,4 +1,7 @@
-"""What a process does alone and in a group, and how a group ends; real processes are in test_distributed.py."""
+"""What a process does alone and in a group, and how a group ends.
+
+Real processes are in test_distributed.py.
+"""
 
 from __future__ import annotations
 
@@ -156,8 +159,16 @@ def test_what_a_thread_raises_is_in_its_future() -> None:
     [
         ({"message": {"message": "DataError: no rows: none"}}, DataError, "no rows: none"),
         ({"message": "DataError: no rows"}, DataError, "no rows"),
-        ({"message": "ValueError: x"}, TrainingError, "one of 2 training processes ended: the last line; the others"),
-        ({"message": "Path: x"}, TrainingError, "one of 2 training processes ended: the last line; the others"),
+        (
+            {"message": "ValueError: x"},
+            TrainingError,
+            "one of 2 training processes ended: the last line; the others",
+        ),
+        (
+            {"message": "Path: x"},
+            TrainingError,
+            "one of 2 training processes ended: the last line; the others",
+        ),
         (None, TrainingError, "one of 2 training processes ended: the last line; the others"),
     ],
 )

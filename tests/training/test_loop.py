@@ -29,7 +29,12 @@ pytest_plugins = ["tests.helpers.learning_fixtures"]
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 SGD = {"name": "SGD", "arguments": {}}
 PLAIN = {"name": "CrossEntropyLoss", "arguments": {}}
-EXACT = {"train__precision": "float32", "train__augment__flip": False, "train__optimizer": SGD, "train__schedule": None}
+EXACT = {
+    "train__precision": "float32",
+    "train__augment__flip": False,
+    "train__optimizer": SGD,
+    "train__schedule": None,
+}
 
 
 def run(
@@ -43,7 +48,12 @@ def run(
     splits = [PreparedDataset(prepared / split) for split in ("train", "val")]
     params = chosen(**{"run__checkpoint_seconds": 1e9, **values})
     return fit(
-        params, Spec.read(prepared / "spec.json"), *splits, Checkpoints(tmp_path / "checkpoints"), stop=stop, say=say
+        params,
+        Spec.read(prepared / "spec.json"),
+        *splits,
+        Checkpoints(tmp_path / "checkpoints"),
+        stop=stop,
+        say=say,
     )
 
 
@@ -62,7 +72,9 @@ def test_twenty_steps_match_the_recorded_losses(
     monkeypatch.setattr(state.State, "learn", recorded)
     run(pictures, tmp_path, train__precision="float32", train__lr=0.001)
     golden = json.loads(GOLDEN.read_text())
-    assert losses == pytest.approx(golden, rel=2e-3), f"if this was meant, write to {GOLDEN.name}: {losses}"
+    assert losses == pytest.approx(golden, rel=2e-3), (
+        f"if this was meant, write to {GOLDEN.name}: {losses}"
+    )
 
 
 def test_accumulating_changes_nothing_but_memory(pictures: Path, tmp_path: Path) -> None:
@@ -78,7 +90,9 @@ def test_clipping_bounds_a_step(pictures: Path, tmp_path: Path) -> None:
     start = run(pictures, tmp_path, **{**values, "train__lr": 1e-12})
     end = run(pictures, tmp_path, **values)
     norms = [
-        (end.weights[key] - start.weights[key]).norm() for key in start.weights if key.endswith(("weight", "bias"))
+        (end.weights[key] - start.weights[key]).norm()
+        for key in start.weights
+        if key.endswith(("weight", "bias"))
     ]
     assert 0 < torch.stack(norms).norm() <= 10 * 1e-4 * 1.01
 
@@ -145,8 +159,13 @@ def stop_after(questions: int) -> Callable[[], bool]:
     return lambda: next(count) >= questions
 
 
-def interrupted(pictured: Path, tmp_path: Path, every: int, **values: Any) -> tuple[Trained, list[str]]:
-    """Stop each process after `every` questions whether to stop, and go on in a new one; also gives its lines."""
+def interrupted(
+    pictured: Path, tmp_path: Path, every: int, **values: Any
+) -> tuple[Trained, list[str]]:
+    """Stop each process after `every` questions whether to stop, and go on in a new one.
+
+    Also gives its lines.
+    """
     lines: list[str] = []
     while True:
         try:
@@ -156,19 +175,35 @@ def interrupted(pictured: Path, tmp_path: Path, every: int, **values: Any) -> tu
             assert len(list((tmp_path / "checkpoints").iterdir())) <= 2
 
 
-PLATEAU = {"name": "ReduceLROnPlateau", "arguments": {"patience": 0, "factor": 0.7}, "every": "epoch"}
+PLATEAU = {
+    "name": "ReduceLROnPlateau",
+    "arguments": {"patience": 0, "factor": 0.7},
+    "every": "epoch",
+}
 MOMENTUM = {"name": "SGD", "arguments": {"momentum": 0.9}}
 
 
 @pytest.mark.parametrize(
     ("data", "values"),
     [
-        ("numbers", {**BUMPY, "train__patience": 4}),  # the best weights and their loss have to survive
         (
             "numbers",
-            {**BUMPY, "train__epochs": 4, "train__ema": 0.9, "train__schedule": PLATEAU, "train__optimizer": MOMENTUM},
+            {**BUMPY, "train__patience": 4},
+        ),  # the best weights and their loss have to survive
+        (
+            "numbers",
+            {
+                **BUMPY,
+                "train__epochs": 4,
+                "train__ema": 0.9,
+                "train__schedule": PLATEAU,
+                "train__optimizer": MOMENTUM,
+            },
         ),
-        ("pictures", {"train__batch_size": 167, "train__augment__crop": 2}),  # dropout, AdamW under OneCycleLR
+        (
+            "pictures",
+            {"train__batch_size": 167, "train__augment__crop": 2},
+        ),  # dropout, AdamW under OneCycleLR
     ],
 )
 def test_a_run_that_is_stopped_again_and_again_ends_bit_equal(
@@ -184,16 +219,22 @@ def test_a_run_that_is_stopped_again_and_again_ends_bit_equal(
     assert len(resumes) > len(whole.curves)
     if "train__patience" in values:
         losses = [row["val_loss"] for row in whole.curves]
-        assert len(losses) - 1 > losses.index(min(losses)) + 1, "no resume came after the best epoch"
+        assert len(losses) - 1 > losses.index(min(losses)) + 1, (
+            "no resume came after the best epoch"
+        )
 
 
-def test_a_validation_loss_that_is_not_a_number_stops_training(numbers: Path, tmp_path: Path) -> None:
+def test_a_validation_loss_that_is_not_a_number_stops_training(
+    numbers: Path, tmp_path: Path
+) -> None:
     prepared = numbers / "data/prepared"
     val = PreparedDataset(prepared / "val")
     val.inputs = np.array(val.inputs)
     val.inputs[3, 2] = np.inf
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    with pytest.raises(TrainingError, match=r"^the validation loss became nan in epoch 1; lower train\.lr, set"):
+    with pytest.raises(
+        TrainingError, match=r"^the validation loss became nan in epoch 1; lower train\.lr, set"
+    ):
         fit(
             chosen(model__name="mlp"), Spec.read(prepared / "spec.json"), PreparedDataset(prepared / "train"), val,
             checkpoints, say=lambda line: None,
@@ -206,8 +247,15 @@ def test_mixed_batches_train(pictures: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_a_plateau_lowers_the_rate(pictures: Path, tmp_path: Path) -> None:
-    plateau = {"name": "ReduceLROnPlateau", "arguments": {"patience": 0, "threshold": 10.0}, "every": "epoch"}
-    rates = [row["learning_rate"] for row in run(pictures, tmp_path, train__schedule=plateau, train__epochs=3).curves]
+    plateau = {
+        "name": "ReduceLROnPlateau",
+        "arguments": {"patience": 0, "threshold": 10.0},
+        "every": "epoch",
+    }
+    rates = [
+        row["learning_rate"]
+        for row in run(pictures, tmp_path, train__schedule=plateau, train__epochs=3).curves
+    ]
     assert rates == pytest.approx([0.006, 0.0006, 0.00006])
 
 
@@ -218,11 +266,15 @@ def test_it_says_how_it_goes(pictures: Path, tmp_path: Path) -> None:
     assert lines[1].startswith("epoch 1/2  loss ")
     assert lines[1].endswith(" left")
     assert " images/s" in lines[1]
-    assert lines[-1].startswith("only 20 steps in all (500 rows, 50 a step, 2 epochs), which rarely suffice; raise tr")
+    assert lines[-1].startswith(
+        "only 20 steps in all (500 rows, 50 a step, 2 epochs), which rarely suffice; raise tr"
+    )
 
 
 def test_the_average_is_that_of_torch_to_the_last_bit() -> None:
-    def update(averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+    def update(
+        averages: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor
+    ) -> None:
         share = 1 - min(0.9, (1 + int(count)) / (10 + int(count)))
         if averages[0].is_floating_point():
             torch._foreach_lerp_(averages, values, share)
@@ -252,24 +304,35 @@ def test_the_average_is_that_of_torch_to_the_last_bit() -> None:
             r"goes by the validation loss; expected epoch",
         ),
         (
-            {"train__criterion": {"name": "NLLLoss", "arguments": {}}, "train__augment__mixup": 0.2},
+            {
+                "train__criterion": {"name": "NLLLoss", "arguments": {}},
+                "train__augment__mixup": 0.2,
+            },
             r"NLLLoss does not take mixed targets",
         ),
     ],
 )
-def test_what_cannot_train_is_explained(pictures: Path, tmp_path: Path, values: dict[str, Any], message: str) -> None:
+def test_what_cannot_train_is_explained(
+    pictures: Path, tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(TrainingError, match=message):
         run(pictures, tmp_path, **values)
 
 
 @pytest.mark.fault(19)
-def test_out_of_memory_proposes_a_batch_size(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_proposes_a_batch_size(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            " bytes"
+        )
 
     monkeypatch.setattr(state.State, "learn", full)
     with pytest.raises(
-        TrainingError, match=r"memory with 50 rows .* set train\.batch_size to 25, or train\.accumulate to 2"
+        TrainingError,
+        match=r"memory with 50 rows .* set train\.batch_size to 25, or train\.accumulate to 2",
     ):
         run(pictures, tmp_path)
 
@@ -286,8 +349,14 @@ class Deadly(PreparedDataset):
 @pytest.mark.fault(19)
 def test_a_loader_that_dies_is_an_error(pictures: Path, tmp_path: Path) -> None:
     prepared = pictures / "data/prepared"
-    spec, train, val = Spec.read(prepared / "spec.json"), Deadly(prepared / "train"), PreparedDataset(prepared / "val")
-    with pytest.raises(TrainingError, match=r"a loader process died: .*set run\.loader_workers to 0"):
+    spec, train, val = (
+        Spec.read(prepared / "spec.json"),
+        Deadly(prepared / "train"),
+        PreparedDataset(prepared / "val"),
+    )
+    with pytest.raises(
+        TrainingError, match=r"a loader process died: .*set run\.loader_workers to 0"
+    ):
         fit(chosen(run__loader_workers=1), spec, train, val, Checkpoints(tmp_path / "checkpoints"))
 
 

@@ -30,12 +30,18 @@ def test_all_but_the_head_is_taken_over(tmp_path: Path) -> None:
     fresh = pretrained.load(model, pinned(saved(tmp_path / "w.pt", given)))
     head = [key for key, value in model.state_dict().items() if 3 in value.shape]
     assert fresh == sorted(head)
-    assert all(torch.equal(value, given[key]) for key, value in model.state_dict().items() if key not in head)
+    assert all(
+        torch.equal(value, given[key])
+        for key, value in model.state_dict().items()
+        if key not in head
+    )
 
 
 def test_what_cannot_be_had_is_refused(tmp_path: Path) -> None:
     model = architectures.build("mlp", {}, (6,), 3)
-    with pytest.raises(TrainingError, match=r"nothing\.pt is not there; Ratchet downloads no weights"):
+    with pytest.raises(
+        TrainingError, match=r"nothing\.pt is not there; Ratchet downloads no weights"
+    ):
         pretrained.load(model, Pretrained(file=str(tmp_path / "nothing.pt"), sha256="0" * 64))
     file = saved(tmp_path / "w.pt", {"x": torch.ones(1)})
     with pytest.raises(CorruptModel, match=r"has SHA-256 .*, params\.yaml names 0000"):

@@ -62,7 +62,8 @@ def test_optimizers_by_name(name: str, fused: bool) -> None:
 def test_schedules_by_name_keep_their_state(name: str, arguments: dict[str, Any]) -> None:
     def make() -> Any:
         params = chosen(
-            train__optimizer=named("SGD"), train__schedule={**named(name, **arguments), "every": "epoch"}
+            train__optimizer=named("SGD"),
+            train__schedule={**named(name, **arguments), "every": "epoch"},
         ).train
         optimizer = recipe.optimizer(params, nn.Linear(1, 1), fused=False)
         return optimizer, recipe.schedule(params, optimizer, 6)
@@ -101,17 +102,24 @@ def test_losses_by_name(name: str) -> None:
 
 def test_class_weights_balance_and_stand() -> None:
     balanced = recipe.criterion(
-        chosen(train__criterion=named("CrossEntropyLoss", weight="balanced")).train.criterion, COUNTS
+        chosen(train__criterion=named("CrossEntropyLoss", weight="balanced")).train.criterion,
+        COUNTS,
     )
     assert balanced.weight.tolist() == pytest.approx([40 / 60, 2.0])
-    given = recipe.criterion(chosen(train__criterion=named("CrossEntropyLoss", weight=[1, 5])).train.criterion, COUNTS)
+    given = recipe.criterion(
+        chosen(train__criterion=named("CrossEntropyLoss", weight=[1, 5])).train.criterion, COUNTS
+    )
     assert given.weight.tolist() == [1, 5]
 
 
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("optimizer", named("AdamV"), r"train\.optimizer\.name: torch\.optim has no 'AdamV'; did you mean Adam"),
+        (
+            "optimizer",
+            named("AdamV"),
+            r"train\.optimizer\.name: torch\.optim has no 'AdamV'; did you mean Adam",
+        ),
         ("optimizer", named("sgd"), r"has no 'sgd'; did you mean .*SGD"),
         ("optimizer", named("Optimizer"), r"has no 'Optimizer'"),
         (
@@ -120,18 +128,34 @@ def test_class_weights_balance_and_stand() -> None:
             r"train\.optimizer\.arguments: AdamW takes no momentum; it takes: betas",
         ),
         ("optimizer", named("SGD", momentun=0.9), r"SGD takes no momentun; did you mean momentum"),
-        ("optimizer", named("SGD", momentum=-1), r"SGD cannot be made with .*Invalid momentum value"),
+        (
+            "optimizer",
+            named("SGD", momentum=-1),
+            r"SGD cannot be made with .*Invalid momentum value",
+        ),
         ("optimizer", named("LBFGS"), r"LBFGS works in another way"),
         (
             "schedule",
             {**named("OneCycle"), "every": "step"},
             r"train\.schedule\.name: .* has no 'OneCycle'; did you mean OneCycleLR",
         ),
-        ("schedule", {**named("StepLR"), "every": "step"}, r"StepLR cannot be made with .*step_size"),
+        (
+            "schedule",
+            {**named("StepLR"), "every": "step"},
+            r"StepLR cannot be made with .*step_size",
+        ),
         ("schedule", {**named("SequentialLR"), "every": "step"}, r"SequentialLR cannot be made"),
-        ("criterion", named("CrossEntropy"), r"torch\.nn has no 'CrossEntropy'; did you mean CrossEntropyLoss"),
+        (
+            "criterion",
+            named("CrossEntropy"),
+            r"torch\.nn has no 'CrossEntropy'; did you mean CrossEntropyLoss",
+        ),
         ("criterion", named("Linear"), r"torch\.nn has no 'Linear'"),
-        ("criterion", named("CrossEntropyLoss", smoothing=0.1), r"takes no smoothing; did you mean label_smoothing"),
+        (
+            "criterion",
+            named("CrossEntropyLoss", smoothing=0.1),
+            r"takes no smoothing; did you mean label_smoothing",
+        ),
     ],
 )
 def test_what_torch_has_not_is_explained(part: str, value: dict[str, Any], message: str) -> None:
@@ -148,7 +172,12 @@ def classify(width: int) -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "criterion", "classes", "message"),
     [
-        (classify(5), nn.CrossEntropyLoss(), 3, r"its output for 2 rows is \(2, 5\); 3 classes need \(2, 3\)"),
+        (
+            classify(5),
+            nn.CrossEntropyLoss(),
+            3,
+            r"its output for 2 rows is \(2, 5\); 3 classes need \(2, 3\)",
+        ),
         (classify(1), nn.BCEWithLogitsLoss(), 3, r"is \(2, 1\); 3 classes"),
         (
             classify(1),
@@ -158,8 +187,18 @@ def classify(width: int) -> nn.Module:
         ),
         (nn.Linear(7, 2), nn.CrossEntropyLoss(), 2, r"does not take rows of shape \(4,\)"),
         (nn.LSTM(4, 2), nn.CrossEntropyLoss(), 2, r"its output for 2 rows is a tuple"),
-        (classify(2), nn.CrossEntropyLoss(reduction="none"), 2, r"gives a loss of shape \(2,\).*reduction: mean"),
-        (classify(2), nn.TripletMarginLoss(), 2, r"TripletMarginLoss does not define how outputs become predictions"),
+        (
+            classify(2),
+            nn.CrossEntropyLoss(reduction="none"),
+            2,
+            r"gives a loss of shape \(2,\).*reduction: mean",
+        ),
+        (
+            classify(2),
+            nn.TripletMarginLoss(),
+            2,
+            r"TripletMarginLoss does not define how outputs become predictions",
+        ),
         (
             classify(2),
             nn.CrossEntropyLoss(weight=torch.ones(3)),

@@ -23,7 +23,13 @@ from tests.helpers.toy import ROOT, Toy, contents, dvc_status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 
-STATE = ("params.yaml", "source.lock", "dvc.lock", "reports/metrics.json", "reports/training/curves.tsv")
+STATE = (
+    "params.yaml",
+    "source.lock",
+    "dvc.lock",
+    "reports/metrics.json",
+    "reports/training/curves.tsv",
+)
 
 
 class Killed(BaseException):
@@ -47,7 +53,9 @@ def template_of_two(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 def template_of_moved(template_of_two: Toy, tmp_path_factory: pytest.TempPathFactory) -> Toy:
     toy = template_of_two.copy(tmp_path_factory.mktemp("moved") / "checkout")
     graph = (toy.tree / "dvc.yaml").read_text()
-    toy.write({"code/train.py": "# other\n", "code/helper.py": "# new\n", "dvc.yaml": f"# other\n{graph}"})
+    toy.write(
+        {"code/train.py": "# other\n", "code/helper.py": "# new\n", "dvc.yaml": f"# other\n{graph}"}
+    )
     toy.write({"notes.md": "ours\n"})
     toy.commit("Go on")
     toy.release("ccc")
@@ -86,12 +94,16 @@ def assert_adopted(toy: Toy, name: str, base: str, weights: str) -> None:
         in_version(toy, name, path)
     assert (tree / "models/classifier.pt").read_text() == weights
     status = git("status", "--porcelain", "--untracked-files=all", cwd=tree).splitlines()
-    assert [line for line in status if line[3:] not in {"reports/gate.json", "reports/gate.html"}] == []
+    assert [
+        line for line in status if line[3:] not in {"reports/gate.json", "reports/gate.html"}
+    ] == []
     assert dvc_status(tree) == {}
     assert not [file for file in (tree / ".dvc/tmp").iterdir() if "adopt" in file.name]
 
 
-def refused(toy: Toy, match: str, *arguments: Any, error: type[BaseException] = VersionError) -> None:
+def refused(
+    toy: Toy, match: str, *arguments: Any, error: type[BaseException] = VersionError
+) -> None:
     """Adopting fails with this message, and changes neither the branch nor a file."""
     before = (head(toy.tree), git("ls-files", "--stage", cwd=toy.tree), contents(toy.tree))
     with pytest.raises(error, match=match):
@@ -159,7 +171,11 @@ def test_reports_of_the_run_before_that_the_version_lacks_go(toy: Toy) -> None:
 def test_an_edit_is_never_lost(two: Toy, path: str) -> None:
     with (two.tree / path).open("a") as file:
         file.write("# edited\n")
-    refused(two, rf"{path}: not committed and in no version, so adopting v1\.1\.0 would lose it; commit it, or set")
+    refused(
+        two,
+        rf"{path}: not committed and in no version, so adopting v1\.1\.0 would lose it; commit it,"
+        r" or set",
+    )
 
 
 def test_a_staged_edit_is_never_lost(two: Toy) -> None:
@@ -189,8 +205,12 @@ def test_a_clone_takes_data_and_model_from_the_remote(two: Toy, tmp_path: Path) 
     remote.push(two.tree, pipeline.of_commit(two.tree, two.registry.find("v1.1.0").commit).outputs)
     clone = two.clone(tmp_path / "clone")
     (clone.tree / ".dvc/cache").mkdir(exist_ok=True)
-    prepared = pipeline.of_commit(two.tree, two.registry.find("v1.1.0").commit).output("data/prepared")
-    for md5 in remote.Cache(two.tree).objects(prepared):  # never pushed: a clone would run its stage
+    prepared = pipeline.of_commit(two.tree, two.registry.find("v1.1.0").commit).output(
+        "data/prepared"
+    )
+    for md5 in remote.Cache(two.tree).objects(
+        prepared
+    ):  # never pushed: a clone would run its stage
         target = clone.object(md5)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(two.object(md5).read_bytes())
@@ -210,13 +230,22 @@ for path, text in json.loads(pathlib.Path("evaluated.json").read_text()).items()
 
 
 def test_an_output_that_is_never_pushed_is_rebuilt(two: Toy) -> None:
-    """The only stage that runs is the one whose output is gone; the commands of the others do not exist."""
+    """The only stage that runs is the one whose output is gone.
+
+    The commands of the others do not exist.
+    """
     base = head(two.tree)
     version = two.registry.find("v1.1.0")
     graph = pipeline.of_commit(two.tree, version.commit)
     evaluated = {"reports/metrics.json": git("show", f"{version.commit}:reports/metrics.json", cwd=two.tree) + "\n",
                  "reports/predictions.parquet": "by bb"}  # fmt: skip
-    two.write({"code/__init__.py": "", "code/evaluate.py": EVALUATE, "evaluated.json": json.dumps(evaluated)})
+    two.write(
+        {
+            "code/__init__.py": "",
+            "code/evaluate.py": EVALUATE,
+            "evaluated.json": json.dumps(evaluated),
+        }
+    )
     two.object(graph.output("data/prepared").md5).unlink()
     done = adopt(two.tree, "v1.1.0")
     assert done.rebuilt == ["data/prepared"]
@@ -228,9 +257,13 @@ def test_an_output_that_is_never_pushed_is_rebuilt(two: Toy) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
 @pytest.mark.parametrize("path", ["data/raw", "models/classifier.pt"])
-def test_an_object_that_is_missing_or_damaged_changes_nothing(two: Toy, path: str, damage: str) -> None:
+def test_an_object_that_is_missing_or_damaged_changes_nothing(
+    two: Toy, path: str, damage: str
+) -> None:
     output = pipeline.of_commit(two.tree, two.registry.find("v1.1.0").commit).output(path)
-    file = two.object(max(remote.Cache(two.tree).objects(output), key=lambda md5: not md5.endswith(".dir")))
+    file = two.object(
+        max(remote.Cache(two.tree).objects(output), key=lambda md5: not md5.endswith(".dir"))
+    )
     content = file.read_bytes()
     file.unlink()
     if damage == "flipped":
@@ -273,7 +306,9 @@ def test_a_withdrawn_version_and_an_unknown_one(two: Toy) -> None:
 
 
 def test_code_that_differs_refuses_it_without_the_flag(moved: Toy) -> None:
-    refused(moved, r"dvc\.yaml, code/train\.py: not as in v1\.1\.0.*`ratchet adopt v1\.1\.0 --code`")
+    refused(
+        moved, r"dvc\.yaml, code/train\.py: not as in v1\.1\.0.*`ratchet adopt v1\.1\.0 --code`"
+    )
 
 
 def test_edited_code_refuses_it(two: Toy) -> None:
@@ -294,7 +329,8 @@ def test_params_that_the_code_here_does_not_take_refuse_it(toy: Toy) -> None:
     register.fn(params.load(ROOT), toy.tree, toy.decide(sha256), head(toy.tree))
     refused(
         toy,
-        r"does not take the params of v1\.0\.0; `ratchet adopt v1\.0\.0 --code` .*\n.*\n  old_section",
+        r"does not take the params of v1\.0\.0; `ratchet adopt v1\.0\.0 --code` .*\n.*\n "
+        r" old_section",
         "v1.0.0",
         error=ParamsError,
     )
@@ -331,14 +367,25 @@ def test_links_and_executables_come_along(toy: Toy) -> None:
     assert os.access(toy.tree / "code/run.sh", os.X_OK)
 
 
-def test_the_users_settings_of_git_change_nothing(two: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_settings_of_git_change_nothing(
+    two: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hook = two.tree / ".git/hooks"
     hook.mkdir(exist_ok=True)
-    for name in ("pre-commit", "post-checkout", "reference-transaction", "commit-msg", "post-index-change"):
+    for name in (
+        "pre-commit",
+        "post-checkout",
+        "reference-transaction",
+        "commit-msg",
+        "post-index-change",
+    ):
         (hook / name).write_text("#!/bin/sh\nexit 1\n")
         (hook / name).chmod(0o755)
     (tmp_path / "ignored").write_text("*.tsv\n*.json\n")
-    settings = "[core]\n autocrlf = true\n excludesFile = {}\n[commit]\n gpgSign = true\n[user]\n name = Eve\n"
+    settings = (
+        "[core]\n autocrlf = true\n excludesFile = {}\n[commit]\n gpgSign = true\n[user]\n name ="
+        " Eve\n"
+    )
     (tmp_path / "settings").write_text(settings.format(tmp_path / "ignored"))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "settings"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
@@ -368,7 +415,10 @@ def test_a_commit_made_meanwhile_is_never_lost(two: Toy, monkeypatch: pytest.Mon
         git("update-ref", "refs/heads/main", commit, cwd=tree)
         move(tree, *arguments)
 
-    with monkeypatch.context() as patched, pytest.raises(VersionError, match="main got another commit meanwhile"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(VersionError, match="main got another commit meanwhile"),
+    ):
         patched.setattr(branch, "move", late)
         adopt(two.tree, "v1.1.0")
     assert git("log", "-1", "--format=%s", cwd=two.tree) == "Meanwhile"
@@ -397,7 +447,9 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize(("module", "name", "calls"), POINTS, ids=[f"{name}-{calls}" for _, name, calls in POINTS])
+@pytest.mark.parametrize(
+    ("module", "name", "calls"), POINTS, ids=[f"{name}-{calls}" for _, name, calls in POINTS]
+)
 def test_cut_off_anywhere_the_same_command_completes_it(
     moved: Toy, module: Any, name: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,7 +470,9 @@ def test_a_lock_that_a_kill_left_on_the_index_is_removed(two: Toy) -> None:
     assert_adopted(two, "v1.1.0", base, "bb")
 
 
-def test_an_edit_after_it_was_cut_off_is_never_lost(two: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_after_it_was_cut_off_is_never_lost(
+    two: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(branch, "place", dying(branch.place, 0))
         adopt(two.tree, "v1.1.0")

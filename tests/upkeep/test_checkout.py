@@ -44,7 +44,9 @@ def test_one_flipped_byte_is_refused_and_named(toy: Toy, tmp_path: Path, place: 
     version = toy.release("a")
     root = {"cache": toy.tree / ".dvc/cache", "remote": tmp_path / "store"}[place]
     cache = Cache(toy.tree)
-    pushed = [output for output in pipeline.of_commit(toy.tree, version.commit).outputs if output.pushed]
+    pushed = [
+        output for output in pipeline.of_commit(toy.tree, version.commit).outputs if output.pushed
+    ]
     objects = {md5: what for output in pushed for md5, what in cache.objects(output).items()}
     for position, (md5, what) in enumerate(objects.items()):
         file = root / "files/md5" / md5[:2] / md5[2:]
@@ -85,8 +87,18 @@ def test_a_shallow_clone_without_tags_and_a_deleted_branch(toy: Toy, tmp_path: P
     git("checkout", "--quiet", "main", cwd=toy.tree)
     git("branch", "--quiet", "-D", "feature", cwd=toy.tree)
     shallow = tmp_path / "shallow"
-    git("clone", "--quiet", "--depth=1", "--no-tags", f"file://{toy.tree}", str(shallow), cwd=tmp_path)
-    with pytest.raises(VersionError, match="there is none here; `git fetch --tags origin` brings those of origin"):
+    git(
+        "clone",
+        "--quiet",
+        "--depth=1",
+        "--no-tags",
+        f"file://{toy.tree}",
+        str(shallow),
+        cwd=tmp_path,
+    )
+    with pytest.raises(
+        VersionError, match="there is none here; `git fetch --tags origin` brings those of origin"
+    ):
         checkout(shallow, "v1.0.0", tmp_path / "out")
     git("fetch", "--quiet", "--tags", "origin", cwd=shallow)
     shutil.copytree(Cache(toy.tree).root, Cache(shallow).root)
@@ -97,11 +109,21 @@ def test_a_shallow_clone_without_tags_and_a_deleted_branch(toy: Toy, tmp_path: P
 @pytest.mark.fault(7)
 def test_a_listing_that_leaves_its_folder_is_refused(toy: Toy, tmp_path: Path) -> None:
     toy.run("a")
-    for name in ("../../escaped", "/tmp/escaped", "a/../../x", ".git/hooks/post-checkout", "", "./a", "a//b"):
+    for name in (
+        "../../escaped",
+        "/tmp/escaped",
+        "a/../../x",
+        ".git/hooks/post-checkout",
+        "",
+        "./a",
+        "a//b",
+    ):
         entries = [{"md5": "0" * 32, "relpath": name}]
         with pytest.raises(CorruptData, match="which is not a path inside it; nothing was written"):
             listing(json.dumps(entries).encode(), "data/raw")
-    md5 = toy.cache(json.dumps([{"md5": toy.cache(b"x"), "relpath": "../../escaped"}]).encode(), ".dir")
+    md5 = toy.cache(
+        json.dumps([{"md5": toy.cache(b"x"), "relpath": "../../escaped"}]).encode(), ".dir"
+    )
     lock = (toy.tree / "dvc.lock").read_text()
     raw = pipeline.of_tree(toy.tree).output("data/raw").md5
     (toy.tree / "dvc.lock").write_text(lock.replace(raw, md5))

@@ -32,13 +32,18 @@ def test_every_format_comes_back(files: tuple[Path, Path], tmp_path: Path, forma
     export(*files, format, target)
     assert target.stat().st_mode & 0o777 == files[0].stat().st_mode & 0o777
     if format != "whole_model":
-        assert json.loads((target.parent / f"{target.name}.json").read_text())["architecture"]["name"] == "mlp"
+        assert (
+            json.loads((target.parent / f"{target.name}.json").read_text())["architecture"]["name"]
+            == "mlp"
+        )
 
 
 def test_a_whole_model_asks_for_trust(files: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "whole.pt"
     export(*files, "whole_model", target)
-    with pytest.raises(CorruptModel, match=r"runs whatever code it holds; pass trust=True if you made it"):
+    with pytest.raises(
+        CorruptModel, match=r"runs whatever code it holds; pass trust=True if you made it"
+    ):
         load_model(target)
     model, card = load_model(target, trust=True)
     rows = torch.randn(2, 10)
@@ -50,7 +55,9 @@ def test_a_whole_model_that_is_none_is_explained(tmp_path: Path) -> None:
     bare = tmp_path / "bare.pt"
     torch.save(torch.nn.Linear(2, 2), bare)
     for path, words in ((bare, "no attribute 'card'"), (tmp_path / "none.pt", "No such file")):
-        with pytest.raises(CorruptModel, match=rf"not what `ratchet export --format whole_model` writes: .*{words}"):
+        with pytest.raises(
+            CorruptModel, match=rf"not what `ratchet export --format whole_model` writes: .*{words}"
+        ):
             load_model(path, trust=True)
 
 
@@ -62,14 +69,21 @@ def test_what_comes_back_changed_is_not_exported(
             next(model.module.parameters()).add_(1)
         exports._save_state_dict(model, inputs, file)
 
-    monkeypatch.setitem(exports.FORMATS, "state_dict", exports.Format(damage, exports._load_state_dict))
-    with pytest.raises(TrainingError, match=r"does not come back the same \(outputs differ by .*nothing was exported"):
+    monkeypatch.setitem(
+        exports.FORMATS, "state_dict", exports.Format(damage, exports._load_state_dict)
+    )
+    with pytest.raises(
+        TrainingError,
+        match=r"does not come back the same \(outputs differ by .*nothing was exported",
+    ):
         export(*files, "state_dict", tmp_path / "x.pt")
     assert not (tmp_path / "x.pt").exists()
 
 
 def test_an_unknown_format_names_the_others(files: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"no format 'onnx'; expected one of state_dict, safetensors"):
+    with pytest.raises(
+        TrainingError, match=r"no format 'onnx'; expected one of state_dict, safetensors"
+    ):
         export(*files, "onnx", tmp_path / "x")
 
 
@@ -84,7 +98,9 @@ def test_a_pickle_with_code_in_it_is_not_run(files: tuple[Path, Path], tmp_path:
     import hashlib
 
     held = json.loads(card.read_text())
-    card.write_text(json.dumps({**held, "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}))
+    card.write_text(
+        json.dumps({**held, "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()})
+    )
     with pytest.raises(CorruptModel, match=r"evil\.pt"):
         load_model(card, weights)
     assert not (tmp_path / "ran").exists()

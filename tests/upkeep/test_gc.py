@@ -24,7 +24,11 @@ def test_only_what_expired_goes(toy: Toy, tmp_path: Path) -> None:
     assert collect(toy.tree, grace_s=0).objects == []
     toy.run("b")
     dropped = collect(toy.tree, grace_s=0)
-    assert {Path(file).read_text()[:2] for file in dropped.objects} == {"of", '{"', "by"}  # weights, card, predictions
+    assert {Path(file).read_text()[:2] for file in dropped.objects} == {
+        "of",
+        '{"',
+        "by",
+    }  # weights, card, predictions
     kept = collect(toy.tree, apply=True, grace_s=3600)
     assert (kept.objects, kept.young) == ([], len(dropped.objects))
     assert kept.young > 0
@@ -82,7 +86,9 @@ def test_branches_of_remotes_and_the_stash_keep_their_objects(toy: Toy, tmp_path
     assert "in the st" in first
     assert "on the br" not in first
     git("update-ref", "-d", "refs/remotes/origin/other", cwd=toy.tree)
-    assert "on the br" in {Path(file).read_text()[:9] for file in collect(toy.tree, grace_s=0).objects}
+    assert "on the br" in {
+        Path(file).read_text()[:9] for file in collect(toy.tree, grace_s=0).objects
+    }
 
 
 def test_a_branch_whose_lock_is_not_complete_does_not_stop_it(toy: Toy) -> None:
@@ -97,12 +103,16 @@ def test_nothing_goes_while_something_needed_is_missing(toy: Toy) -> None:
     toy.write({"source.lock": '{"rows": 2}'})
     toy.run("b")
     toy.object(pipeline.of_commit(toy.tree, version.commit).output("data/raw").md5).unlink()
-    with pytest.raises(ObjectsMissing, match=r"the listing of data/raw .* is missing.*nothing was deleted"):
+    with pytest.raises(
+        ObjectsMissing, match=r"the listing of data/raw .* is missing.*nothing was deleted"
+    ):
         collect(toy.tree, apply=True, grace_s=0)
 
 
 @pytest.mark.parametrize("steps", [6, pytest.param(40, marks=pytest.mark.long)])
-def test_what_is_not_expired_comes_back_from_the_remote_after_any_history(toy: Toy, tmp_path: Path, steps: int) -> None:
+def test_what_is_not_expired_comes_back_from_the_remote_after_any_history(
+    toy: Toy, tmp_path: Path, steps: int
+) -> None:
     generator = random.Random(steps)
     toy.remote(tmp_path / "store")
     alive: dict[str, str] = {}

@@ -16,7 +16,14 @@ from tests.helpers.toy import Toy
 @pytest.fixture
 def origin(toy: Toy, tmp_path: Path) -> Path:
     """A bare repository that `toy` and its clones push to."""
-    git("init", "--quiet", "--bare", "--initial-branch=main", str(tmp_path / "origin.git"), cwd=tmp_path)
+    git(
+        "init",
+        "--quiet",
+        "--bare",
+        "--initial-branch=main",
+        str(tmp_path / "origin.git"),
+        cwd=tmp_path,
+    )
     git("remote", "add", "origin", str(tmp_path / "origin.git"), cwd=toy.tree)
     toy.remote(tmp_path / "store")
     git("push", "--quiet", "origin", "main", cwd=toy.tree)
@@ -29,7 +36,9 @@ def clone(toy: Toy, tree: Path) -> Toy:
 
 
 def tags_of(tree: Path) -> list[str]:
-    return git("for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags", cwd=tree).splitlines()
+    return git(
+        "for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/tags", cwd=tree
+    ).splitlines()
 
 
 def test_publishing_later(toy: Toy, origin: Path, tmp_path: Path) -> None:
@@ -37,8 +46,15 @@ def test_publishing_later(toy: Toy, origin: Path, tmp_path: Path) -> None:
     toy.release("b")
     shutil.rmtree(tmp_path / "store")
     done = push(toy.params, toy.tree, "v1.0.0", "origin")
-    assert (done.versions, done.objects, done.tags) == (["v1.0.0"], 6, ["classifier@v1.0.0", "classifier#prod#1"])
-    assert push(toy.params, toy.tree, None, "origin").tags == ["classifier@v1.0.1", "classifier#prod#2"]
+    assert (done.versions, done.objects, done.tags) == (
+        ["v1.0.0"],
+        6,
+        ["classifier@v1.0.0", "classifier#prod#1"],
+    )
+    assert push(toy.params, toy.tree, None, "origin").tags == [
+        "classifier@v1.0.1",
+        "classifier#prod#2",
+    ]
     assert push(toy.params, toy.tree, None, "origin").tags == []
     assert tags_of(origin) == tags_of(toy.tree)
     other = clone(toy, tmp_path / "other")
@@ -96,7 +112,9 @@ def test_a_git_remote_that_is_gone(toy: Toy, origin: Path) -> None:
 
 
 @pytest.mark.fault(2)
-def test_killed_between_push_and_the_local_tag(toy: Toy, origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_push_and_the_local_tag(
+    toy: Toy, origin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy.set("register.push_to", "origin")
     real = git
 

@@ -72,22 +72,39 @@ def test_a_file_inside_a_folder_is_named(whole: Toy, tmp_path: Path) -> None:
 )
 def test_a_tag_moved_by_hand_is_found(whole: Toy, target: str, others: set[str]) -> None:
     release(whole, 0.1)
-    text = git("for-each-ref", "--format=%(contents)", "refs/tags/classifier@v1.0.0", cwd=whole.tree)
-    git("tag", "--force", "-a", "-m", text, "classifier@v1.0.0", f"{target}^{{commit}}", cwd=whole.tree)
+    text = git(
+        "for-each-ref", "--format=%(contents)", "refs/tags/classifier@v1.0.0", cwd=whole.tree
+    )
+    git(
+        "tag",
+        "--force",
+        "-a",
+        "-m",
+        text,
+        "classifier@v1.0.0",
+        f"{target}^{{commit}}",
+        cwd=whole.tree,
+    )
     messages = {finding.message for finding in verify(whole.tree)}
     expected = others | {"puts v1.0.0 into prod, but that version's tag is not on the same commit"}
     for part in expected:
         assert any(part in message for message in messages), (part, messages)
 
 
-def retag(toy: Toy, change: Callable[[dict[str, Any]], None], commit: str = "classifier@v1.0.0^{commit}") -> list[str]:
+def retag(
+    toy: Toy, change: Callable[[dict[str, Any]], None], commit: str = "classifier@v1.0.0^{commit}"
+) -> list[str]:
     """Make the tag of v1.0.0 again with other data; what `verify` says of that version's tag."""
     tag = toy.registry.find("v1.0.0").tag
     data = tag.data
     change(data)
     text = tag.message.split("\n\n")[0] + "\n\n" + json.dumps(data, indent=1) + "\n"
     git("tag", "--force", "-a", "-m", text, "classifier@v1.0.0", commit, cwd=toy.tree)
-    return [finding.message.split(";")[0] for finding in verify(toy.tree) if finding.what == "classifier@v1.0.0"]
+    return [
+        finding.message.split(";")[0]
+        for finding in verify(toy.tree)
+        if finding.what == "classifier@v1.0.0"
+    ]
 
 
 def put(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -103,11 +120,26 @@ def put(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("metrics", "accuracy", value=1.0), "its message names other metrics than its commit holds"),
-        (put("metrics", "intervals", value={"accuracy": [0, 1]}), "its message names other metrics than"),
-        (put("gate", "verdict", value="undecided"), "its message names another gate decision than its commit holds"),
-        (put("gate", "reason", value="it is better"), "its message names another gate decision than"),
-        (put("hashes", "models/classifier.pt", value="0" * 32), "its message names other outputs than its commit"),
+        (
+            put("metrics", "accuracy", value=1.0),
+            "its message names other metrics than its commit holds",
+        ),
+        (
+            put("metrics", "intervals", value={"accuracy": [0, 1]}),
+            "its message names other metrics than",
+        ),
+        (
+            put("gate", "verdict", value="undecided"),
+            "its message names another gate decision than its commit holds",
+        ),
+        (
+            put("gate", "reason", value="it is better"),
+            "its message names another gate decision than",
+        ),
+        (
+            put("hashes", "models/classifier.pt", value="0" * 32),
+            "its message names other outputs than its commit",
+        ),
         (put("base", value="0" * 40), f"its commit is not the child of {'0' * 40}"),
     ],
     ids=["accuracy", "interval", "verdict", "reason", "hash", "base"],
@@ -125,7 +157,9 @@ def test_a_tag_made_again_with_the_same_data_is_not_a_finding(whole: Toy) -> Non
 
 def test_a_tag_without_data_or_for_another_name_is_found(whole: Toy) -> None:
     release(whole, 0.1)
-    assert retag(whole, dict.clear) == ["its message has no JSON block: made by hand, not by registration"]
+    assert retag(whole, dict.clear) == [
+        "its message has no JSON block: made by hand, not by registration"
+    ]
     newest = git("rev-parse", "refs/tags/classifier@v1.0.1", cwd=whole.tree)
     git("update-ref", "refs/tags/classifier@v1.0.0", newest, cwd=whole.tree)
     messages = [finding.message for finding in verify(whole.tree, "v1.0.0")]
@@ -135,16 +169,31 @@ def test_a_tag_without_data_or_for_another_name_is_found(whole: Toy) -> None:
 def test_a_file_that_git_keeps_and_was_changed_in_the_commit_is_found(whole: Toy) -> None:
     """Weights and dvc.lock are right, and the curves beside them are not those of the run."""
     version = whole.registry.find("v1.0.0")
-    tampered = snapshot_commit(whole, version.commit, {"reports/training/curves.tsv": "epoch\n9999\n"})
+    tampered = snapshot_commit(
+        whole, version.commit, {"reports/training/curves.tsv": "epoch\n9999\n"}
+    )
     retag(whole, lambda data: None, tampered)
-    findings = {(finding.what, finding.message.split(",")[0]) for finding in verify(whole.tree, "v1.0.0")}
-    assert ("reports/training", f"in commit {tampered[:12]} it is not what dvc.lock there names") in findings
+    findings = {
+        (finding.what, finding.message.split(",")[0]) for finding in verify(whole.tree, "v1.0.0")
+    }
+    assert (
+        "reports/training",
+        f"in commit {tampered[:12]} it is not what dvc.lock there names",
+    ) in findings
 
 
 def snapshot_commit(toy: Toy, commit: str, contents: dict[str, str]) -> str:
     """A sibling of `commit` with other contents."""
     base = git("rev-parse", f"{commit}^", cwd=toy.tree)
-    git("worktree", "add", "--quiet", "--detach", str(toy.tree.parent / "sibling"), commit, cwd=toy.tree)
+    git(
+        "worktree",
+        "add",
+        "--quiet",
+        "--detach",
+        str(toy.tree.parent / "sibling"),
+        commit,
+        cwd=toy.tree,
+    )
     sibling = Toy(toy.tree.parent / "sibling")
     sibling.write(contents)
     git("add", "--all", "--force", *contents, cwd=sibling.tree)
@@ -153,7 +202,9 @@ def snapshot_commit(toy: Toy, commit: str, contents: dict[str, str]) -> str:
 
 
 @pytest.mark.fault(6)
-def test_damaged_objects_on_a_folder_remote_are_found_by_their_digest_and_stay(whole: Toy, tmp_path: Path) -> None:
+def test_damaged_objects_on_a_folder_remote_are_found_by_their_digest_and_stay(
+    whole: Toy, tmp_path: Path
+) -> None:
     """Whatever their mode: DVC trusts those of mode 0444 and deletes damaged others when it lists."""
     for mode in (0o444, 0o644):
         md5 = pipeline.of_tree(whole.tree).output("models/classifier.pt").md5
@@ -183,7 +234,8 @@ def test_tags_that_differ_on_the_git_remote_are_found(whole: Toy, tmp_path: Path
     whole.set("register.push_to", "origin")
     whole.commit("Publish")
     assert [(each.what, each.message) for each in verify(whole.tree)] == [
-        (name, "origin lacks it; `ratchet push --all` sends it") for name in ("classifier#prod#1", "classifier@v1.0.0")
+        (name, "origin lacks it; `ratchet push --all` sends it")
+        for name in ("classifier#prod#1", "classifier@v1.0.0")
     ]
     push(whole.params, whole.tree)
     assert verify(whole.tree) == []
@@ -195,11 +247,22 @@ def test_tags_that_differ_on_the_git_remote_are_found(whole: Toy, tmp_path: Path
     assert whole.serves("staging") == "v1.0.0"
 
     made = git("for-each-ref", "--format=%(contents)", "refs/tags/classifier@v1.0.0", cwd=origin)
-    git("tag", "--force", "-a", "-m", made, "classifier@v1.0.0", "classifier@v1.0.0^{commit}", cwd=origin)
+    git(
+        "tag",
+        "--force",
+        "-a",
+        "-m",
+        made,
+        "classifier@v1.0.0",
+        "classifier@v1.0.0^{commit}",
+        cwd=origin,
+    )
     for name in (None, "v1.0.0"):
         (finding,) = verify(whole.tree, name)
         assert (finding.version, finding.what) == ("v1.0.0", "classifier@v1.0.0")
-        assert finding.message.startswith("differs on origin: moved or made again by hand; no tag is ever moved")
+        assert finding.message.startswith(
+            "differs on origin: moved or made again by hand; no tag is ever moved"
+        )
 
 
 def snapshot(*folders: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -211,7 +274,11 @@ def snapshot(*folders: Path) -> dict[str, tuple[int, int, bytes]]:
                 continue
             status = path.stat()
             content = path.read_bytes() if path.is_file() else b""
-            files[str(path)] = (status.st_mode, status.st_mtime_ns if path.is_file() else 0, content)
+            files[str(path)] = (
+                status.st_mode,
+                status.st_mtime_ns if path.is_file() else 0,
+                content,
+            )
     return files
 
 
@@ -225,7 +292,9 @@ def test_it_changes_nothing_here_or_on_the_remote(whole: Toy, tmp_path: Path) ->
     for tree in (whole.tree, clone.tree):
         before = snapshot(tree, tmp_path / "store")
         findings = verify(tree)
-        assert {(each.version, each.what) for each in findings} == {("v1.0.0", "models/classifier.pt")}
+        assert {(each.version, each.what) for each in findings} == {
+            ("v1.0.0", "models/classifier.pt")
+        }
         assert any("on the DVC remote does not match its hash" in each.message for each in findings)
         assert snapshot(tree, tmp_path / "store") == before
 

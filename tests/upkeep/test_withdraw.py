@@ -17,7 +17,10 @@ from tests.helpers.toy import Toy, gto_stages, tool
 def test_a_withdrawn_version_can_serve_nowhere(toy: Toy) -> None:
     for weights in "abc":
         toy.release(weights)
-    with pytest.raises(VersionError, match=r"v1\.0\.2 serves in prod, .*`ratchet rollback --environment prod` first"):
+    with pytest.raises(
+        VersionError,
+        match=r"v1\.0\.2 serves in prod, .*`ratchet rollback --environment prod` first",
+    ):
         withdraw(toy.tree, "v1.0.2", "leaks")
     assert withdraw(toy.tree, "v1.0.1", "leaks").withdrawn
     assert len(withdraw(toy.tree, "v1.0.1", "again").tag.name) and len(toy.registry.versions()) == 3
@@ -55,15 +58,23 @@ def test_a_withdrawn_version_is_reinstated_with_a_reason(toy: Toy) -> None:
     promote.fn(toy.tree, "v1.0.1", "prod")
 
     assert withdraw(toy.tree, first.name, "it did leak").withdrawn
-    with pytest.raises(VersionError, match=r"is withdrawn \(it did leak\).*`ratchet reinstate v1\.0\.0 --reason"):
+    with pytest.raises(
+        VersionError, match=r"is withdrawn \(it did leak\).*`ratchet reinstate v1\.0\.0 --reason"
+    ):
         promote.fn(toy.tree, first.name, "prod")
     shown = history.show(toy.tree, first.name)
     assert [change["action"] for change in shown.changes] == ["withdraw", "reinstate", "withdraw"]
-    assert [finding for finding in verify(toy.tree) if "does not hold the card of a model" not in finding.message] == []
+    assert [
+        finding
+        for finding in verify(toy.tree)
+        if "does not hold the card of a model" not in finding.message
+    ] == []
     assert gto_stages(toy.tree) == {"prod": "v1.0.1"}
 
 
-def test_an_expired_version_is_not_reinstated_but_its_weights_may_be_registered_again(toy: Toy) -> None:
+def test_an_expired_version_is_not_reinstated_but_its_weights_may_be_registered_again(
+    toy: Toy,
+) -> None:
     toy.register("a")
     toy.release("b")
     expire(toy.tree, "v1.0.0", "old")
@@ -81,5 +92,9 @@ def test_a_run_with_the_weights_of_a_withdrawn_version_says_what_to_do(toy: Toy)
     toy.run("a")
     decision = gate.fn(toy.params, toy.tree, "prod")
     assert decision.verdict == "known"
-    for words in ("v1.0.0, which is withdrawn (leaks)", "`ratchet reinstate v1.0.0 --reason", "another seed"):
+    for words in (
+        "v1.0.0, which is withdrawn (leaks)",
+        "`ratchet reinstate v1.0.0 --reason",
+        "another seed",
+    ):
         assert words in decision.reason

@@ -22,15 +22,26 @@ from tasks.validate import validate
 pytest_plugins = ["tests.helpers.data_fixtures"]
 
 WARN = Warn(duplicate=0.1, leak=0.02, conflict=0.03, other=0.04, imbalance=5.0)
-PARAMS = ValidateParams(max_bad_fraction=0.25, max_pixels=100, columns={}, unique=(), may_be_empty=(), warn=WARN)
-PREPARE = PrepareParams(size=(8, 8), channels=1, decoded_limit_bytes=10**9, val_fraction=0.1, test_fraction=0.5)
+PARAMS = ValidateParams(
+    max_bad_fraction=0.25, max_pixels=100, columns={}, unique=(), may_be_empty=(), warn=WARN
+)
+PREPARE = PrepareParams(
+    size=(8, 8), channels=1, decoded_limit_bytes=10**9, val_fraction=0.1, test_fraction=0.5
+)
 PLENTY = 100_000  # rows of a class, enough for every test of the gate
 
 
 def report(classes: dict[str, int], **facts: Any) -> dict[str, Any]:
     total = sum(classes.values())
     rows = {"in": total, "out": total, "quarantined": 0}
-    start = {"rows": rows, "reasons": {}, "classes": {"all": classes}, "sizes": {}, "modes": {}, "colour": 0}
+    start = {
+        "rows": rows,
+        "reasons": {},
+        "classes": {"all": classes},
+        "sizes": {},
+        "modes": {},
+        "colour": 0,
+    }
     return {**start, "numbers": {}} | facts
 
 
@@ -48,14 +59,20 @@ def test_even_classes_are_no_warning() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "level", "share"),
-    [("duplicate", "duplicate", 0.1), ("leak", "leak", 0.02), ("conflict", "conflict", 0.03), ("null", "other", 0.04)],
+    [
+        ("duplicate", "duplicate", 0.1),
+        ("leak", "leak", 0.02),
+        ("conflict", "conflict", 0.03),
+        ("null", "other", 0.04),
+    ],
 )
 def test_bad_rows_beyond_their_level_are_a_warning(reason: str, level: str, share: float) -> None:
     rows = {"in": 1000, "out": 500, "quarantined": 500}
     at = round(1000 * share)
     assert warnings(EVEN, rows=rows, reasons={reason: at}) == []
     assert warnings(EVEN, rows=rows, reasons={reason: at + 1}) == [
-        f"{at + 1:,} rows ({(at + 1) / 1000:.2%}) are set aside as {reason}; validate.warn.{level} is {share}"
+        f"{at + 1:,} rows ({(at + 1) / 1000:.2%}) are set aside as {reason}; validate.warn.{level}"
+        f" is {share}"
     ]
 
 
@@ -70,10 +87,14 @@ def test_classes_of_very_different_sizes() -> None:
     assert warnings({"a": PLENTY, "b": 5 * PLENTY + 1}) == [
         "b has 500,001 rows, a 100,000; validate.warn.imbalance is 5.0"
     ]
-    assert warnings({"a": 5 * PLENTY + 1, "b": PLENTY})[0].startswith("a has 500,001 rows, b 100,000;")
+    assert warnings({"a": 5 * PLENTY + 1, "b": PLENTY})[0].startswith(
+        "a has 500,001 rows, b 100,000;"
+    )
 
 
-ALIKE = "differ only in case, spaces or characters that look alike; if they are one class, rename them"
+ALIKE = (
+    "differ only in case, spaces or characters that look alike; if they are one class, rename them"
+)
 
 
 @pytest.mark.parametrize(
@@ -86,24 +107,38 @@ ALIKE = "differ only in case, spaces or characters that look alike; if they are 
     ],
 )
 def test_names_that_look_alike(names: tuple[str, str], shown: str) -> None:
-    assert warnings({**dict.fromkeys(names, PLENTY), "z": PLENTY}) == [f"the classes {shown} {ALIKE}"]
+    assert warnings({**dict.fromkeys(names, PLENTY), "z": PLENTY}) == [
+        f"the classes {shown} {ALIKE}"
+    ]
 
 
 @pytest.mark.parametrize("name", [*all_shards.ABSENT, "None ", "N/A", "NULL"])
 def test_names_of_missing_values(name: str) -> None:
     assert warnings({name: PLENTY, "z": PLENTY}) == [
-        f"the class {name!r} is named like a missing value; if it means one, leave those labels empty in the source"
+        f"the class {name!r} is named like a missing value; if it means one, leave those labels"
+        " empty in the source"
     ]
 
 
 def test_the_usual_words_for_a_missing_value() -> None:
-    assert {*all_shards.ABSENT} == {"na", "n/a", "nan", "null", "none", "nil", "?", "-", "#n/a", "<na>"}
+    assert {*all_shards.ABSENT} == {
+        "na",
+        "n/a",
+        "nan",
+        "null",
+        "none",
+        "nil",
+        "?",
+        "-",
+        "#n/a",
+        "<na>",
+    }
 
 
 def few(rare: str, count: int, splits: int) -> str:
     return (
-        f"{count} of {count + 1} classes have fewer than {splits} rows, too few for one in each split: {rare}; "
-        "validation and test will lack some of them"
+        f"{count} of {count + 1} classes have fewer than {splits} rows, too few for one in each"
+        f" split: {rare}; validation and test will lack some of them"
     )
 
 
@@ -123,8 +158,14 @@ def test_many_small_classes_are_named_in_part() -> None:
     for count, rare in ((5, "0, 1, 2, 3, 4"), (7, "0, 1, 2, 3, 4 and 2 more")):
         messages = warnings({str(n): 1 for n in reversed(range(count))} | {"z": PLENTY})
         assert few(rare, count, 3) in messages
-    content = report({}) | {"classes": {"train": {"a": PLENTY, "b": 1}, "test": EVEN}}  # the source defines the splits
-    assert not [message for message in all_shards.warnings(PARAMS, PREPARE, content) if "too few for" in message]
+    content = report({}) | {
+        "classes": {"train": {"a": PLENTY, "b": 1}, "test": EVEN}
+    }  # the source defines the splits
+    assert not [
+        message
+        for message in all_shards.warnings(PARAMS, PREPARE, content)
+        if "too few for" in message
+    ]
 
 
 def numbers(low: float | None, high: float | None) -> dict[str, Any]:
@@ -148,18 +189,25 @@ def test_features_that_no_model_can_use(low: float | None, high: float | None, w
     messages = warnings(EVEN, numbers={"x": numbers(low, high), "good": numbers(0.0, 1.0)})
     assert len(messages) == bool(words)
     assert all(message.startswith(words) for message in messages)
-    assert warnings(EVEN, numbers={"brightness": numbers(low, high)}, sizes={"8x8": 1}) == []  # that of images
+    assert (
+        warnings(EVEN, numbers={"brightness": numbers(low, high)}, sizes={"8x8": 1}) == []
+    )  # that of images
 
 
 def test_a_shard_without_a_good_image_has_no_brightness() -> None:
     facts = {"null": 1, "bins": {"3": 2}, "min": 1.0, "max": 4.0}
     empty = {"null": 2, "bins": {}, "min": None, "max": None}
-    assert all_shards._numbers([{"a": facts}, {}, {"a": empty}, {"a": {**facts, "min": 0.5, "max": 2.0}}]) == {
-        "a": {"null": 4, "bins": {"3": 4}, "min": 0.5, "max": 4.0}
-    }
+    assert all_shards._numbers(
+        [{"a": facts}, {}, {"a": empty}, {"a": {**facts, "min": 0.5, "max": 2.0}}]
+    ) == {"a": {"null": 4, "bins": {"3": 4}, "min": 0.5, "max": 4.0}}
 
 
-def fail(classes: dict[str, int], params: ValidateParams = PARAMS, named: list[str] | None = None, **facts: Any) -> str:
+def fail(
+    classes: dict[str, int],
+    params: ValidateParams = PARAMS,
+    named: list[str] | None = None,
+    **facts: Any,
+) -> str:
     """Why the run stops; empty if it does not."""
     info = {"classes": named, "label_columns": ["y"]}
     try:
@@ -175,10 +223,15 @@ def test_good_data_pass() -> None:
 
 def test_bad_rows_up_to_the_limit_pass() -> None:
     reasons = {"leak": 10, "null": 15}
-    assert fail({"a": 1, "b": 1}, rows={"in": 100, "out": 75, "quarantined": 25}, reasons=reasons) == ""
-    message = fail({"a": 1, "b": 1}, rows={"in": 100, "out": 74, "quarantined": 26}, reasons=reasons)
-    assert message == (
-        "26 of 100 rows are bad, most of them null; validate.max_bad_fraction is 0.25; "
+    assert (
+        fail({"a": 1, "b": 1}, rows={"in": 100, "out": 75, "quarantined": 25}, reasons=reasons)
+        == ""
+    )
+    message = fail(
+        {"a": 1, "b": 1}, rows={"in": 100, "out": 74, "quarantined": 26}, reasons=reasons
+    )
+    assert (
+        message == "26 of 100 rows are bad, most of them null; validate.max_bad_fraction is 0.25; "
         "see reports/validation.json and data/quarantine.parquet"
     )
 
@@ -192,7 +245,9 @@ def test_no_good_row_is_an_error_whatever_the_limit() -> None:
 
 def test_a_named_class_needs_an_example_unless_it_may_be_empty() -> None:
     names = ["a", "b", "c", "d"]
-    assert fail({"a": 1, "b": 1}, named=names).startswith("no example of class c, d; see reports/validation.json")
+    assert fail({"a": 1, "b": 1}, named=names).startswith(
+        "no example of class c, d; see reports/validation.json"
+    )
     allowed = replace(PARAMS, may_be_empty=("c", "d"))
     assert fail({"a": 1, "b": 1}, allowed, named=names) == ""
     assert fail({"a": 1, "b": 1}, replace(PARAMS, may_be_empty=("c",)), named=names).startswith(
@@ -201,7 +256,9 @@ def test_a_named_class_needs_an_example_unless_it_may_be_empty() -> None:
 
 
 def test_one_class_is_an_error() -> None:
-    assert fail({"a": 7}).startswith("all 7 good rows have the class a in y; a classifier needs at least two classes")
+    assert fail({"a": 7}).startswith(
+        "all 7 good rows have the class a in y; a classifier needs at least two classes"
+    )
 
 
 def test_a_quantity_is_no_class() -> None:
@@ -209,8 +266,12 @@ def test_a_quantity_is_no_class() -> None:
     twice = {f"{n}.5": 2 for n in range(20)}
     assert fail(once) == ""
     quantity = {**once, "1,234.5": 1}
-    assert fail(quantity).startswith("the label column y has 21 distinct values, nearly all of them numbers, and more")
-    assert fail({**quantity, "?": 9, "n/a": 9}).startswith("the label column y has 23 distinct values")
+    assert fail(quantity).startswith(
+        "the label column y has 21 distinct values, nearly all of them numbers, and more"
+    )
+    assert fail({**quantity, "?": 9, "n/a": 9}).startswith(
+        "the label column y has 23 distinct values"
+    )
     assert fail({**quantity, "?": 9, "n/a": 9, "x": 9}) == ""  # one in eight is a word
     assert fail({**{f"{n}.5": 1 for n in range(27)}, "x": 9, "y": 9, "z": 9}) != ""  # one in ten
     assert fail({**twice, **{f"{n}.25": 1 for n in range(10)}}) == ""  # a third occurs once
@@ -226,9 +287,17 @@ def test_the_report_adds_up_the_shards(tree: Path, configured: Callable[..., Par
     (tree / "data/incoming").mkdir(parents=True)
     x = [1.0, None, float("inf"), -4.0, 2.0, 9.0, None, 0.5]
     part = ["train", "test", "train", "test", "train", "test", "train", "other"]
-    table = pa.table({"x": x, "empty": pa.nulls(8, pa.float64()), "label": ["a", "b"] * 4, "part": part})
+    table = pa.table(
+        {"x": x, "empty": pa.nulls(8, pa.float64()), "label": ["a", "b"] * 4, "part": part}
+    )
     pq.write_table(table, tree / "data/incoming/a.parquet")
-    source = {"type": "parquet", "path": "data/incoming", "label": "label", "features": ["x", "empty"], "split": "part"}
+    source = {
+        "type": "parquet",
+        "path": "data/incoming",
+        "label": "label",
+        "features": ["x", "empty"],
+        "split": "part",
+    }
     params = configured(source, ingest={"shard_rows": 3}, validate={"max_bad_fraction": 1.0})
     for stage in (refresh, ingest, validate):
         stage.fn(params, tree)
@@ -236,7 +305,12 @@ def test_the_report_adds_up_the_shards(tree: Path, configured: Callable[..., Par
     assert content["rows"] == {"in": 8, "out": 6, "quarantined": 2}
     assert content["reasons"] == {"not_finite": 1, "split_unknown": 1}
     assert content["classes"] == {"train": {"a": 3}, "test": {"b": 3}}
-    assert {**content["numbers"]["x"], "bins": None} == {"null": 2, "bins": None, "min": -4.0, "max": 9.0}
+    assert {**content["numbers"]["x"], "bins": None} == {
+        "null": 2,
+        "bins": None,
+        "min": -4.0,
+        "max": 9.0,
+    }
     assert sum(content["numbers"]["x"]["bins"].values()) == 5  # all but inf
     assert content["numbers"]["empty"] == {"null": 8, "bins": {}, "min": None, "max": None}
     assert content["sizes"] == content["modes"] == {}

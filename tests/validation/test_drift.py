@@ -53,12 +53,18 @@ def test_a_class_gone_and_half_the_rows_gone():
         "400 good rows are left of 1,000; gate.max_shrink allows to lose 50%",
     )
     accepted = drift(BEFORE, report({"cat": 400}, normal(40, 400)), 1.0, 0.01, 0.05)
-    assert not accepted.faults and accepted.sentences[:2] == ("400 good rows, 1,000 before", "class dog is gone")
+    assert not accepted.faults and accepted.sentences[:2] == (
+        "400 good rows, 1,000 before",
+        "class dog is gone",
+    )
 
 
 def test_many_classes_are_one_sentence():
     found = compared(report(dict.fromkeys("abcdefgh", 100), normal(40, 800)))
-    assert found.sentences[1:3] == ("2 classes are gone: cat, dog", "8 classes are new: a, b, c, d, e and 3 more")
+    assert found.sentences[1:3] == (
+        "2 classes are gone: cat, dog",
+        "8 classes are new: a, b, c, d, e and 3 more",
+    )
 
 
 @pytest.mark.parametrize("lacking", ["rows", "classes", "sizes", "modes", "numbers"])
@@ -133,12 +139,18 @@ def test_bins_are_compared_in_the_order_of_their_numbers():
 @pytest.mark.parametrize("shift", [0.0, 0.1, 0.2])
 def test_the_tests_agree_with_scipy(shift):
     a, b = normal(40), normal(40 + 10 * shift, 800, seed=1)
-    own = kolmogorov_smirnov("x", *({str(k): n for k, n in histogram.count(v).items()} for v in (a, b)))
+    own = kolmogorov_smirnov(
+        "x", *({str(k): n for k, n in histogram.count(v).items()} for v in (a, b))
+    )
     other = stats.ks_2samp(a, b, method="asymp")
-    assert own.distance <= other.statistic and own.distance == pytest.approx(other.statistic, abs=0.03)
+    assert own.distance <= other.statistic and own.distance == pytest.approx(
+        other.statistic, abs=0.03
+    )
     table = np.array([[300, 500, 200], [300 + 200 * shift, 500, 200 - 200 * shift]])
     found = categories("c", *({str(i): int(n) for i, n in enumerate(row)} for row in table))
-    assert found.p_value == pytest.approx(stats.chi2_contingency(table.astype(int)).pvalue, abs=0.005)
+    assert found.p_value == pytest.approx(
+        stats.chi2_contingency(table.astype(int)).pvalue, abs=0.005
+    )
 
 
 def test_bins_add_up_and_keep_the_order():
@@ -146,4 +158,8 @@ def test_bins_add_up_and_keep_the_order():
     bins = histogram.count(values)
     assert sum(bins.values()) == 7 and bins[0] == 2
     assert histogram.count(values[:4]) + histogram.count(values[4:]) == bins
-    assert histogram.quantiles(bins, (0.0, 0.5, 1.0)) == [pytest.approx(-5, rel=0.1), 0.0, pytest.approx(1e6, rel=0.1)]
+    assert histogram.quantiles(bins, (0.0, 0.5, 1.0)) == [
+        pytest.approx(-5, rel=0.1),
+        0.0,
+        pytest.approx(1e6, rel=0.1),
+    ]

@@ -18,19 +18,28 @@ Mark = Callable[[list[Path], np.ndarray, np.ndarray], None]
 
 
 def marked(
-    tmp_path: Path, mark: Mark, column: str, rows: list[tuple[str | None, str, str | None]], bad: dict[int, str]
+    tmp_path: Path,
+    mark: Mark,
+    column: str,
+    rows: list[tuple[str | None, str, str | None]],
+    bad: dict[int, str],
 ) -> list[tuple[str, int]]:
     """The reason of each row and the row that it is like; the rows in files of three."""
     files = []
     for start in range(0, len(rows), 3):
         ids, labels, splits = zip(*rows[start : start + 3], strict=True)
-        frame = pl.DataFrame({column: ids, "label": labels, "split": pl.Series(splits, dtype=pl.String)})
+        frame = pl.DataFrame(
+            {column: ids, "label": labels, "split": pl.Series(splits, dtype=pl.String)}
+        )
         files.append(tmp_path / f"{start}.parquet")
         frame.write_parquet(files[-1])
     codes = np.array([CODES[bad[row]] if row in bad else 0 for row in range(len(rows))], np.uint8)
     like = np.full(len(rows), -1)
     mark(files, codes, like)
-    return [(REASONS[code], position) for code, position in zip(codes.tolist(), like.tolist(), strict=True)]
+    return [
+        (REASONS[code], position)
+        for code, position in zip(codes.tolist(), like.tolist(), strict=True)
+    ]
 
 
 @pytest.fixture(params=[200_000, 3, 1])

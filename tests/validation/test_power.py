@@ -9,7 +9,11 @@ from ratchet.validation import power
 
 def report(**rows: int) -> dict[str, dict[str, dict[str, int]]]:
     """Good rows of two classes by split; "all" are those whose source gives no split."""
-    return {"classes": {split: {"cat": count // 2, "dog": count - count // 2} for split, count in rows.items()}}
+    return {
+        "classes": {
+            split: {"cat": count // 2, "dog": count - count // 2} for split, count in rows.items()
+        }
+    }
 
 
 @pytest.mark.parametrize(
@@ -27,13 +31,16 @@ def report(**rows: int) -> dict[str, dict[str, dict[str, int]]]:
         ({"train": 2}, 0.5, 1),
     ],
 )
-def test_how_many_test_rows_there_will_be(rows: dict[str, int], test_fraction: float, expected: int) -> None:
+def test_how_many_test_rows_there_will_be(
+    rows: dict[str, int], test_fraction: float, expected: int
+) -> None:
     assert power.rows_for_testing(report(**rows), test_fraction) == expected
     assert power.rows_for_testing({}, test_fraction) == 0
 
 
 @pytest.mark.parametrize(
-    ("rows", "points"), [(30, 8.3), (57, 4.5), (80, 3.3), (143, 1.9), (267, 1.0), (268, None), (10_000, None)]
+    ("rows", "points"),
+    [(30, 8.3), (57, 4.5), (80, 3.3), (143, 1.9), (267, 1.0), (268, None), (10_000, None)],
 )
 def test_a_warning_states_the_smallest_difference(rows: int, points: float | None) -> None:
     warnings = power.warnings(report(train=1000, test=rows), 0.15)
@@ -41,10 +48,14 @@ def test_a_warning_states_the_smallest_difference(rows: int, points: float | Non
         assert warnings == []
     else:
         assert warnings == [
-            f"about {rows} test rows: differences in accuracy below {points} points cannot be shown at 95%; add test "
-            "rows (prepare.test_fraction), or see gate.on_undecided in docs/versions.md"
+            f"about {rows} test rows: differences in accuracy below {points} points cannot be shown"
+            " at 95%; add test rows (prepare.test_fraction), or see gate.on_undecided in"
+            " docs/versions.md"
         ]
 
 
 def test_without_test_rows_nothing_can_be_shown() -> None:
-    assert "about 0 test rows: differences in accuracy below 100.0 points" in power.warnings(report(all=10), 0.0)[0]
+    assert (
+        "about 0 test rows: differences in accuracy below 100.0 points"
+        in power.warnings(report(all=10), 0.0)[0]
+    )

@@ -14,7 +14,9 @@ from ratchet.params import Rules, ValidateParams, Warn
 from ratchet.validation import rules
 
 WARN = Warn(duplicate=0.1, leak=0.1, conflict=0.1, other=0.1, imbalance=20.0)
-PARAMS = ValidateParams(max_bad_fraction=1.0, max_pixels=100, columns={}, unique=(), may_be_empty=(), warn=WARN)
+PARAMS = ValidateParams(
+    max_bad_fraction=1.0, max_pixels=100, columns={}, unique=(), may_be_empty=(), warn=WARN
+)
 INFO: dict[str, Any] = {
     "kind": "features",
     "label_columns": ["y"],
@@ -28,7 +30,9 @@ def rule(**values: Any) -> Rules:
     return replace(rules.ANY, **values)
 
 
-def broken(columns: dict[str, Rules], info: dict[str, Any] = INFO, **values: list[Any]) -> set[tuple[int, str, str]]:
+def broken(
+    columns: dict[str, Rules], info: dict[str, Any] = INFO, **values: list[Any]
+) -> set[tuple[int, str, str]]:
     """Row, reason and detail of what breaks the rules, in three rows that are good without them."""
     frame = pl.DataFrame(
         {
@@ -53,7 +57,11 @@ INF = float("inf")
     [
         ({}, {}, set()),
         ({}, {"label": ["a", None, "b"]}, {(1, "label_null", "label is null")}),
-        ({}, {"x": [1.0, INF, -INF]}, {(1, "not_finite", "x is inf"), (2, "not_finite", "x is -inf")}),
+        (
+            {},
+            {"x": [1.0, INF, -INF]},
+            {(1, "not_finite", "x is inf"), (2, "not_finite", "x is -inf")},
+        ),
         ({}, {"x": [None, 1.0, 1.0]}, set()),
         ({"x": rule(nullable=False)}, {"x": [None, 1.0, 1.0]}, {(0, "null", "x is null")}),
         ({"x": rule(dtype="int")}, {"x": [1.0, 2.5, None]}, {(1, "not_whole", "x is 2.5")}),
@@ -65,13 +73,21 @@ INF = float("inf")
         ({"site": rule(nullable=False)}, {"site": ["n", None, "w"]}, {(1, "null", "site is null")}),
         ({}, {"site": ["n", None, "w"]}, set()),
         ({"site": rule(allowed=("n", "s"))}, {}, {(2, "not_allowed", "site is w")}),
-        ({"site": rule(allowed=(True, 7))}, {"site": ["true", "7", "x"]}, {(2, "not_allowed", "site is x")}),
+        (
+            {"site": rule(allowed=(True, 7))},
+            {"site": ["true", "7", "x"]},
+            {(2, "not_allowed", "site is x")},
+        ),
         (
             {"site": rule(dtype="int")},
             {"site": ["-7", "7.5", "a1"]},
             {(1, "not_whole", "site is 7.5"), (2, "not_whole", "site is a1")},
         ),
-        ({"site": rule(dtype="float")}, {"site": ["-7", "7.5", "a"]}, {(2, "not_a_number", "site is a")}),
+        (
+            {"site": rule(dtype="float")},
+            {"site": ["-7", "7.5", "a"]},
+            {(2, "not_a_number", "site is a")},
+        ),
         ({"site": rule(dtype="string")}, {}, set()),
         (
             {"site": rule(min=2, max=9)},
@@ -134,34 +150,65 @@ def test_splits_and_faults_have_columns_of_their_own() -> None:
     ],
 )
 def test_other_columns_are_named(change: dict[str, list[str]], message: str) -> None:
-    columns = {"row_id": list("012"), "label": list("abc"), "feature:x": [1.0, 2.0, 3.0], "keep:site": list("nsw")}
+    columns = {
+        "row_id": list("012"),
+        "label": list("abc"),
+        "feature:x": [1.0, 2.0, 3.0],
+        "keep:site": list("nsw"),
+    }
     frame = pl.DataFrame({**columns, **change})
-    with pytest.raises(ValidationFailed, match=rf"^the columns are not those of the schema: {message} \(found row_id,"):
+    with pytest.raises(
+        ValidationFailed,
+        match=rf"^the columns are not those of the schema: {message} \(found row_id,",
+    ):
         rules.failures(frame, rules.schema(INFO, PARAMS))
 
 
 @pytest.mark.parametrize(
     ("columns", "info", "message"),
     [
-        ({"z": rule()}, INFO, r"^validate\.columns and unique name z; the rows have label, x, site$"),
-        ({"x": rule(dtype="string")}, INFO, r"^validate\.columns\.x\.dtype is string, but it is a feature, which is"),
-        ({"x": rule(allowed=(1, "low"))}, INFO, r"^validate\.columns\.x\.allowed lists 'low', but it is a feature"),
+        (
+            {"z": rule()},
+            INFO,
+            r"^validate\.columns and unique name z; the rows have label, x, site$",
+        ),
+        (
+            {"x": rule(dtype="string")},
+            INFO,
+            r"^validate\.columns\.x\.dtype is string, but it is a feature, which is",
+        ),
+        (
+            {"x": rule(allowed=(1, "low"))},
+            INFO,
+            r"^validate\.columns\.x\.allowed lists 'low', but it is a feature",
+        ),
         (
             {"label": rule()},
             {**INFO, "features": ["label"]},
-            r"name label, which is the label and also a column of that name; for the label write y, and rename",
+            (
+                r"name label, which is the label and also a column of that name; for the label"
+                r" write y, and rename"
+            ),
         ),
-        ({"label": rule()}, {**INFO, "kept": ["label"]}, r"name label, which is the label and also a column of that"),
+        (
+            {"label": rule()},
+            {**INFO, "kept": ["label"]},
+            r"name label, which is the label and also a column of that",
+        ),
     ],
 )
-def test_rules_that_no_column_can_have(columns: dict[str, Rules], info: dict[str, Any], message: str) -> None:
+def test_rules_that_no_column_can_have(
+    columns: dict[str, Rules], info: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValidationFailed, match=message):
         rules.schema(info, replace(PARAMS, columns=columns))
 
 
 def test_names_mean_what_the_user_calls_so() -> None:
     info = {**INFO, "features": ["x", "both", "y"], "kept": ["both", "site"]}
-    names = {name: rules.column(name, info) for name in ("x", "both", "site", "label", "row_id", "y")}
+    names = {
+        name: rules.column(name, info) for name in ("x", "both", "site", "label", "row_id", "y")
+    }
     assert names == {
         "x": "feature:x",
         "both": "feature:both",
@@ -177,12 +224,17 @@ def test_checks_run_where_the_environment_turns_them_off() -> None:
     """As `PANDERA_VALIDATION_ENABLED=False` does."""
     for off in ({"validation_enabled": False}, {"validation_depth": ValidationDepth.SCHEMA_ONLY}):
         with config_context(**off):
-            assert broken({"x": rule(max=1.0)}) == {(1, "out_of_range", "x is 2.0"), (2, "out_of_range", "x is 3.0")}
+            assert broken({"x": rule(max=1.0)}) == {
+                (1, "out_of_range", "x is 2.0"),
+                (2, "out_of_range", "x is 3.0"),
+            }
 
 
 def test_features_alone_have_the_same_rules() -> None:
     frame = pl.DataFrame({"feature:x": [0.5, 7.0, INF], "feature:z": [1.0, None, 1.0]})
-    checks = rules.of_features(["x", "z"], {"x": rule(max=5.0), "z": rule(nullable=False), "label": rule()})
+    checks = rules.of_features(
+        ["x", "z"], {"x": rule(max=5.0), "z": rule(nullable=False), "label": rule()}
+    )
     assert {*rules.failures(frame, checks).rows()} == {
         (1, "out_of_range", "x is 7.0"),
         (2, "out_of_range", "x is inf"),

@@ -1,4 +1,7 @@
-"""A run's tree: what is left of it after a success, a failure, a fault that passes, and a kill; and a rerun."""
+"""A run's tree: what is left of it after a success, a failure, a fault that passes, and a kill.
+
+And a rerun.
+"""
 
 from __future__ import annotations
 
@@ -102,15 +105,22 @@ def test_a_tree_that_cannot_be_removed_does_not_fail_a_run_that_ended_well(
     assert len(left(toy)) == 1
 
 
-def test_a_rerun_takes_no_results_of_other_runs(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rerun_takes_no_results_of_other_runs(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stages of a rerun keep what they share in their own tree, and DVC's run cache is off."""
     version = toy.release("a")
     version_tree.lay_out(toy.tree, version, tmp_path / "rerun")
-    code = "from pathlib import Path; from ratchet.repository import scratch; print(scratch(Path()).resolve())"
+    code = (
+        "from pathlib import Path; from ratchet.repository import scratch;"
+        " print(scratch(Path()).resolve())"
+    )
     lines: list[str] = []
     start = process.run
 
-    def watched(arguments: list[str], folder: Path, log: object, variables: dict[str, str]) -> object:
+    def watched(
+        arguments: list[str], folder: Path, log: object, variables: dict[str, str]
+    ) -> object:
         lines.append(" ".join(arguments))
         return start(["-c", code], folder, lines.append, {**variables, "PYTHONPATH": str(ROOT)})
 
@@ -128,7 +138,9 @@ def test_reports_that_cannot_be_copied_do_not_fail_a_run_that_ended_well(
     run(toy)
     (name,) = left(toy)
     assert (toy.tree / ".runs" / name / "reports/metrics.json").read_text() == "{}"
-    assert f"the reports of this run are in {toy.tree}/.runs/{name}/reports" in capsys.readouterr().err
+    assert (
+        f"the reports of this run are in {toy.tree}/.runs/{name}/reports" in capsys.readouterr().err
+    )
 
 
 def test_a_lock_without_a_tree_is_removed_and_not_told(toy: Toy) -> None:
