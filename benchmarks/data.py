@@ -170,15 +170,11 @@ def speed(bench: Bench) -> None:
     both = rows / sum(map(statistics.median, obvious.values()))
     rate, limit = rows / statistics.median(ours), rows / statistics.median(limits)
     workers = bench.params.run.workers
-    usual = (
-        f"pandera on pandas with PIL ({best['validation']:,.0f} rows/s), then `load_dataset` and"
-        " `map` with PIL "
-    )
+    usual = f"pandera on pandas with PIL ({best['validation']:,.0f} rows/s), then `load_dataset` and `map` with PIL "
     usual += f"({best['preparation']:,.0f} rows/s), one process"
     ceiling = f"the limit: each image decoded twice on {workers} processes, and nothing else"
     bench.say(
-        f"| validation with full decode, then preparation, of {rows:,} images | rows/s | times"
-        " |\n|---|---|---|"
+        f"| validation with full decode, then preparation, of {rows:,} images | rows/s | times |\n|---|---|---|"
     )
     bench.say(f"| {usual} | {both:,.0f} | 1.0 |")
     bench.say(
@@ -187,8 +183,7 @@ def speed(bench: Bench) -> None:
     bench.say(f"| {ceiling} | {limit:,.0f} | {limit / both:.1f} |")
     imports = statistics.median(whole) - statistics.median(ours)
     bench.say(
-        "\nMedians of three turns. The imports of the two stage processes come on top:"
-        f" {imports:.1f} s."
+        f"\nMedians of three turns. The imports of the two stage processes come on top: {imports:.1f} s."
     )
 
 
@@ -254,8 +249,7 @@ def preparation(files: list[str]) -> float:
 def memory(bench: Bench) -> None:
     """Each stage as a process of its own, whole tree of processes, on one and on ten times Fashion-MNIST."""
     bench.say(
-        "| peak private memory (RssAnon of the process tree), MB | 70,000 rows |"
-        f" {70_000 * COPIES:,} rows | ratio |"
+        f"| peak private memory (RssAnon of the process tree), MB | 70,000 rows | {70_000 * COPIES:,} rows | ratio |"
     )
     bench.say("|---|---|---|---|")
     trees = {}
@@ -329,9 +323,9 @@ def damage(bench: Bench) -> None:
         hashed += refused(damaged.verify)
         pages[fate(damaged, whole)] += 1
     bench.say(
-        f"- 200 single-bit flips in a shard of {len(content):,} bytes: its SHA-256, checked before"
-        f" it is read, finds {hashed}. Page checksums and structure alone: {pages['refused']}"
-        f" refused, {pages['without effect']} in bytes without effect, {pages['silent']} silent."
+        f"- 200 single-bit flips in a shard of {len(content):,} bytes: its SHA-256, checked before it is read, finds {hashed}. "
+        f"Page checksums and structure alone: {pages['refused']} refused, {pages['without effect']} in bytes without effect, "
+        f"{pages['silent']} silent."
     )
     cut = 0
     for _ in range(200):
@@ -339,8 +333,7 @@ def damage(bench: Bench) -> None:
         cut += fate(damaged, whole) == "refused"
     bench.say(f"- 200 parquet files cut at random places: {cut} refused.")
     bench.say(
-        f"- 200 images (PNG, JPEG, GIF, BMP, WebP) cut at random places: {cut_pictures(bench)}"
-        " quarantined with their row."
+        f"- 200 images (PNG, JPEG, GIF, BMP, WebP) cut at random places: {cut_pictures(bench)} quarantined with their row."
     )
 
 
@@ -407,8 +400,7 @@ def hostile(bench: Bench) -> None:
     set_aside, highest = quarantined(bench, tree)
     rows = Shards.open(tree / "data/raw").info["rows"]
     bench.say(
-        f"- A hostile folder: {rows} rows, {set_aside} quarantined, no link followed, peak"
-        f" {highest:.0f} MB."
+        f"- A hostile folder: {rows} rows, {set_aside} quarantined, no link followed, peak {highest:.0f} MB."
     )
 
 
@@ -432,9 +424,8 @@ def growth(bench: Bench) -> None:
     moved = sum(after[row] != split for row, split in before.items())
     nothing_s, _ = prepared(params, tree)
     bench.say(
-        f"- 1,000 rows more in a file of their own: {moved} of {len(before):,} rows moved to"
-        f" another split. The stages took {more_s:.1f} s instead of {all_s:.1f} s, and"
-        f" {nothing_s:.1f} s with nothing new, imports included."
+        f"- 1,000 rows more in a file of their own: {moved} of {len(before):,} rows moved to another split. The stages took "
+        f"{more_s:.1f} s instead of {all_s:.1f} s, and {nothing_s:.1f} s with nothing new, imports included."
     )
 
 
@@ -457,8 +448,7 @@ def same(bench: Bench) -> None:
     files = sorted((first / "data/raw").iterdir())
     equal = sum(sha256(file) == sha256(again / "data/raw" / file.name) for file in files)
     bench.say(
-        f"- The same source ingested twice, in two folders, nothing remembered: {equal} of"
-        f" {len(files)} files byte-identical."
+        f"- The same source ingested twice, in two folders, nothing remembered: {equal} of {len(files)} files byte-identical."
     )
 
 

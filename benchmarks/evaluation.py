@@ -88,8 +88,7 @@ def loop() -> None:
     print("| evaluation, float32 | right answers | images a second, median |\n|---|---|---|")
     for name in times:
         print(
-            f"| {name} | {sorted(right[name])} of {len(targets):,} |"
-            f" {statistics.median(times[name]):,.0f} |"
+            f"| {name} | {sorted(right[name])} of {len(targets):,} | {statistics.median(times[name]):,.0f} |"
         )
 
 
@@ -110,8 +109,7 @@ def intervals() -> None:
         _, importing = timed(lambda: __import__("torchmetrics"))
     except ImportError:
         sys.exit(
-            "torchmetrics is not installed: `.venv/bin/pip install -c constraints.txt -e"
-            " '.[bench]'`"
+            "torchmetrics is not installed: `.venv/bin/pip install -c constraints.txt -e '.[bench]'`"
         )
     from torchmetrics import wrappers
     from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
@@ -172,9 +170,8 @@ def prediction(rows: int) -> None:
         watcher.join()
         written = pq.read_metadata(toy.tree / "out.parquet").num_rows
     print(
-        f"{rows:,} rows in, {written:,} out, {done.bad:,} of them with a reason;"
-        f" {rows / seconds:,.0f} rows/s; peak private memory {peak[0] / 1e6:,.0f} MB"
-        f" ({before / 1e6:,.0f} MB before)"
+        f"{rows:,} rows in, {written:,} out, {done.bad:,} of them with a reason; {rows / seconds:,.0f} rows/s; "
+        f"peak private memory {peak[0] / 1e6:,.0f} MB ({before / 1e6:,.0f} MB before)"
     )
 
 

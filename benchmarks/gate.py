@@ -175,8 +175,7 @@ def _passes(found: judgement.Judgement, choice: Choice) -> bool:
 def repeated_use(repeats: int) -> None:
     """20 challengers on small test sets, each a little worse than the champion: points lost, on average and at most."""
     print(
-        f"\n| {repeats} repeats; points lost with estimate | same rows each time | new rows each"
-        " time |\n|---|---|---|"
+        f"\n| {repeats} repeats; points lost with estimate | same rows each time | new rows each time |\n|---|---|---|"
     )
     for rows in (80, 300, 1000):
         for step in (0.005, 0.01, 0.02):
@@ -236,8 +235,7 @@ def main() -> None:
     of_a_class(arguments.draws)
     named = sum(five_rows(FIRST + n) for n in range(arguments.draws))
     print(
-        f"\nA class of some 5 rows, always wrong, kept a better model out in {named} of"
-        f" {arguments.draws} draws."
+        f"\nA class of some 5 rows, always wrong, kept a better model out in {named} of {arguments.draws} draws."
     )
     for step in (0.001, 0.002, 0.004):
         ends = [
@@ -246,8 +244,7 @@ def main() -> None:
         ]
         passed, lost = (max(end[part] for end in ends) for part in (0, 1))
         print(
-            f"20 challengers, each {step} worse than the one before: at most {passed} got through,"
-            f" {lost:.3f} lost."
+            f"20 challengers, each {step} worse than the one before: at most {passed} got through, {lost:.3f} lost."
         )
     prevalence(arguments.never)
 
@@ -294,8 +291,7 @@ def prevalence(draws: int) -> None:
             first = 2 * FIRST + total.total()  # no seed twice
             found = verdicts(params, each, rows, accuracy, accuracy, shares, first)
             row(
-                f"equal, {name}, {rows:,} rows,"
-                f" {params.metric}{', unlike classes' * (accuracy is UNLIKE)}",
+                f"equal, {name}, {rows:,} rows, {params.metric}{', unlike classes' * (accuracy is UNLIKE)}",
                 found,
             )
             total += found
@@ -304,8 +300,7 @@ def prevalence(draws: int) -> None:
 
 def head(draws: int) -> None:
     print(
-        f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | worse | undecided"
-        " |\n|---|---|---|---|---|"
+        f"| {draws:,} draws each, gate.confidence 0.95 | promote | refuse | worse | undecided |\n|---|---|---|---|---|"
     )
 
 

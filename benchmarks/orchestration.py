@@ -68,16 +68,14 @@ def main() -> None:
         subprocess.run(dvc, cwd=there, check=True, capture_output=True)
         ours, bare = side_by_side(dvc, here, dvc, there)
         print(
-            f"dvc repro, nothing to do    {ours:5.2f} s   five empty stages        {bare:5.2f} s  "
-            f" ratio {ours / bare:.2f}"
+            f"dvc repro, nothing to do    {ours:5.2f} s   five empty stages        {bare:5.2f} s   ratio {ours / bare:.2f}"
         )
         with server(home(here)):
             os.environ["PYTHONPATH"] = str(here)
             flow = [python, "-c", EMPTY_FLOW.format(home=str(home(here)))]
             ours, bare = side_by_side([python, "-m", "cli", "train", "--json"], here, flow, there)
         print(
-            f"the flow, nothing to do     {ours:5.2f} s   a flow of empty tasks    {bare:5.2f} s  "
-            f" ratio {ours / bare:.2f}"
+            f"the flow, nothing to do     {ours:5.2f} s   a flow of empty tasks    {bare:5.2f} s   ratio {ours / bare:.2f}"
         )
 
 

@@ -76,10 +76,7 @@ def grown(tree: Path, count: int) -> Toy:
     for n in range(1, count):
         put = {"action": "promote", "version": f"v1.{n}.0", "under": n, "reason": "", "by": "flow"}
         lines += [
-            (
-                f"commit refs/heads/growing\nmark :{n}\ncommitter Ada <ada@localhost>"
-                f" {base + 2 * n} +0000"
-            ),
+            f"commit refs/heads/growing\nmark :{n}\ncommitter Ada <ada@localhost> {base + 2 * n} +0000",
             text(f"classifier v1.{n}.0\n") + f"\nfrom {first.commit}\n",
             tag(
                 f"classifier@v1.{n}.0",

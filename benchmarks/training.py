@@ -86,15 +86,11 @@ def throughput(bench: Bench) -> None:
             if key not in turns[0]:
                 return "not installed"
             middle = statistics.median(turn[key] for turn in turns)
-            return (
-                f"{middle:,.0f}"
-                f" (×{statistics.median(turn['ours'] / turn[key] for turn in turns):.2f})"
-            )
+            return f"{middle:,.0f} (×{statistics.median(turn['ours'] / turn[key] for turn in turns):.2f})"
 
         here = statistics.median(turn["ours"] for turn in turns)
         bench.say(
-            f"| `{name}` | {here:,.0f} | {ratio('limit')} | {ratio('tutorial')} |"
-            f" {ratio('lightning')} |"
+            f"| `{name}` | {here:,.0f} | {ratio('limit')} | {ratio('tutorial')} | {ratio('lightning')} |"
         )
     bench.say("\n(×n): how many times as fast Ratchet was, median of the ratios of 5 turns.")
 
@@ -126,19 +122,16 @@ def target(bench: Bench) -> None:
                 run(seed, watch)
             spent[name].append(watch.spent if watch.reached else math.inf)
     bench.say(
-        f"| seconds to {GOAL:.2f} test accuracy, `cnn`, 3 seeds | median | each |"
-        " |\n|---|---|---|---|"
+        f"| seconds to {GOAL:.2f} test accuracy, `cnn`, 3 seeds | median | each | |\n|---|---|---|---|"
     )
     mine = statistics.median(next(iter(spent.values())))
     for name, each in spent.items():
         middle = statistics.median(each)
         bench.say(
-            f"| {name} | {middle:.1f} | {', '.join(f'{one:.1f}' for one in each)} |"
-            f" ×{middle / mine:.1f} |"
+            f"| {name} | {middle:.1f} | {', '.join(f'{one:.1f}' for one in each)} | ×{middle / mine:.1f} |"
         )
     bench.say(
-        f"\nTuned with one seed: the tutorial's rate ({_each(rates, RATES)}), Ratchet's epochs"
-        f" ({_each(epochs, EPOCHS)})."
+        f"\nTuned with one seed: the tutorial's rate ({_each(rates, RATES)}), Ratchet's epochs ({_each(epochs, EPOCHS)})."
     )
 
 
@@ -288,11 +281,12 @@ def _spread(rows: list[tuple[float, float]], timed: bool = True) -> str:
 
 def start(bench: Bench) -> None:
     code = (
-        "import resource\nfrom pathlib import Path\nfrom tasks import params\nfrom ratchet.process"
-        " import age_s\nimport tasks.train as verb\nseen = []\ndef stop():\n seen.append(age_s())\n"
-        " return len(seen) > 10\nverb.stopping, verb.scratch = stop, lambda tree: tree\ntry:"
-        " verb.train.fn(params.load(), Path())\nexcept SystemExit: print(seen[0],"
-        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        "import resource\nfrom pathlib import Path\nfrom ratchet import params\nfrom ratchet.process import age_s\n"
+        "import tasks.train as verb\nseen = []\n"
+        "def stop():\n seen.append(age_s())\n return len(seen) > 10\n"
+        "verb.stopping, verb.scratch = stop, lambda tree: tree\n"
+        "try: verb.train.fn(params.load(), Path())\n"
+        "except SystemExit: print(seen[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
     rows = []
     for turn in range(3):
@@ -311,8 +305,7 @@ def start(bench: Bench) -> None:
         rows.append([float(value) for value in done.stdout.split()[-2:]])
     first, memory = (statistics.median(column) for column in zip(*rows, strict=True))
     bench.say(
-        f"From the start of the process to the end of its first step: {first:.1f} s. Peak memory:"
-        f" {memory:,.0f} MB."
+        f"From the start of the process to the end of its first step: {first:.1f} s. Peak memory: {memory:,.0f} MB."
     )
 
 
@@ -386,8 +379,8 @@ def kills(bench: Bench, rounds: int = 50) -> None:
             killed += 1
         equal += written(tree) == expected
     bench.say(
-        f"{killed} kills (SIGKILL at random moments) over {rounds} runs: {equal} of {rounds} ended"
-        " bit-equal to the run that nobody killed."
+        f"{killed} kills (SIGKILL at random moments) over {rounds} runs: {equal} of {rounds} ended bit-equal to the run that "
+        "nobody killed."
     )
 
 
@@ -402,8 +395,7 @@ def seeds(bench: Bench) -> None:
     bench.train.targets = whole
     same, different = found[0] == found[1], len(set(found)) == 3
     bench.say(
-        f"The same seed twice gives bit-equal weights: {same}; three seeds give three models:"
-        f" {different}."
+        f"The same seed twice gives bit-equal weights: {same}; three seeds give three models: {different}."
     )
 
 
@@ -446,10 +438,7 @@ def main() -> None:
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     bench = Bench(arguments.prepared)
-    place = (
-        f"torch {torch.__version__}, {os.cpu_count()} CPU cores,"
-        f" {devices.plan(bench.params().train, 0)}"
-    )
+    place = f"torch {torch.__version__}, {os.cpu_count()} CPU cores, {devices.plan(bench.params().train, 0)}"
     print(place, flush=True)
     found = {}
     try:

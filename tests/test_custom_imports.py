@@ -145,10 +145,9 @@ def test_other_code_of_the_repository_is_refused_by_name(
 def test_the_message_says_where_to_move_it(tree: Path) -> None:
     with pytest.raises(ParamsError) as raised:
         model(tree, "import helpers")
-    assert (
-        str(raised.value)
-        == "custom/models/net.py, line 1: imports helpers (helpers.py), which is not a dep of train"
-        " and evaluate, so a change in it would go unnoticed; move it to custom/models/"
+    assert str(raised.value) == (
+        "custom/models/net.py, line 1: imports helpers (helpers.py), which is not a dep of train and evaluate, so a "
+        "change in it would go unnoticed; move it to custom/models/"
     )
 
 
@@ -224,11 +223,12 @@ def version(folder: Path, value: int, **files: str) -> Path:
         "models/__init__.py": "",
         "models/parts.py": f"VALUE = {value}\n",
         "models/net.py": (
-            "import custom.models.parts\nimport custom.models.parts as p\nfrom custom.models.parts"
-            " import VALUE\nfrom . import parts\nfrom pathlib import Path\ndef later():\n    from"
-            " custom.models import parts as late\n    return late.VALUE\ndef values():\n    file ="
-            " Path(__file__).with_name('value.txt')\n    return {custom.models.parts.VALUE,"
-            " p.VALUE, VALUE, parts.VALUE, later(), int(file.read_text())}\n"
+            "import custom.models.parts\nimport custom.models.parts as p\nfrom custom.models.parts import VALUE\n"
+            "from . import parts\nfrom pathlib import Path\n"
+            "def later():\n    from custom.models import parts as late\n    return late.VALUE\n"
+            "def values():\n"
+            "    file = Path(__file__).with_name('value.txt')\n"
+            "    return {custom.models.parts.VALUE, p.VALUE, VALUE, parts.VALUE, later(), int(file.read_text())}\n"
         ),
         "models/value.txt": f"{value}",
         **files,

@@ -25,7 +25,7 @@ FULL = """
 import json
 import sys
 from pathlib import Path
-from tasks import params
+from ratchet import params
 from ratchet.files import sha256
 from ratchet.errors import RatchetError
 from tasks.ingest import ingest
@@ -81,10 +81,7 @@ def test_a_full_disk_leaves_nothing_half_written(parquet, tree, stage, full, fre
         -(-file.stat().st_size // 4096) * 4 for file in (tree / full).rglob("*") if file.is_file()
     )
     size = f"size={used + free or 4}k"
-    mount = (
-        f"cp -a {full} kept && mount -t tmpfs -o {size} none {full} && cp -a kept/. {full} && rm -r"
-        " kept"
-    )
+    mount = f"cp -a {full} kept && mount -t tmpfs -o {size} none {full} && cp -a kept/. {full} && rm -r kept"
     done = subprocess.run(
         [
             "unshare",

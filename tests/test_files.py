@@ -177,7 +177,7 @@ def test_writing_deletes_what_a_killed_process_left(tmp_path: Path) -> None:
 
 def test_one_can_write_while_another_looks_for_leftovers(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tasks.data import files\n"
+        "import sys; from pathlib import Path; from ratchet import files\n"
         "while not Path(sys.argv[2]).exists():\n    files.remove_leftovers(Path(sys.argv[1]))\n"
     )
     area, stop = tmp_path / "area", tmp_path / "stop"

@@ -340,10 +340,7 @@ def test_a_missing_file_says_where_to_run() -> None:
         params.load(Path("/"))
 
 
-QUOTE = (
-    'put values that contain a colon in quotes, such as "custom.models.net:Net" or "https://...",'
-    " and a space after "
-)
+QUOTE = 'put values that contain a colon in quotes, such as "custom.models.net:Net" or "https://...", and a space after '
 # pre-commit/pre-commit-hooks#862, remarshal-project/remarshal#55 and yaml/libyaml#28 report the
 # colon between braces, treeverse/dvc#8191 the missing space, swar/Swar-Chia-Plot-Manager#250 the
 # value with a colon
@@ -357,24 +354,15 @@ NOT_YAML = [  # what DVC's parser refuses, although the one in pure Python takes
     ("a: {x:1}", f"at line 1, column 6: found unexpected ':'; {QUOTE}"),
     (
         "a: x: y",
-        (
-            "at line 1, column 5: mapping values are not allowed in this context; put values that"
-            " contain a colon"
-        ),
+        "at line 1, column 5: mapping values are not allowed in this context; put values that contain a colon",
     ),
     (
         "a:1\nb: 2",
-        (
-            "at line 2, column 2: mapping values are not allowed in this context; put values that"
-            " contain a "
-        ),
+        "at line 2, column 2: mapping values are not allowed in this context; put values that contain a ",
     ),
     (
         "\ta: 1",
-        (
-            "at line 1, column 1: found character that cannot start any token; indent with spaces,"
-            " not tabs"
-        ),
+        "at line 1, column 1: found character that cannot start any token; indent with spaces, not tabs",
     ),
     (
         "a: 1\na: 2",
@@ -382,10 +370,7 @@ NOT_YAML = [  # what DVC's parser refuses, although the one in pure Python takes
     ),
     (
         "train: [",
-        (
-            "at line 2, column 1: did not find expected node content; check the indentation of this"
-            " line"
-        ),
+        "at line 2, column 1: did not find expected node content; check the indentation of this line",
     ),
     ("a: [1, 2", "at line 2, column 1: did not find expected ',' or ']'; close the bracket"),
     ("a: 'x", "at line 1, column 6: found unexpected end of stream; close the quotes"),
@@ -419,10 +404,7 @@ def test_what_dvc_cannot_read_is_refused_with_its_line(
 
 def test_a_date_that_does_not_exist_has_no_line(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a: 2026-02-30")
-    message = (
-        r"^params\.yaml is not valid YAML: day is out of range for month; put the value in quotes"
-        r" if it is text$"
-    )
+    message = r"^params\.yaml is not valid YAML: day is out of range for month; put the value in quotes if it is text$"
     with pytest.raises(ParamsError, match=message):
         params.load(tmp_path)
 

@@ -19,7 +19,7 @@ from ratchet.errors import Busy
 STAGE = """
 import os, sys, time
 from pathlib import Path
-from tasks import process
+from ratchet import process
 def body():
     Path("pid").write_text(str(os.getpid()))
     print("started", flush=True)
@@ -73,7 +73,7 @@ def stage_in(repo: Path) -> int:
 
 def flow_in(repo: Path) -> subprocess.Popen[bytes]:
     """A process that runs the stage as a flow does."""
-    code = "from pathlib import Path; from tasks import process; "
+    code = "from pathlib import Path; from ratchet import process; "
     code += "process.run(['-m', 'dvc', 'repro', '--single-item', 'sleeper'], Path(), print)"
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=repo, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -86,10 +86,7 @@ def test_lines_and_the_status_come_back(tmp_path: Path) -> None:
     code, status = process.run(
         [
             "-c",
-            (
-                f"import sys; from tasks import process; sys.exit(process.main('s', {body},"
-                " patient=False))"
-            ),
+            f"import sys; from ratchet import process; sys.exit(process.main('s', {body}, patient=False))",
         ],
         tmp_path,
         lines.append,
@@ -103,7 +100,7 @@ def test_lines_and_the_status_come_back(tmp_path: Path) -> None:
 def test_a_fault_keeps_its_type_message_and_exit_code(tmp_path: Path) -> None:
     code = """
 import sys
-from tasks import process
+from ratchet import process
 from ratchet.errors import Unreachable
 def body(): raise Unreachable("the hub does not answer")
 sys.exit(process.main("s", body, patient=False))
@@ -217,9 +214,7 @@ def test_a_body_may_call_sys_exit_with_anything(
     tmp_path: Path, end: str, code: int, message: str
 ) -> None:
     body = f"lambda: sys.exit({end})"
-    command = (
-        f"import sys; from tasks import process; sys.exit(process.main('s', {body}, patient=False))"
-    )
+    command = f"import sys; from ratchet import process; sys.exit(process.main('s', {body}, patient=False))"
     ended, status = process.run(["-c", command], tmp_path, print)
     assert ended == code
     assert status
@@ -247,10 +242,7 @@ def test_a_stage_ends_when_its_lease_does_though_its_parent_lives(tmp_path: Path
 @pytest.mark.parametrize("first", ["process.end_with_parent()", "process.die_with_parent()"])
 def test_a_process_ends_with_its_parent(tmp_path: Path, first: str) -> None:
     """Loader workers and servers do not outlive a stage or a command that is killed."""
-    child = (
-        f"import time; from tasks import process; {first}; print('ready', flush=True);"
-        " time.sleep(60)"
-    )
+    child = f"import time; from ratchet import process; {first}; print('ready', flush=True); time.sleep(60)"
     parent = (
         "import subprocess, sys; "
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "

@@ -101,10 +101,7 @@ def subfolder_of_another_repository(toy: Toy, folder: Path) -> tuple[Path, Path 
     shutil.rmtree(toy.tree / ".git")
     return (
         toy.tree,
-        (
-            f"is a subfolder of the git repository {folder}, and Ratchet has to be at the root of"
-            " its own"
-        ),
+        f"is a subfolder of the git repository {folder}, and Ratchet has to be at the root of its own",
     )
 
 

@@ -168,6 +168,7 @@ def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
     """Raise `DirtyCode` if there are any `paths`, which differ in `tree` from commit `base`."""
     if not paths:
         return
+    paths = [name for path in paths for name in _differing_files(tree, path, base)]
     names = ", ".join(paths[:_LISTED]) + (
         f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
     )
@@ -187,17 +188,37 @@ def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
     )
 
 
+def _differing_files(tree: Path, path: str, base: str) -> list[str]:
+    """The files at or below `path` that differ from commit `base`.
+
+    It is `path` itself if none does any more.
+    """
+    committed, present = files(tree, base, path), _present(tree, path)
+    contents = dict(zip(committed, blobs(tree, list(committed.values())), strict=True))
+    names = [
+        name
+        for name in sorted(committed.keys() | present)
+        if name not in present or (tree / name).read_bytes() != contents.get(name)
+    ]
+    return names or [path]
+
+
 def _same_but_for_line_endings(tree: Path, path: str, base: str) -> bool:
     committed = files(tree, base, path)
-    present = [tree / path] if (tree / path).is_file() else (tree / path).rglob("*")
-    names = {file.relative_to(tree).as_posix() for file in present if file.is_file()}
-    if {name for name in names if "__pycache__" not in name} != committed.keys():
+    if _present(tree, path) != committed.keys():
         return False
     contents = blobs(tree, list(committed.values()))
     return all(
         _unix((tree / name).read_bytes()) == _unix(content)
         for name, content in zip(committed, contents, strict=True)
     )
+
+
+def _present(tree: Path, path: str) -> set[str]:
+    """The files at or below `path` in `tree`, without Python's bytecode."""
+    paths = [tree / path] if (tree / path).is_file() else (tree / path).rglob("*")
+    names = {file.relative_to(tree).as_posix() for file in paths if file.is_file()}
+    return {name for name in names if "__pycache__" not in name}
 
 
 def _unix(content: bytes) -> bytes:

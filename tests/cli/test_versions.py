@@ -244,10 +244,7 @@ def test_a_rollback_works_without_its_git_remote(three: Toy, ratchet: Ratchet) -
     done = ratchet("rollback")
     assert (done.code, done.err) == (0, "")
     for words in (
-        (
-            "v1.1.0 serves in prod again; not pushed to origin yet (git fetch got no answer from"
-            " the remote"
-        ),
+        "v1.1.0 serves in prod again; not pushed to origin yet (git fetch got no answer from the remote",
         "): the next command that reaches it pushes it, such as `ratchet push --all`",
     ):
         assert words in " ".join(done.out.split())

@@ -52,8 +52,7 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
                 assert code == 75, lines
                 assert len(lines) == 1 and "is busy: process" in lines[0]
     print(
-        f"{len(summaries)} of {count} ended well:"
-        f" {sorted(summary['name'] for summary in summaries)}"
+        f"{len(summaries)} of {count} ended well: {sorted(summary['name'] for summary in summaries)}"
     )
     assert len({(summary["accuracy"], summary["loss"]) for summary in summaries}) == 1
     assert {summary["version"] for summary in summaries} <= {"v1.0.1", None}
@@ -73,10 +72,7 @@ def test_runs_of_one_commit_at_once_end_well_or_busy_and_leave_nothing(
 @pytest.mark.long
 def test_out_of_memory_is_said_and_the_next_run_recovers(copy: Checkout) -> None:
     """In 12 GB of address space, 14 GB of weights."""
-    settings = (
-        "--set model.name=mlp --set 'model.arguments={widths: [60000, 60000]}' --set"
-        " train.threads=1"
-    )
+    settings = "--set model.name=mlp --set 'model.arguments={widths: [60000, 60000]}' --set train.threads=1"
     done = copy.run(
         "bash", "-c", f"ulimit -v 12000000 && exec python -m cli train {settings}", code=1
     )

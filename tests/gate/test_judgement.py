@@ -212,8 +212,8 @@ def test_the_floor_says_where_the_champion_is_below_it_too() -> None:
     verdict, reason = judgement.settle(PARAMS, found, 0.75, "v1.2.0", 0.7)
     assert verdict == "refuse"
     assert reason.startswith(
-        "accuracy 0.7500 is below gate.min_accuracy 0.8, the floor for every promotion (v1.2.0,"
-        " which is in service, reached 0.7000 and is below it too); no worse than"
+        "accuracy 0.7500 is below gate.min_accuracy 0.8, the floor for every promotion (v1.2.0, which is in service, "
+        "reached 0.7000 and is below it too); no worse than"
     )
     assert "below it too" not in judgement.settle(PARAMS, found, 0.75, "v1.2.0", 0.9)[1]
     assert judgement.settle(PARAMS, found, 0.8, "v1.2.0")[0] == "promote"
@@ -231,8 +231,8 @@ def test_a_new_contract_that_can_be_compared_says_so(choice: str, let: str) -> N
     params = replace(PARAMS, on_new_contract=choice)
     verdict, reason = judgement.settle(params, found, 0.9, "v1.2.0", 0.9, NEW)
     assert verdict == ("promote" if choice == "promote" else "undecided")
-    assert (
-        reason == "the contract differs from v1.2.0's (classes), compared on what both know; "
+    assert reason == (
+        "the contract differs from v1.2.0's (classes), compared on what both know; "
         f"{let} through by gate.on_new_contract: {choice}; {found.reason}"
     )
 

@@ -87,9 +87,8 @@ def lay(
     accuracy = float((said == targets).mean())
     toy.write(
         {
-            "reports/metrics.json": (
-                json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": ROWS}) + "\n"
-            )
+            "reports/metrics.json": json.dumps({"accuracy": accuracy, "loss": 0.5, "rows": ROWS})
+            + "\n"
         }
     )
     toy.lock()

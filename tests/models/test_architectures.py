@@ -80,9 +80,10 @@ def test_a_class_in_custom_is_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
     package = tmp_path / "custom"
     package.mkdir()
     (package / "mine.py").write_text(
-        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, input_shape,"
-        " classes, width=3):\n        super().__init__(nn.Flatten(), nn.Linear(input_shape[0],"
-        " width), nn.Linear(width, classes))\n"
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, input_shape, classes, width=3):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(input_shape[0], width), nn.Linear(width, classes))\n"
     )
     import custom
 

@@ -86,8 +86,8 @@ def check(group: str, options: argparse.Namespace) -> bool:
             for record in pool.map(_recorded, files):
                 _record.add(record)
         print(
-            f"{group}: {len(chosen)} of {len(everything)} mutants (seed {options.seed}); without a"
-            f" mutant, {len(_record.seconds)} tests took {sum(_record.seconds.values()):.0f} s",
+            f"{group}: {len(chosen)} of {len(everything)} mutants (seed {options.seed}); without a mutant, "
+            f"{len(_record.seconds)} tests took {sum(_record.seconds.values()):.0f} s",
             flush=True,
         )
         for test in dict.fromkeys(_record.failed):
@@ -143,9 +143,8 @@ def _concluded(group: str, verdicts: Sequence[Verdict], how: str) -> bool:
     harmless = [mutant for mutant in survivors if selection.reason(mutant)]
     noticed = len(verdicts) - len(survivors)
     line = (
-        f"{group}: {noticed} of {len(verdicts)} noticed ({noticed / max(1, len(verdicts)):.0%}),"
-        f" {count['timeout']} of them by the time limit; {len(survivors)} survived, {len(harmless)}"
-        f" of them harmless; {how}"
+        f"{group}: {noticed} of {len(verdicts)} noticed ({noticed / max(1, len(verdicts)):.0%}), "
+        f"{count['timeout']} of them by the time limit; {len(survivors)} survived, {len(harmless)} of them harmless; {how}"
     )
     print(line, flush=True)
     RESULTS.mkdir(exist_ok=True)

@@ -74,8 +74,7 @@ def _modules(group: str) -> list[str]:
     if missing or not files:
         known = ", ".join([*groups, PLANTED])
         sys.exit(
-            f"{', '.join(missing) or group} does not exist; name a folder, a module, or one of"
-            f" {known}"
+            f"{', '.join(missing) or group} does not exist; name a folder, a module, or one of {known}"
         )
     return [file.relative_to(ROOT).as_posix() for file in files]
 

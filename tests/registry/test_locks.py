@@ -71,9 +71,7 @@ def test_a_rollback_during_an_upload(toy: Toy, store: SlowStore, command: list[s
         toy.release(weights)
     toy.write(
         {
-            ".dvc/config": (
-                f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store.url}\n"
-            )
+            ".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {store.url}\n"
         }
     )
     toy.commit("Set a remote")

@@ -135,10 +135,7 @@ def check_steps(history: list[Assignment]) -> None:
 
 def line(entry: Assignment) -> str:
     origin = {key: entry.tag.data[key] for key in ("was", "again") if key in entry.tag.data}
-    return (
-        f"{entry.counter} {entry.action} {entry.version} over {entry.under} {origin or ''}"
-        f" {entry.reason}"
-    )
+    return f"{entry.counter} {entry.action} {entry.version} over {entry.under} {origin or ''} {entry.reason}"
 
 
 def check(toys: list[Toy], before: int) -> list[str]:
@@ -175,15 +172,13 @@ def race(folder: Path, rollbacks: int, promotions: int) -> None:
     results = [line for worker in workers for line in worker.lines()[1:]]
     seconds = sorted(took_s for _, _, took_s, _ in results)
     print(
-        f"\n{len(results)} rollbacks: median {seconds[len(seconds) // 2]} s, at most"
-        f" {seconds[-1]} s"
+        f"\n{len(results)} rollbacks: median {seconds[len(seconds) // 2]} s, at most {seconds[-1]} s"
     )
     print(f"unpushed at first: {[why for *_, why in results if why]}")
     for work, worker in zip(works, loops, strict=True):
         lines = worker.lines()[1:]
         print(
-            f"{work.__name__}: {lines.count('done')} done, errors"
-            f" {[line for line in lines if line != 'done']}"
+            f"{work.__name__}: {lines.count('done')} done, errors {[line for line in lines if line != 'done']}"
         )
     reasons = check(toys, promotions)
     expected = sorted(f"rollback {tree.name} {turn}" for tree in trees for turn in range(rollbacks))

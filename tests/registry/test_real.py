@@ -34,10 +34,7 @@ def test_two_real_versions_there_and_back(copy: Checkout, tmp_path: Path) -> Non
     assert json.loads(laid_out.run("dvc", "status", "--json").stdout) == {}
 
     # made again from its sources, bit for bit
-    code = (
-        "from pathlib import Path; from ratchet.upkeep.verify import rerun; print(rerun(Path(),"
-        " 'v1.0.1'))"
-    )
+    code = "from pathlib import Path; from ratchet.upkeep.verify import rerun; print(rerun(Path(), 'v1.0.1'))"
     assert copy.run("python", "-c", code).stdout.splitlines()[-1] == "[]"
 
     # a wrong result of an earlier run that the others would take over is noticed

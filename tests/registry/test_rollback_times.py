@@ -95,8 +95,7 @@ def rollbacks(name: str, tree: Path, count: int = REPEATS) -> tuple[float, list[
         unpushed.append(json.loads(done.stdout)["unpushed"])
     median = statistics.median(seconds)
     print(
-        f"\n{name}: median {median:.2f} s, at most {max(seconds):.2f} s of {count}; load"
-        f" {os.getloadavg()[0]:.1f}"
+        f"\n{name}: median {median:.2f} s, at most {max(seconds):.2f} s of {count}; load {os.getloadavg()[0]:.1f}"
     )
     return median, unpushed
 

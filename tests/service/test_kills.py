@@ -126,8 +126,7 @@ def test_ten_kills_at_random_times(service: Service, victim: str) -> None:
             state = service.wait(run, MARKED_S + (2 * length_s if victim == "server" else 0))
             ends[state["type"]] += 1
             print(
-                f"{victim} {turn}: {doing}; {state['type']} after {time.monotonic() - killed:.0f}"
-                f" s: {state['message']}"
+                f"{victim} {turn}: {doing}; {state['type']} after {time.monotonic() - killed:.0f} s: {state['message']}"
             )
             again = service.wait(service.trigger("training/training", settings=settings), 200)
             assert again["type"] == "COMPLETED", again

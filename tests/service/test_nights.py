@@ -49,8 +49,7 @@ def test_twenty_at_once_run_one_at_a_time(service: Service) -> None:
             break
         time.sleep(1)
     print(
-        f"20 runs with nothing to do took {time.monotonic() - began:.0f} s, at most {most} at a"
-        " time"
+        f"20 runs with nothing to do took {time.monotonic() - began:.0f} s, at most {most} at a time"
     )
     assert [service.state(run)["type"] for run in runs] == ["COMPLETED"] * 20
     assert most == 1

@@ -102,8 +102,7 @@ def test_the_service_keeps_its_runs_in_postgres(
         kept = asyncio.run(
             ask(
                 database,
-                "select state_name, count(*) from flow_run where state_type = 'COMPLETED' group"
-                " by 1",
+                "select state_name, count(*) from flow_run where state_type = 'COMPLETED' group by 1",
             )
         )
         assert sorted(kept) == [("Unchanged", 2), ("Verified", 1)]

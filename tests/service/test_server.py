@@ -62,10 +62,7 @@ def test_loopback_never_goes_through_a_proxy(
 @pytest.mark.fault(20)
 def test_a_server_that_ends_is_reported_at_once_with_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
-    code = (
-        "import sys; print('starting'); print('[Errno 98] address already in use'); print('-----');"
-        " sys.exit(3)"
-    )
+    code = "import sys; print('starting'); print('[Errno 98] address already in use'); print('-----'); sys.exit(3)"
     with log.open("w") as output:
         child = subprocess.Popen([sys.executable, "-c", code], stdout=output)
     started = time.monotonic()

@@ -63,10 +63,7 @@ def test_a_cluster_that_is_not_there(sample, monkeypatch):
         return client(address, timeout="0.2s")
 
     monkeypatch.setattr(distributed, "Client", impatient)
-    message = (
-        r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it, or set"
-        r" null"
-    )
+    message = r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it, or set null"
     with (
         pytest.raises(Unreachable, match=message),
         executor(replace(sample.run, cluster="tcp://127.0.0.1:9")),

@@ -209,10 +209,7 @@ AMOUNTS = np.random.default_rng(0).uniform(1000, 90000, 300)
     ],
 )
 def test_a_quantity_is_no_class(staged, values) -> None:
-    message = (
-        r"the label column target has \d+ distinct values, nearly all of them numbers.*single-label"
-        r" classification"
-    )
+    message = r"the label column target has \d+ distinct values, nearly all of them numbers.*single-label classification"
     with pytest.raises(ValidationFailed, match=message):
         staged(pa.array(values), ["parquet"])
 

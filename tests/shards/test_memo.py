@@ -84,12 +84,13 @@ def test_what_a_killed_run_was_making_is_deleted(made, tmp_path):
 def test_runs_that_make_the_same_entries_at_once_all_succeed(tmp_path: Path) -> None:
     """Two processes, each with threads, on the same few entries, which a third deletes all the time."""
     code = (
-        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import"
-        " Path\nfrom tasks.data import memo; from tests.shards.test_memo import work\nfor turn in"
-        " range(60):\n    with memo.entries(Path(sys.argv[1]), 0) as area, ThreadPoolExecutor(4) as"
-        " pool:\n        jobs = [memo.Job(work, (name,), name) for name in 'abcd']\n        text ="
-        " [(folder / 'file').read_text() for folder in memo.folders(jobs, area, pool, 'test')]\n   "
-        "     assert text == list('abcd'), text\n"
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
+        "from ratchet.shards import memo; from tests.shards.test_memo import work\n"
+        "for turn in range(60):\n"
+        "    with memo.entries(Path(sys.argv[1]), 0) as area, ThreadPoolExecutor(4) as pool:\n"
+        "        jobs = [memo.Job(work, (name,), name) for name in 'abcd']\n"
+        "        text = [(folder / 'file').read_text() for folder in memo.folders(jobs, area, pool, 'test')]\n"
+        "        assert text == list('abcd'), text\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "memo")]
     runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]

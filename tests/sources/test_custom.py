@@ -85,11 +85,11 @@ def test_images_are_the_same_however_they_come(
     tree: Path, params: Callable[..., Params], items: str
 ) -> None:
     code = (
-        "import numpy as np\nimport torch\nfrom PIL import Image\nfrom torchvision import"
-        " transforms\nclass Mine(torch.utils.data.Dataset):\n    pixels ="
-        " np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), np.uint8)\n    def"
-        " __len__(self):\n        return 12\n    def __getitem__(self, index):\n        return"
-        f" {items}, 'ab'[index % 2]\n"
+        "import numpy as np\nimport torch\nfrom PIL import Image\nfrom torchvision import transforms\n"
+        "class Mine(torch.utils.data.Dataset):\n"
+        "    pixels = np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), np.uint8)\n"
+        "    def __len__(self):\n        return 12\n"
+        f"    def __getitem__(self, index):\n        return {items}, 'ab'[index % 2]\n"
     )
     _, rows = ingested(params(code), tree)
     ids = [str(row) for row in rows["row_id"].to_pylist()]
@@ -102,23 +102,13 @@ def test_images_are_the_same_however_they_come(
 
 
 OTHERS = [
-    (
-        "class Mine(IterableDataset):\n    def __iter__(self):\n        yield from [([1.0, 2.0],"
-        " 0), ([3.0, 4.0], 1)]\n"
-    ),
-    (
-        "class Mine(IterableDataset):\n    def __len__(self):\n        return 2\n"
-        "    def __iter__(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n"
-    ),
+    "class Mine(IterableDataset):\n    def __iter__(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n",
+    "class Mine(IterableDataset):\n    def __len__(self):\n        return 2\n"
+    "    def __iter__(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n",
     "class Mine:\n    def rows(self):\n        yield from [([1.0, 2.0], 0), ([3.0, 4.0], 1)]\n",
-    (
-        "class Mine:\n    def __iter__(self):\n        yield {'label': 0, 'x0': 1, 'x1': 2}\n"
-        "        yield {'label': 1, 'x0': 3, 'x1': 4}\n"
-    ),
-    (
-        "def Mine():\n    return TensorDataset(torch.tensor([[1.0, 2], [3, 4]]),"
-        " torch.tensor([[0.0], [1]]))\n"
-    ),
+    "class Mine:\n    def __iter__(self):\n        yield {'label': 0, 'x0': 1, 'x1': 2}\n"
+    "        yield {'label': 1, 'x0': 3, 'x1': 4}\n",
+    "def Mine():\n    return TensorDataset(torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[0.0], [1]]))\n",
     "def Mine():\n    return [((1, 2), 0), ((3, 4), 1)]\n",
 ]
 
@@ -174,10 +164,7 @@ def test_a_revision_of_its_own_spares_the_reading(
 
 
 def test_columns_to_keep_and_names_of_features(tree: Path, params: Callable[..., Params]) -> None:
-    code = (
-        "class Mine:\n    def rows(self):\n        yield {'label': 'a', 'age': 3, 'sex': 'm',"
-        " 'split': 'valid'}\n"
-    )
+    code = "class Mine:\n    def rows(self):\n        yield {'label': 'a', 'age': 3, 'sex': 'm', 'split': 'valid'}\n"
     info, rows = ingested(params(code, {"keep": ["sex"]}), tree)
     assert (
         info["features"] == ["age"]
@@ -219,9 +206,6 @@ def test_image_files_stay_as_they_are(tree: Path, params: Callable[..., Params])
     files = pictures(3)
     for number, content in enumerate(files):
         (tree / f"photos/{number}.png").write_bytes(content)
-    code = (
-        f"def Mine():\n    return [('photos/0.png', 0), (r'{tree}/photos/1.png', 1),"
-        " ('photos/2.png', 0)]\n"
-    )
+    code = f"def Mine():\n    return [('photos/0.png', 0), (r'{tree}/photos/1.png', 1), ('photos/2.png', 0)]\n"
     _, rows = ingested(params(code), tree)
     assert [image["bytes"] for image in rows["image"].to_pylist()] == files

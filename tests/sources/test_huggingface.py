@@ -24,7 +24,7 @@ pytest_plugins = ["tests.helpers.data_fixtures"]
 RUN = """
 import sys
 from pathlib import Path
-from tasks import params
+from ratchet import params
 from ratchet.errors import RatchetError
 from tasks.ingest import ingest
 from tasks.prepare import prepare
@@ -300,8 +300,5 @@ def test_ingest_refuses_another_revision_than_the_pinned_one(tree, served, tmp_p
     with hub(served[0]) as endpoint:
         assert ingested(tree, SOURCE, endpoint, tmp_path, "refresh").returncode == 0
     done = ingested(tree, {**SOURCE, "revision": "v2"}, "http://127.0.0.1:9", tmp_path, "ingest")
-    expected = (
-        "SourceChanged: params.yaml no longer asks for what source.lock pins:"
-        " ingest.sources.0.revision: null → v2;"
-    )
+    expected = "SourceChanged: params.yaml no longer asks for what source.lock pins: ingest.sources.0.revision: null → v2;"
     assert done.stderr.startswith(expected)

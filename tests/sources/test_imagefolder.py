@@ -106,8 +106,7 @@ TWO = r"photos can be read in two ways: "
         (
             each("train test extra"),
             TWO
-            + r"as the splits test, train beside other folders \(extra\), or as the classes extra,"
-            r" test, train; "
+            + r"as the splits test, train beside other folders \(extra\), or as the classes extra, test, train; "
             r"move extra out of photos to get the splits, or rename test, train to get the classes",
         ),
         (
@@ -139,10 +138,8 @@ TWO = r"photos can be read in two ways: "
         (
             each("train_set test_set"),
             TWO
-            + r"as the classes test_set, train_set, or as splits or groups \(test_set, train_set\)"
-            r" that hold the "
-            r"classes cat, dog; move the images out of the inner folders to get the former, or"
-            r" rename the outer folders",
+            + r"as the classes test_set, train_set, or as splits or groups \(test_set, train_set\) that hold the "
+            r"classes cat, dog; move the images out of the inner folders to get the former, or rename the outer folders",
         ),
         (each("2020 2021"), TWO + r"as the classes 2020, 2021, or as splits or groups"),
         (
@@ -164,8 +161,7 @@ TWO = r"photos can be read in two ways: "
         ),
         (
             each("dataset", "train test"),
-            r"photos holds the single folder dataset, which is either a class or .* \(test,"
-            r" train\); "
+            r"photos holds the single folder dataset, which is either a class or .* \(test, train\); "
             r"set the path to photos/dataset, or move",
         ),
         (
@@ -259,10 +255,7 @@ def odd(root: Path, kind: str) -> None:
         ("postscript", "1 suffix (cat/1.eps)"),
         (
             "heic",
-            (
-                "1 HEIC without the extra `heif` (pip install -c constraints.txt -e '.[heif]')"
-                " (cat/1.HEIC)"
-            ),
+            "1 HEIC without the extra `heif` (pip install -c constraints.txt -e '.[heif]') (cat/1.HEIC)",
         ),
     ],
 )
@@ -291,8 +284,8 @@ def test_a_summary_names_splits_and_counts_by_reason(tmp_path):
         "photos/README.txt",
         "photos/data.yaml",
     )
-    assert (
-        read(tmp_path)[1] == "photos: 8 images in 2 classes, splits train, val; "
+    assert read(tmp_path)[1] == (
+        "photos: 8 images in 2 classes, splits train, val; "
         "skipped 3: 1 not in a class folder (train/9.png), 2 suffix (README.txt, ...)"
     )
     assert str(Skipped()) == ""
@@ -395,10 +388,10 @@ def test_the_command_prints_what_it_skips(tree):
     lay(tree, *each("cat dog", "."))
     odd(tree, "not UTF-8")
     code = (
-        "from pathlib import Path; from ratchet.sources import folders; from ratchet.sources.base"
-        " import Places; from ratchet.params import ImageFolderSource; places = Places(Path(),"
-        " Path()); folders.resolve(ImageFolderSource(type='imagefolder', path='photos'), places);"
-        " print(*places.notes)"
+        "from pathlib import Path; from ratchet.sources import imagefolder; "
+        "from ratchet.sources.base import Places; from ratchet.params import ImageFolderSource; "
+        "places = Places(Path(), Path()); "
+        "imagefolder.resolve(ImageFolderSource(type='imagefolder', path='photos'), places); print(*places.notes)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -253,8 +253,7 @@ def test_refresh_says_what_is_new_changed_and_gone(configured, parquet, tree):
     write("d", 0, 1)
     result = refresh.fn(params, tree)
     assert result["changed"] and result["summary"] == [
-        "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (c.parquet), 1 as"
-        " before"
+        "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (c.parquet), 1 as before"
     ]
     assert result["changes"][0]["changed"] == ["b.parquet"]
     result = refresh.fn(params, tree)
@@ -267,10 +266,7 @@ def test_a_clone_without_the_local_files_is_told_which_they_were(configured, par
         image_file(tree / f"data/incoming/{name}.parquet", pictures(2), [0, 1])
     refresh.fn(configured(parquet()), tree)
     shutil.rmtree(tree / "data/incoming")
-    told = (
-        r"no parquet file at data/incoming.*pins a.parquet, b.parquet, c.parquet and 2 more of this"
-        r" source: copy them"
-    )
+    told = r"no parquet file at data/incoming.*pins a.parquet, b.parquet, c.parquet and 2 more of this source: copy them"
     with pytest.raises(SourceMissing, match=told):
         refresh.fn(configured(parquet()), tree)
     with pytest.raises(

@@ -262,10 +262,7 @@ def test_the_example_in_custom(ingested, configured, tree):
     assert (
         len(rows) == 250 and info["classes"] == ["left", "right"] and info["licence"] == "CC0-1.0"
     )
-    changed = (
-        r'sources.0.arguments: {"rows": 250, "seed": 0} → {"rows": 9, "seed": 0}; run `ratchet'
-        r" refresh`"
-    )
+    changed = r'sources.0.arguments: {"rows": 250, "seed": 0} → {"rows": 9, "seed": 0}; run `ratchet refresh`'
     with pytest.raises(SourceChanged, match=changed):
         ingest.fn(configured({**source, "arguments": {"rows": 9, "seed": 0}}), tree)
     with pytest.raises(ParamsError, match=r"no class custom.sources.blobs:Cubes"):

@@ -388,10 +388,7 @@ def test_a_file_that_moved_upstream_is_named_with_both_hashes(site, tmp_path):
     url = f"{site.address}/a.parquet"
     (file,), _ = urls.resolve(url, tmp_path)
     site.files["a.parquet"] = BODY[::-1]
-    expected = (
-        rf"a.parquet at {url} is not what source.lock pins: expected SHA-256"
-        rf" {file['sha256'][:12]}…, found "
-    )
+    expected = rf"a.parquet at {url} is not what source.lock pins: expected SHA-256 {file['sha256'][:12]}…, found "
     with pytest.raises(SourceChanged, match=expected):
         urls.fetch(url, "a.parquet", file, tmp_path)
 

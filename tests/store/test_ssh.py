@@ -90,18 +90,13 @@ def server(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """An SSH server that is the git remote `origin` and the DVC remote of the toy."""
     git("clone", "--quiet", "--bare", str(toy.tree), str(tmp_path / "origin.git"), cwd=tmp_path)
     with Server(tmp_path) as server:
-        options = (
-            "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o"
-            " LogLevel=ERROR"
-        )
+        options = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         monkeypatch.setenv("GIT_SSH_COMMAND", f"ssh -F /dev/null -i {server.key} {options}")
         url = f"ssh://{USER}@127.0.0.1:{server.port}{tmp_path}"
         git("remote", "add", "origin", f"{url}/origin.git", cwd=toy.tree)
         toy.write(
             {
-                ".dvc/config": (
-                    f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}/store\n"
-                )
+                ".dvc/config": f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}/store\n"
             }
         )
         toy.write({".dvc/config.local": f"['remote \"store\"']\n    keyfile = {server.key}\n"})

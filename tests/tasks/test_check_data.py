@@ -163,18 +163,16 @@ def test_few_test_rows_are_told_with_the_param_that_decides(toy: Toy, check: Che
         "rule": "no_worse",
     }
     found = check(few, **gate)
-    assert (
-        found.few_rows
-        == "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on"
-        " gate.margin 0.005, which takes at least 539; gate.on_undecided: estimate decides"
+    assert found.few_rows == (
+        "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on gate.margin 0.005, which takes "
+        "at least 539; gate.on_undecided: estimate decides"
     )
     assert found.lines[-1] == drifted(toy)["few_rows"] == found.few_rows
     assert check(few, rule="better").few_rows is None
     assert check(few, rule="no_worse", margin=0.05).few_rows is None
-    assert (
-        check(few, margin=0.0).few_rows
-        == "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on"
-        " gate.margin 0.0; gate.on_undecided: estimate decides"
+    assert check(few, margin=0.0).few_rows == (
+        "about 80 test rows show differences of 0.0327 or more at 95% and cannot decide on gate.margin 0.0; "
+        "gate.on_undecided: estimate decides"
     )
 
 

@@ -97,10 +97,7 @@ def test_the_page_of_another_contract(toy: Toy) -> None:
 
 def test_the_first_version_needs_no_torch(toy: Toy) -> None:
     lay(toy, 0.2)
-    code = (
-        "import runpy, sys; sys.argv = ['gate', 'prod']; runpy.run_module('tasks.gate',"
-        " run_name='__main__'); "
-    )
+    code = "import runpy, sys; sys.argv = ['gate', 'prod']; runpy.run_module('tasks.gate', run_name='__main__'); "
     done = subprocess.run(
         [BIN / "python", "-c", code + "sys.exit('torch' in sys.modules)"],
         cwd=toy.tree,
@@ -294,8 +291,8 @@ def test_no_promotion_below_the_floor(toy: Toy) -> None:
     decision = train(toy, 0.1)
     assert decision.verdict == "refuse"
     assert decision.reason.startswith(
-        "accuracy 0.9500 is below gate.min_accuracy 0.97, the floor for every promotion (v1.0.0,"
-        " which is in service, reached 0.9000 and is below it too); better: accuracy"
+        "accuracy 0.9500 is below gate.min_accuracy 0.97, the floor for every promotion (v1.0.0, which is in service, "
+        "reached 0.9000 and is below it too); better: accuracy"
     )
     for key in ("on_undecided", "on_new_contract"):
         toy.set(f"gate.{key}", "promote")
@@ -320,11 +317,9 @@ def test_on_new_contract_alone_lets_a_model_of_other_classes_through(toy: Toy) -
     toy.set("gate.on_new_contract", "promote")
     decision = train(toy, 0.1, classes=("up", "down"))
     assert (decision.verdict, decision.compared) == ("promote", 0)
-    assert (
-        decision.reason
-        == "the contract differs from v1.0.0's (classes), nothing can be compared (no rows to"
-        " compare on); let through by gate.on_new_contract: promote; accuracy 0.9500 reaches"
-        " gate.min_accuracy 0.85, as for a first version"
+    assert decision.reason == (
+        "the contract differs from v1.0.0's (classes), nothing can be compared (no rows to compare on); let through by "
+        "gate.on_new_contract: promote; accuracy 0.9500 reaches gate.min_accuracy 0.85, as for a first version"
     )
     assert toy.serves() == "v2.0.0"
 
@@ -337,16 +332,10 @@ def test_a_new_contract_is_said_and_never_promoted_silently(toy: Toy) -> None:
         ("classes",),
         500,
     )
-    said = (
-        "the contract differs from v1.0.0's (classes), compared on what both know; too few rows to"
-        " tell"
-    )
+    said = "the contract differs from v1.0.0's (classes), compared on what both know; too few rows to tell"
     assert decision.reason.startswith(said)
     toy.set("gate.margin", 0.02)
-    said = (
-        "the contract differs from v1.0.0's (classes), compared on what both know; not let through"
-        " by gate.on_new_contract"
-    )
+    said = "the contract differs from v1.0.0's (classes), compared on what both know; not let through by gate.on_new_contract"
     assert train(toy, 0.1, classes=("left", "up")).reason.startswith(said)
     toy.set("gate.on_new_contract", "promote")
     train(toy, 0.1, classes=("left", "up"))
@@ -362,10 +351,7 @@ def test_a_model_of_other_inputs_is_compared_on_what_the_champion_can_read(toy: 
         ("input_shape", "features"),
         1000,
     )
-    said = (
-        "the contract differs from v1.0.0's (input_shape, features), compared on what both know;"
-        " not let through by "
-    )
+    said = "the contract differs from v1.0.0's (input_shape, features), compared on what both know; not let through by "
     assert decision.reason.startswith(said)
     train(toy, 0.2)
     toy.set("gate.on_new_contract", "promote")
@@ -373,12 +359,12 @@ def test_a_model_of_other_inputs_is_compared_on_what_the_champion_can_read(toy: 
     assert toy.serves() == "v2.0.0"
     decision = train(toy, 0.05)  # back to one: the champion can't answer rows without y
     assert decision.reason.startswith(
-        "the contract differs from v2.0.0's (input_shape, features), nothing can be compared"
-        " (v2.0.0 can't answer these rows: the rows lack y"
+        "the contract differs from v2.0.0's (input_shape, features), nothing can be compared (v2.0.0 can't answer these "
+        "rows: the rows lack y"
     )
     assert decision.reason.endswith(
-        "let through by gate.on_new_contract: promote; accuracy 0.9750 reaches gate.min_accuracy"
-        " 0.85, as for a first version"
+        "let through by gate.on_new_contract: promote; accuracy 0.9750 reaches gate.min_accuracy 0.85, as for a first "
+        "version"
     )
 
 

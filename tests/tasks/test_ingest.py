@@ -81,10 +81,7 @@ def test_without_a_lock_or_with_that_of_other_sources_nothing_is_read(
     refresh.fn(configured(parquet()), tree)
     with pytest.raises(
         SourceChanged,
-        match=(
-            r"params.yaml no longer asks for what source.lock pins: .*sources.0.type: parquet →"
-            r" torchvision"
-        ),
+        match=r"params.yaml no longer asks for what source.lock pins: .*sources.0.type: parquet → torchvision",
     ):
         ingest.fn(sample, tree)
 

@@ -268,10 +268,8 @@ def test_a_mixed_folder_is_read_by_kind_and_the_rest_is_counted(toy: Toy) -> Non
         ("mixed/c.parquet", 1, "left"),
         ("mixed/sub/B.CSV", 0, "right"),
     ]
-    assert (
-        done.skipped
-        == "skipped 7 files: 1 .png, 2 .txt, 1 empty, 1 hidden, 1 linked from outside the folder, 1"
-        " without a suffix"
+    assert done.skipped == (
+        "skipped 7 files: 1 .png, 2 .txt, 1 empty, 1 hidden, 1 linked from outside the folder, 1 without a suffix"
     )
     assert str(done).startswith("4 rows (0 bad) scored by v1.0.0 into ")
     (toy.tree / "texts").mkdir()
@@ -480,12 +478,12 @@ def test_a_run_that_is_killed_leaves_no_row_behind_and_none_twice(
     (hourly.incoming / "a.csv").write_text("x\n" + "0.1\n0.3\n" * 20)
     monkeypatch.setattr(unlabeled, "ROWS", 10)
     code = (
-        "import os, sys; from pathlib import Path; from tasks import predict; from tasks.data"
-        " import arrivals\nscore, count = predict._Scorer._score, []; arrivals.ROWS = 10\ndef"
-        " stop(self, rows):\n    count.append(1)\n    return score(self, rows) if len(count) < 3"
-        " else os.kill(os.getpid(), 9)\npredict._Scorer._score ="
-        " stop\npredict.predict_new.fn(Path(sys.argv[1]), 'data/incoming', 'prod',"
-        " Path(sys.argv[2]))"
+        "import os, sys; from pathlib import Path; from tasks import predict; from ratchet.prediction import unlabeled\n"
+        "score, count = predict._Scorer._score, []; unlabeled.ROWS = 10\n"
+        "def stop(self, rows):\n    count.append(1)\n"
+        "    return score(self, rows) if len(count) < 3 else os.kill(os.getpid(), 9)\n"
+        "predict._Scorer._score = stop\n"
+        "predict.predict_new.fn(Path(sys.argv[1]), 'data/incoming', 'prod', Path(sys.argv[2]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(hourly.toy.tree), str(hourly.folder)],
@@ -570,14 +568,14 @@ def test_every_file_of_a_folder_gets_a_row(tmp_path: Path) -> None:
 READ = """
 import json, sys
 from pathlib import Path
-from tasks.data import arrival_rows, arrivals
+from ratchet.prediction import unlabeled, unlabeled_rows
 from ratchet.dataset.spec import Spec
 from ratchet.errors import RatchetError
 spec = Spec.parse(json.loads(sys.argv[1]))
 for source in sys.argv[2:]:
     try:
-        batches = arrivals.find(Path(), source, spec).batches()
-        parts = [arrival_rows.checked(some, spec, arrival_rows.Checks(10_000, {}))[1] for some in batches]
+        batches = unlabeled.find(Path(), source, spec).batches()
+        parts = [unlabeled_rows.checked(some, spec, unlabeled_rows.Checks(10_000, {}))[1] for some in batches]
         print(json.dumps([reason for part in parts for reason in part]))
     except RatchetError as error:
         print(json.dumps(f"{type(error).__name__}: {error}"))
@@ -617,9 +615,9 @@ def on_hub(tmp_path: Path) -> dict[str, bytes]:
     encoded[7] = (encoded[7] or b"")[:50]
     parts = {"train": encoded, "test": [*encoded[:20], None]}
     return {
-        f"data/{split}-00000-of-00001.parquet": (
-            image_file(tmp_path / split, part, ["x"] * len(part)).read_bytes()
-        )
+        f"data/{split}-00000-of-00001.parquet": image_file(
+            tmp_path / split, part, ["x"] * len(part)
+        ).read_bytes()
         for split, part in parts.items()
     }
 
@@ -684,10 +682,12 @@ def test_the_flow_scores_what_has_arrived(copy: Checkout, tmp_path: Path) -> Non
     inputs, _ = images()
     image_file(tmp_path / "new.parquet", [png(image[0]) for image in inputs[:20]], ["x"] * 20)
     code = (
-        "import json, sys; from pathlib import Path; from service.server import server; from"
-        " ratchet.stage import home\nwith server(home(Path())):\n    from flows.prediction import"
-        " prediction\n    for _ in range(2):\n        state = prediction(sys.argv[1], sys.argv[2],"
-        " return_state=True)\n        print(json.dumps([state.name, state.message]))"
+        "import json, sys; from pathlib import Path; from service.server import server; from ratchet.stage import home\n"
+        "with server(home(Path())):\n"
+        "    from flows.prediction import prediction\n"
+        "    for _ in range(2):\n"
+        "        state = prediction(sys.argv[1], sys.argv[2], return_state=True)\n"
+        "        print(json.dumps([state.name, state.message]))"
     )
     done = copy.run("python", "-c", code, str(tmp_path / "new.parquet"), str(tmp_path / "scored"))
     first, second = (json.loads(line) for line in done.stdout.splitlines()[-2:])

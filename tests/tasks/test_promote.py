@@ -160,10 +160,7 @@ def test_a_version_whose_bytes_are_gone_or_changed_is_never_put_into_service(toy
 
 
 def test_rollback_imports_neither_torch_nor_prefect() -> None:
-    code = (
-        "import sys, tasks.promote; print({'torch', 'prefect', 'pandera', 'polars'} &"
-        " set(sys.modules))"
-    )
+    code = "import sys, tasks.promote; print({'torch', 'prefect', 'pandera', 'polars'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "set()\n"
 
 

@@ -63,10 +63,7 @@ def test_unavailable_names_the_hosts_and_three_ways_on(configured, package, tree
     monkeypatch.setattr(fashion_mnist, "DEBIAN", package / "none")
     with pytest.raises(
         SourceMissing,
-        match=(
-            r"http://127.0.0.1:9/.*run `apt-get install dataset-fashion-mnist`; or set `root`.*your"
-            r" own data"
-        ),
+        match=r"http://127.0.0.1:9/.*run `apt-get install dataset-fashion-mnist`; or set `root`.*your own data",
     ):
         refresh.fn(configured(), tree)
     assert not (tree / "source.lock").exists()
@@ -109,12 +106,12 @@ def test_looking_at_files_that_are_here_imports_no_torch(tree):
     code = f"""
 import sys
 from pathlib import Path
-from tasks import params
+from ratchet import params
 from tasks.refresh import refresh
 from ratchet.params import TorchvisionSource
-from ratchet.sources import base, kinds
+from ratchet.sources import base, types
 places = base.Places(Path({str(tree)!r}), Path({str(tree)!r}))
-kinds.resolve(TorchvisionSource(type="torchvision", name="FashionMNIST", root={str(ASSETS)!r}, arguments={{}}), places)
+types.resolve(TorchvisionSource(type="torchvision", name="FashionMNIST", root={str(ASSETS)!r}, arguments={{}}), places)
 assert not {{"torch", "polars", "datasets", "pandera"}} & sys.modules.keys(), sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -146,10 +143,7 @@ def test_what_changed_is_told_by_source(configured, parquet, tree, monkeypatch):
     logged = []
     monkeypatch.setattr("tasks.refresh.log", logged.append)
     result = refresh.fn(params, tree)
-    line = (
-        "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (a.parquet), 1 as"
-        " before"
-    )
+    line = "data/incoming: 1 file new (d.parquet), 1 changed (b.parquet), 1 gone (a.parquet), 1 as before"
     note = "data/incoming: skipped 1: 1 suffix (notes.txt)"
     assert result["summary"] == [line, note] and result["notes"] == [note]
     (change,) = result["changes"]

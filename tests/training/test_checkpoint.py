@@ -96,8 +96,8 @@ def test_a_checkpoint_with_code_inside_is_dropped_and_the_code_never_runs(
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from ratchet.training.checkpoint import"
-        " Checkpoints\nwith Checkpoints(Path(sys.argv[1])).held():\n    os.kill(os.getpid(), 9)\n"
+        "import os, sys; from pathlib import Path; from ratchet.training.checkpoint import Checkpoints\n"
+        "with Checkpoints(Path(sys.argv[1])).held():\n    os.kill(os.getpid(), 9)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "key")], check=False)
     assert run.returncode == -9

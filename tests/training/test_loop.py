@@ -325,8 +325,7 @@ def test_out_of_memory_proposes_a_batch_size(
 ) -> None:
     def full(*_: object) -> None:
         raise RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
-            " bytes"
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
 
     monkeypatch.setattr(state.State, "learn", full)

@@ -173,8 +173,7 @@ def test_an_edit_is_never_lost(two: Toy, path: str) -> None:
         file.write("# edited\n")
     refused(
         two,
-        rf"{path}: not committed and in no version, so adopting v1\.1\.0 would lose it; commit it,"
-        r" or set",
+        rf"{path}: not committed and in no version, so adopting v1\.1\.0 would lose it; commit it, or set",
     )
 
 
@@ -329,8 +328,7 @@ def test_params_that_the_code_here_does_not_take_refuse_it(toy: Toy) -> None:
     register.fn(params.load(ROOT), toy.tree, toy.decide(sha256), head(toy.tree))
     refused(
         toy,
-        r"does not take the params of v1\.0\.0; `ratchet adopt v1\.0\.0 --code` .*\n.*\n "
-        r" old_section",
+        r"does not take the params of v1\.0\.0; `ratchet adopt v1\.0\.0 --code` .*\n.*\n  old_section",
         "v1.0.0",
         error=ParamsError,
     )
@@ -382,10 +380,7 @@ def test_the_users_settings_of_git_change_nothing(
         (hook / name).write_text("#!/bin/sh\nexit 1\n")
         (hook / name).chmod(0o755)
     (tmp_path / "ignored").write_text("*.tsv\n*.json\n")
-    settings = (
-        "[core]\n autocrlf = true\n excludesFile = {}\n[commit]\n gpgSign = true\n[user]\n name ="
-        " Eve\n"
-    )
+    settings = "[core]\n autocrlf = true\n excludesFile = {}\n[commit]\n gpgSign = true\n[user]\n name = Eve\n"
     (tmp_path / "settings").write_text(settings.format(tmp_path / "ignored"))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "settings"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))

@@ -71,8 +71,7 @@ def test_bad_rows_beyond_their_level_are_a_warning(reason: str, level: str, shar
     at = round(1000 * share)
     assert warnings(EVEN, rows=rows, reasons={reason: at}) == []
     assert warnings(EVEN, rows=rows, reasons={reason: at + 1}) == [
-        f"{at + 1:,} rows ({(at + 1) / 1000:.2%}) are set aside as {reason}; validate.warn.{level}"
-        f" is {share}"
+        f"{at + 1:,} rows ({(at + 1) / 1000:.2%}) are set aside as {reason}; validate.warn.{level} is {share}"
     ]
 
 
@@ -115,8 +114,7 @@ def test_names_that_look_alike(names: tuple[str, str], shown: str) -> None:
 @pytest.mark.parametrize("name", [*all_shards.ABSENT, "None ", "N/A", "NULL"])
 def test_names_of_missing_values(name: str) -> None:
     assert warnings({name: PLENTY, "z": PLENTY}) == [
-        f"the class {name!r} is named like a missing value; if it means one, leave those labels"
-        " empty in the source"
+        f"the class {name!r} is named like a missing value; if it means one, leave those labels empty in the source"
     ]
 
 
@@ -137,8 +135,8 @@ def test_the_usual_words_for_a_missing_value() -> None:
 
 def few(rare: str, count: int, splits: int) -> str:
     return (
-        f"{count} of {count + 1} classes have fewer than {splits} rows, too few for one in each"
-        f" split: {rare}; validation and test will lack some of them"
+        f"{count} of {count + 1} classes have fewer than {splits} rows, too few for one in each split: {rare}; "
+        "validation and test will lack some of them"
     )
 
 
@@ -230,8 +228,8 @@ def test_bad_rows_up_to_the_limit_pass() -> None:
     message = fail(
         {"a": 1, "b": 1}, rows={"in": 100, "out": 74, "quarantined": 26}, reasons=reasons
     )
-    assert (
-        message == "26 of 100 rows are bad, most of them null; validate.max_bad_fraction is 0.25; "
+    assert message == (
+        "26 of 100 rows are bad, most of them null; validate.max_bad_fraction is 0.25; "
         "see reports/validation.json and data/quarantine.parquet"
     )
 

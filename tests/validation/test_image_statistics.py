@@ -35,38 +35,29 @@ def warned(sizes, colour, size=(28, 28), channels=1):
             {"64x64": 600},
             600,
             {},
-            (
-                "600 of 600 images are larger than prepare.size 28x28 (all are 64x64, width x"
-                " height) and 600 of 600 images are in colour while prepare.channels is 1;"
-                f" {ADVICE}"
-            ),
+            "600 of 600 images are larger than prepare.size 28x28 (all are 64x64, width x height) and "
+            f"600 of 600 images are in colour while prepare.channels is 1; {ADVICE}",
         ),
         (
             {"64x64": 400, "80x60": 100, "28x28": 100},
             0,
             {},
-            (
-                "500 of 600 images are larger than prepare.size 28x28 (most are 64x64, width x"
-                " height); raise prepare.size, or ignore this if it is intended"
-            ),
+            "500 of 600 images are larger than prepare.size 28x28 (most are 64x64, width x height); "
+            "raise prepare.size, or ignore this if it is intended",
         ),
         (
             {f"{side}x{side + 1}": 1 for side in range(20, 220)},
             0,
             {},
-            (
-                "192 of 200 images are larger than prepare.size 28x28 (from 28x29 to 219x220, width"
-                " x height); raise prepare.size, or ignore this if it is intended"
-            ),
+            "192 of 200 images are larger than prepare.size 28x28 (from 28x29 to 219x220, width x height); "
+            "raise prepare.size, or ignore this if it is intended",
         ),
         (
             {"28x28": 100},
             11,
             {},
-            (
-                "11 of 100 images are in colour while prepare.channels is 1; "
-                "raise prepare.channels, or ignore this if it is intended"
-            ),
+            "11 of 100 images are in colour while prepare.channels is 1; "
+            "raise prepare.channels, or ignore this if it is intended",
         ),
         ({"28x28": 99, "600x400": 1}, 1, {}, None),  # a few of them are no reason to warn
         ({"32x32": 100}, 100, {"size": (32, 32), "channels": 3}, None),
@@ -75,10 +66,8 @@ def warned(sizes, colour, size=(28, 28), channels=1):
             {"20x40": 100},
             0,
             {"size": (20, 40)},
-            (
-                "100 of 100 images are larger than prepare.size 40x20 (all are 20x40, width x"
-                " height); raise prepare.size, or ignore this if it is intended"
-            ),
+            "100 of 100 images are larger than prepare.size 40x20 (all are 20x40, width x height); "
+            "raise prepare.size, or ignore this if it is intended",
         ),
         ({}, 0, {}, None),
     ],
@@ -98,9 +87,8 @@ def test_colour_photos_at_the_defaults_are_warned_about_in_log_report_and_page(
         stage.fn(params, tree)
     report = json.loads((tree / "reports/validation.json").read_text())
     (warning,) = [text for text in report["warnings"] if "prepare.size" in text]
-    assert (
-        warning
-        == "20 of 20 images are larger than prepare.size 28x28 (all are 64x64, width x height) and "
+    assert warning == (
+        "20 of 20 images are larger than prepare.size 28x28 (all are 64x64, width x height) and "
         f"20 of 20 images are in colour while prepare.channels is 1; {ADVICE}"
     )
     assert report["colour"] == 20

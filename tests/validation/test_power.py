@@ -48,9 +48,8 @@ def test_a_warning_states_the_smallest_difference(rows: int, points: float | Non
         assert warnings == []
     else:
         assert warnings == [
-            f"about {rows} test rows: differences in accuracy below {points} points cannot be shown"
-            " at 95%; add test rows (prepare.test_fraction), or see gate.on_undecided in"
-            " docs/versions.md"
+            f"about {rows} test rows: differences in accuracy below {points} points cannot be shown at 95%; add test "
+            "rows (prepare.test_fraction), or see gate.on_undecided in docs/versions.md"
         ]
 
 

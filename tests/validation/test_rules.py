@@ -185,10 +185,7 @@ def test_other_columns_are_named(change: dict[str, list[str]], message: str) -> 
         (
             {"label": rule()},
             {**INFO, "features": ["label"]},
-            (
-                r"name label, which is the label and also a column of that name; for the label"
-                r" write y, and rename"
-            ),
+            r"name label, which is the label and also a column of that name; for the label write y, and rename",
         ),
         (
             {"label": rule()},

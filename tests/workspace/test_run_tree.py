@@ -111,10 +111,7 @@ def test_a_rerun_takes_no_results_of_other_runs(
     """The stages of a rerun keep what they share in their own tree, and DVC's run cache is off."""
     version = toy.release("a")
     version_tree.lay_out(toy.tree, version, tmp_path / "rerun")
-    code = (
-        "from pathlib import Path; from ratchet.repository import scratch;"
-        " print(scratch(Path()).resolve())"
-    )
+    code = "from pathlib import Path; from ratchet.repository import scratch; print(scratch(Path()).resolve())"
     lines: list[str] = []
     start = process.run
 
