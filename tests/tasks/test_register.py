@@ -75,7 +75,8 @@ def test_the_number_says_what_changed(toy: Toy) -> None:
 def test_edited_code_is_refused_and_nothing_written(toy: Toy) -> None:
     toy.write({"code/train.py": "# edited\n", "custom/mine.py": "# new\n"})
     with pytest.raises(
-        DirtyCode, match=r"code/train\.py, custom: .*`git add code/train\.py custom && git commit`"
+        DirtyCode,
+        match=r"code/train\.py, custom/mine\.py: .*`git add code/train\.py custom/mine\.py && git",
     ):
         toy.register("weights")
     assert toy.registry.versions() == []
