@@ -58,10 +58,11 @@ test-long: $(STAMP)  ## run the long tests: kills, soaks, races (a slice of them
 mutants: $(STAMP)  ## make one mistake at a time in the code: do the tests notice? GROUP=gate SAMPLE=50
 	@$(BIN)/python -m tests.mutants $(GROUP) $(FOLDER) --sample $(or $(SAMPLE),50) --seed $(SEED) $(MUTANTS)
 
-check: $(STAMP)  ## style and types
+check: $(STAMP)  ## style, types and declared dependencies
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/deptry --no-ansi .
 
 format: $(STAMP)  ## put the code into shape
 	@$(BIN)/ruff check --fix
