@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ratchet import tango
-from ratchet.gate import judgement
+from ratchet.gate import judgement, statistics
 from ratchet.gate.judgement import Judgement
 from ratchet.gate.statistics import Answers
 from tests.gate.test_decisions import CLASSES, PARAMS, answers
@@ -325,3 +325,12 @@ def test_a_few_rows_without_a_disagreement_show_nothing_in_a_mean_of_classes_eit
     assert judgement.decide(params, two(0, 0, 20), OLD).verdict == "undecided"
     assert judgement.decide(params, two(0, 1, 20), OLD).verdict == "undecided"
     assert judgement.decide(params, two(0, 0, 2000), OLD).verdict == "promote"
+
+
+def test_the_smallest_class_that_has_rows_bounds_a_mean_of_classes() -> None:
+    """Of classes without rows nothing is known; a class of a single row counts."""
+    targets = np.array([0] * 100 + [1])
+    answers = statistics.Answers(targets, targets, targets)
+    for classes in (np.array([0, 1]), np.array([0, 1, 2])):
+        low = statistics.estimate(answers, "macro_recall", classes, 0.95).low
+        assert low == pytest.approx(-tango.detectable(2.0, 0.95, 0.0))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ from ratchet.gate import decisions, scoring
 from ratchet.gate.decisions import Decision
 from ratchet.git import git, head
 from ratchet.registry.versions import Registry
-from ratchet.shards import splits
+from ratchet.shards import shards, splits
 from ratchet.store import pipeline
 from tasks.gate import best_before, gate, gate_versions
 from tasks.promote import promote, rollback
@@ -376,6 +378,33 @@ def test_a_champion_that_gives_no_numbers_is_named(toy: Toy) -> None:
         match=r"v1\.0\.0 gives probabilities that are not finite; `ratchet verify v1\.0\.0`",
     ):
         train(toy, 0.2)
+
+
+def test_a_challenger_whose_loss_is_not_finite_is_refused(toy: Toy) -> None:
+    train(toy, 0.2)
+    lay(toy, 0.1)
+    file = toy.tree / "reports/metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "loss": float("nan")}))
+    toy.lock()
+    decision = gate.fn(toy.params, toy.tree, "prod")
+    assert (decision.verdict, decision.reason) == ("refuse", "its loss is not finite")
+
+
+@pytest.mark.parametrize(("format", "moves"), [(1, False), (2, True)])
+def test_before_format_2_no_row_moved_for_its_class(
+    tmp_path: Path, format: int, moves: bool
+) -> None:
+    """Three rows of a class that the hash alone keeps out of training."""
+    hashed = splits.splits(ROW_IDS, None, (), 0.1, 0.1)
+    rare = [row_id for row_id, split in zip(ROW_IDS, hashed, strict=True) if split == 2][:3]
+    others = [row_id for row_id, split in zip(ROW_IDS, hashed, strict=True) if split == 0][:50]
+    table = pa.table({"row_id": [*rare, *others], "label": ["rare"] * 3 + ["often"] * 50})
+    shards.write(tmp_path / "shard-00000.parquet", iter([table]))
+    listed = [{"file": "shard-00000.parquet", "rows": 53, "sha256": "", "source": 0}]
+    content = {"kind": "features", "features": [], "shards": listed, "format": format}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    trained = scoring._split_again(shards.Shards.open(tmp_path), {}, 0.1, 0.1)
+    assert trained & {*rare} if moves else trained == {*others}
 
 
 def test_comparing_two_versions_by_hand(toy: Toy) -> None:
