@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ratchet import params
 from ratchet.errors import Busy, ParamsError, RatchetError, VersionError
 from ratchet.git import Rejected, head
-from ratchet.registry import loading, publication, tags
+from ratchet.registry import loading, pending, publication, tags
 from ratchet.registry.publication import Deadline, Draft
 from ratchet.registry.tags import Tag
 from ratchet.registry.versions import Assignment, Registry, Version
@@ -117,7 +117,7 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
     has_gap = False
     for attempt in range(1, _TRIES + 1):
         if push_to:
-            publication.restore(tree)  # a fetch that prunes tags may run all the time
+            pending.restore(tree)  # a fetch that prunes tags may run all the time
         try:
             change = _rolled_back(tree, environment, to)
         except _Gap:
@@ -130,7 +130,7 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
             continue
         _check_usable(tree, change.version)
         with publication.turn(tree, TURN_LIMIT_S if push_to else 0) as in_turn:
-            tag = _write(tree, change, environment, to, reason, pending=bool(push_to))
+            tag = _write(tree, change, environment, to, reason, has_remote=bool(push_to))
             if tag is None:
                 continue
             if push_to and not problem:
@@ -138,7 +138,7 @@ def rollback(tree: Path, environment: str, to: str | None = None, reason: str = 
                     publication.push_pending(tree, push_to, Deadline(PUSH_LIMIT_S))
                 except Rejected:  # another machine was faster
                     # the last attempt stays: what is pending gets another number
-                    taken_back = attempt < _TRIES and publication.take_back(tree, tag, in_turn)
+                    taken_back = attempt < _TRIES and pending.take_back(tree, tag, in_turn)
                     problem = _exchanged(tree, push_to, in_turn)
                     if taken_back:
                         continue
@@ -173,7 +173,7 @@ def _exchanged(tree: Path, push_to: str, in_turn: bool = False) -> str:
 
 
 def _write(
-    tree: Path, change: _Change, environment: str, to: str | None, reason: str, pending: bool
+    tree: Path, change: _Change, environment: str, to: str | None, reason: str, has_remote: bool
 ) -> Tag | None:
     """Write the assignment of a rollback; None if the registry has changed since it was decided."""
     with locked(tree):
@@ -191,8 +191,8 @@ def _write(
             tree
         )
         try:
-            if pending:
-                publication.write_pending(tree, tag)
+            if has_remote:
+                pending.write(tree, tag)
             else:
                 tags.write(tree, tag.name, tag.oid)
         except Rejected:  # somebody's `git fetch` brought a tag of that name

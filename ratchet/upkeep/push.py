@@ -12,7 +12,7 @@ from pathlib import Path
 from ratchet.errors import Busy, RemoteRefused, VersionError
 from ratchet.git import Rejected
 from ratchet.params import Params
-from ratchet.registry import publication, tags
+from ratchet.registry import pending, publication, tags
 from ratchet.registry.versions import Registry
 from ratchet.repository import locked
 from ratchet.store import pipeline, remote
@@ -47,7 +47,7 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
     to = to or params.register.push_to
     if to.startswith("-"):
         raise VersionError(f"{to!r} is not a git remote; `git remote` lists the remotes")
-    waiting = {tag.name for tag in publication.pending(tree)}
+    waiting = {tag.name for tag in pending.read(tree)}
     if to and to == params.register.push_to:
         problem = publication.sync(tree, to)
         if problem:
@@ -70,7 +70,7 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
     )
     commits = {version.commit for version in chosen}
     sent = _push_tags(tree, to, None if name is None else commits) if to else []
-    arrived = sorted(waiting - {tag.name for tag in publication.pending(tree)})
+    arrived = sorted(waiting - {tag.name for tag in pending.read(tree)})
     return Pushed([version.name for version in chosen], objects, [*arrived, *sent])
 
 
@@ -85,7 +85,7 @@ def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
     for attempt in range(_TRIES):
         there = _unmoved(tree, to)
         with locked(tree):
-            waiting = {tag.name for tag in publication.pending(tree)}
+            waiting = {tag.name for tag in pending.read(tree)}
             ours = [
                 tag
                 for tag in tags.read(tree, *tags.EVERYTHING)

@@ -18,7 +18,7 @@ from ratchet import params
 from ratchet.errors import ObjectsMissing, RatchetError, VersionError
 from ratchet.gate import decisions
 from ratchet.git import git, read, resolve
-from ratchet.registry import history, loading, publication, tags
+from ratchet.registry import history, loading, pending, tags
 from ratchet.registry.versions import Registry, Version
 from ratchet.repository import remove_worktree
 from ratchet.store import pipeline, remote
@@ -134,11 +134,11 @@ def _counters(tree: Path) -> Iterator[Finding]:
 def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterator[Finding]:
     """Are the tags on these commits (None: all) the same on the git remote?"""
     there = tags.listed(tree, remote)
-    pending = {(tag.name, tag.oid) for tag in publication.pending(tree)}
+    waiting = {(tag.name, tag.oid) for tag in pending.read(tree)}
     for tag in tags.read(tree, *tags.EVERYTHING):
         if (commits is None or tag.commit in commits) and there.get(tag.name) != tag.oid:
             version = str(tag.data.get("version") or tag.parsed.number or "")
-            if (tag.name, tag.oid) in pending:
+            if (tag.name, tag.oid) in waiting:
                 message = f"is not pushed to {remote} yet; `ratchet push` pushes it"
                 if tag.name in there:
                     message += ", under the next free number, since another machine used this one"

@@ -15,7 +15,7 @@ import pytest
 
 from ratchet import stage
 from ratchet.git import git
-from ratchet.registry import loading, publication
+from ratchet.registry import loading, pending
 from ratchet.upkeep.adopt import adopt
 from ratchet.upkeep.gc import collect
 from ratchet.upkeep.push import push
@@ -197,7 +197,7 @@ class Killer:
         ]
         assert findings == []
         assert place.tags(tree) == place.tags(place.origin)
-        assert publication.pending(tree) == []
+        assert pending.read(tree) == []
         assert git("for-each-ref", "refs/ratchet", cwd=tree) == ""
         if command == "adopt":
             assert git("status", "--porcelain", cwd=tree) == ""

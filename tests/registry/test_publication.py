@@ -21,7 +21,7 @@ import pytest
 
 from ratchet.errors import RemoteRefused, Unreachable, VersionError
 from ratchet.git import git
-from ratchet.registry import publication, tags
+from ratchet.registry import pending, publication, tags
 from ratchet.upkeep.push import push
 from ratchet.upkeep.verify import verify
 from ratchet.upkeep.withdraw import withdraw
@@ -104,7 +104,7 @@ def test_a_rollback_without_the_remote_is_pushed_by_the_next_command(pair: tuple
     assert done.version == toy.serves() == "v1.0.2"
     assert "got no answer from the remote" in done.unpushed
     assert rollback.fn(toy.tree, "prod").version == "v1.0.1"
-    assert [tag.name for tag in publication.pending(toy.tree)] == [
+    assert [tag.name for tag in pending.read(toy.tree)] == [
         "classifier#prod#5",
         "classifier#prod#6",
     ]
@@ -113,7 +113,7 @@ def test_a_rollback_without_the_remote_is_pushed_by_the_next_command(pair: tuple
     assert toy.serves() == "v1.0.1"
     connect(toy)
     promote.fn(toy.tree, "v1.0.0", "staging")
-    assert publication.pending(toy.tree) == []
+    assert pending.read(toy.tree) == []
     rolled = rollback.fn(other.tree, "prod")
     assert (rolled.version, rolled.unpushed) == ("v1.0.0", "")
     assert settled(pair) == [("rollback", "v1.0.2"), ("rollback", "v1.0.1"), ("rollback", "v1.0.0")]
@@ -133,7 +133,7 @@ def test_every_command_that_reaches_the_remote_pushes_what_is_pending(
         withdraw(toy.tree, "v1.0.3", "worse")
     else:
         assert rollback.fn(toy.tree, "prod").version == "v1.0.1"
-    assert publication.pending(toy.tree) == []
+    assert pending.read(toy.tree) == []
     tags.fetch(other.tree, "origin")
     assert other.serves() == toy.serves()
 
@@ -378,14 +378,14 @@ def test_only_what_nothing_followed_is_taken_back(pair: tuple[Toy, Toy], in_turn
     toy, other = pair
     disconnect(toy)
     rollback.fn(toy.tree, "prod")
-    (tag,) = publication.pending(toy.tree)
+    (tag,) = pending.read(toy.tree)
     promote.fn(other.tree, "v1.0.0", "staging")  # number 5 there
     promote.fn(other.tree, "v1.0.1", "staging")
     connect(toy)
     refspec = "refs/tags/classifier#staging#6:refs/tags/classifier#staging#6"
     git("fetch", "--quiet", "--no-tags", "origin", refspec, cwd=toy.tree)
-    assert publication.take_back(toy.tree, tag, in_turn) == in_turn
-    assert [left.name for left in publication.pending(toy.tree)] == ([] if in_turn else [tag.name])
+    assert pending.take_back(toy.tree, tag, in_turn) == in_turn
+    assert [left.name for left in pending.read(toy.tree)] == ([] if in_turn else [tag.name])
     assert toy.serves() == ("v1.0.3" if in_turn else "v1.0.2")
     assert toy.serves("staging") == "v1.0.1"
 
@@ -491,7 +491,7 @@ def test_killed_between_the_two_references(pair: tuple[Toy, Toy]) -> None:
     version = toy.registry.find("v1.0.2")
     text = tags.message("x", [], {"version": "v1.0.2", "action": "rollback"})
     tag = tags.make(toy.tree, "classifier#prod#5", version.commit, text, [])
-    git("update-ref", publication.PENDING + tag.name, tag.oid, cwd=toy.tree)
+    git("update-ref", pending.PENDING + tag.name, tag.oid, cwd=toy.tree)
     assert toy.serves() == "v1.0.3"
     disconnect(toy)
     assert (

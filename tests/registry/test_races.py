@@ -12,7 +12,7 @@ import pytest
 
 from ratchet.errors import RatchetError
 from ratchet.git import git
-from ratchet.registry import publication, tags
+from ratchet.registry import pending, publication, tags
 from ratchet.registry.versions import Assignment
 from ratchet.upkeep.gc import collect
 from ratchet.upkeep.push import push
@@ -250,7 +250,7 @@ def test_a_fetch_that_prunes_tags_does_not_lose_a_rollback_that_is_not_pushed(
     tags.fetch(there.tree, "origin")
     assert here.serves() == there.serves() == "v1.0.1"
     assert [entry.reason for entry in there.registry.history("prod")][3:] == ["worse"]
-    assert publication.pending(here.tree) == []
+    assert pending.read(here.tree) == []
 
 
 @pytest.mark.fault(37)
