@@ -1,4 +1,4 @@
-"""What all commands share: the application, its options, and how results and errors are printed.
+"""The application, the options that commands share, and the printing of results and errors.
 
 Each command imports what it needs when it runs, so that a command without torch, Prefect or DVC
 starts fast.
@@ -22,10 +22,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="""Train a PyTorch classifier from versioned data, compare it with the one in service, and roll back.
-
-Start with `ratchet train`. List versions with `ratchet versions`. Roll back with `ratchet rollback`.
-Run the commands in a Ratchet checkout. `--json` prints output for programs.""",
+    help=(
+        "Train a PyTorch classifier from versioned data, compare it with the one in service, and"
+        " roll back.\n\n"
+        "Start with `ratchet train`. List versions with `ratchet versions`. Roll back with"
+        " `ratchet rollback`.\n"
+        "Run the commands in a Ratchet checkout. `--json` prints output for programs."
+    ),
 )
 
 
@@ -50,30 +53,34 @@ VersionName = Annotated[
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Kept in the history.")]
 
-TRAINING, VERSIONS, UPKEEP = (
-    "Train and predict",
-    "Versions and service",
-    "Upkeep",
-)  # panels of --help
+# the panels of --help
+TRAINING = "Train and predict"
+VERSIONS = "Versions and service"
+UPKEEP = "Upkeep"
 
 
-def show(content: Any, shown: Any, as_json: bool) -> None:
-    """Print `content` (a dataclass or JSON values) for programs, or `shown` (text or a table) for people."""
-    if as_json:
-        plain = (
-            asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
-        )
-        print(json.dumps(plain, indent=2, default=str))
+def show(content: Any, text: Any, as_json: bool) -> None:
+    """Print a result.
+
+    Args:
+        content: the result for programs: a dataclass or JSON values.
+        text: the result for people: text or a table.
+        as_json: print `content` as one JSON document instead of `text`.
+    """
+    if not as_json:
+        from cli.tables import console
+
+        console().print(text)
         return
-    from cli.tables import console
-
-    console().print(shown)
+    if is_dataclass(content) and not isinstance(content, type):
+        content = asdict(content)
+    print(json.dumps(content, indent=2, default=str))
 
 
 def main() -> None:
     """Run the command line.
 
-    A `RatchetError` is printed as one message on stderr; the exit code is the error's.
+    Print a `RatchetError` as one message on stderr and exit with the code of its class.
     """
     isolate()
     try:

@@ -1,4 +1,4 @@
-"""What the command line prints for people; for machines every command has `--json`."""
+"""The tables that the command line prints for people; `--json` is the output for programs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from ratchet.registry.versions import Assignment, Version
 
 
-_OF_A_CLASS = ("recall", "precision", "f1")
+CLASS_METRICS = ("recall", "precision", "f1")  # that a comparison of two versions shows
 
 
 def summary_table(summary: Summary, total_s: float) -> Table:
-    """The one table at the end of `ratchet train`.
+    """Return the table that `ratchet train` prints at its end.
 
     Args:
-        total_s: seconds from the start of the command's process.
+        summary: the results of the run.
+        total_s: seconds since the start of the command's process.
     """
     table = Table(box=box.SIMPLE_HEAD, show_header=True, pad_edge=False)
     table.add_column("stage")
@@ -62,24 +63,23 @@ def summary_table(summary: Summary, total_s: float) -> Table:
 
 
 def console() -> Console:
-    """Standard output; plain and unwrapped where it is no terminal.
+    """Return standard output, plain and 160 columns wide if it is not a terminal.
 
-    What people wrote, as a reason, is never markup.
+    Markup is off, since the text contains reasons that people wrote.
     """
     terminal = Console(markup=False, emoji=False)
-    return (
-        terminal
-        if terminal.is_terminal
-        else Console(width=160, highlight=False, markup=False, emoji=False)
-    )
+    if terminal.is_terminal:
+        return terminal
+    return Console(width=160, highlight=False, markup=False, emoji=False)
 
 
 def versions_table(
     versions: Sequence[Version], served: Mapping[str, Sequence[Assignment]]
 ) -> Table:
-    """The versions, newest first, with where each serves and where it did.
+    """Return the table of versions, with the environments that each serves in and served in.
 
     Args:
+        versions: newest first.
         served: the history of every environment.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -96,63 +96,85 @@ def versions_table(
         table.add_column(column)
     for version in versions:
         now, before = places(version, served)
-        gone = "expired" if version.expired else "withdrawn"
-        reinstated = ["reinstated"] if version.cancels and not version.withdrawn else []
-        data, metrics = version.data, version.metrics
         table.add_row(
-            *(
-                version.name,
-                gone if version.withdrawn else ", ".join([*now, *reinstated]),
-                ", ".join(before),
-                _time(version.date),
-            ),
-            *(_with_interval("accuracy", metrics), f"{metrics.get('rows', 0):,}"),
-            *(str(data.get("base", ""))[:10], str(data.get("reason", ""))),
+            version.name,
+            _state(version, now),
+            ", ".join(before),
+            _time(version.date),
+            _with_interval("accuracy", version.metrics),
+            f"{version.metrics.get('rows', 0):,}",
+            str(version.data.get("base", ""))[:10],
+            str(version.data.get("reason", "")),
         )
     return table
+
+
+def _state(version: Version, environments: Sequence[str]) -> str:
+    """Return "expired", "withdrawn", or the environments that the version serves in."""
+    if version.withdrawn:
+        return "expired" if version.expired else "withdrawn"
+    words = [*environments]
+    if version.cancels:
+        words.append("reinstated")
+    return ", ".join(words)
 
 
 def places(
     version: Version, served: Mapping[str, Sequence[Assignment]]
 ) -> tuple[list[str], list[str]]:
-    """The environments that a version serves in, and those that it served in before and does not now."""
-    last = {
-        at: history[-1]
-        for at, history in served.items()
-        if history and history[-1].action != "unassign"
-    }
-    now = [at for at in served if at in last and last[at].version == version.name]
-    ever = [
-        at
-        for at, history in served.items()
-        if any(each.version == version.name for each in history)
-    ]
-    return now, [at for at in ever if at not in now]
+    """Return the environments that a version serves in now, and those that it served in before."""
+    now, before = [], []
+    for environment, history in served.items():
+        if not any(assignment.version == version.name for assignment in history):
+            continue
+        last = history[-1]
+        if last.version == version.name and last.action != "unassign":
+            now.append(environment)
+        else:
+            before.append(environment)
+    return now, before
 
 
 def version_table(shown: Shown) -> Table:
-    """One version, a row a fact."""
+    """Return the table of one version, with one fact per row."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_row(
-        "version", shown.version + (f" (withdrawn: {shown.withdrawn})" if shown.withdrawn else "")
-    )
-    made = (
-        f"{_time(shown.date)}{_from(shown.origin)} from commit {(shown.base or '')[:12]};"
-        f" {shown.reason}"
-    )
-    table.add_row("made", made)
+    _add_history(table, shown)
+    _add_results(table, shown)
+    data = [f"{path} {md5[:12]}" for path, md5 in shown.outputs.items() if path.startswith("data/")]
+    table.add_row("data", ", ".join(data))
+    base = (shown.base or "")[:12]
+    code = f"{len(shown.code)} files and folders as in commit {base}; --json lists them"
+    table.add_row("code", code)
+    for section, values in sorted(shown.params.items()):
+        table.add_row(f"params {section}", _pairs(values, ": "))
+    if shown.overrides:
+        table.add_row("for its run alone", in_words(shown.overrides))
+    table.add_row("libraries", _pairs(dict(sorted(shown.libraries.items())), " "))
+    table.add_row("weights", f"SHA-256 {shown.weights_sha256}")
+    return table
+
+
+def _add_history(table: Table, shown: Shown) -> None:
+    """Add when the version was made, served and changed."""
+    withdrawn = f" (withdrawn: {shown.withdrawn})" if shown.withdrawn else ""
+    table.add_row("version", shown.version + withdrawn)
+    base = (shown.base or "")[:12]
+    origin = f"{_time(shown.date)}{_from(shown.origin)} from commit {base}; {shown.reason}"
+    table.add_row("made", origin)
     for span in reversed(shown.served):
         until = _time(span.until) if span.until else "now"
-        why = f": {span.reason}" if span.reason else ""
-        table.add_row(
-            "served",
-            f"{span.environment}, {_time(span.since)} to {until}, {span.action} by"
-            f" {span.by}{_from(span.origin)}{why}",
-        )
+        period = f"{span.environment}, {_time(span.since)} to {until}"
+        reason = f": {span.reason}" if span.reason else ""
+        text = f"{period}, {span.action} by {span.by}{_from(span.origin)}{reason}"
+        table.add_row("served", text)
     for change in shown.changes:
         reason = f": {change['reason']}" if change["reason"] else ""
-        about = f"{_time(change['date'])} by {change['by']}{_from(change['from'])}{reason}"
-        table.add_row(f"{change['action']}", about)
+        text = f"{_time(change['date'])} by {change['by']}{_from(change['from'])}{reason}"
+        table.add_row(f"{change['action']}", text)
+
+
+def _add_results(table: Table, shown: Shown) -> None:
+    """Add the metrics, the gate's decision and the sources."""
     figures = [
         name
         for name, value in shown.metrics.items()
@@ -162,35 +184,21 @@ def version_table(shown: Shown) -> Table:
         table.add_row(name, _with_interval(name, shown.metrics))
     table.add_row("rows", f"{shown.metrics.get('rows', 0):,}")
     table.add_row("gate", f"{shown.gate.get('verdict', '')}: {shown.gate.get('reason', '')}")
-    for source in shown.sources.get("sources", []) if isinstance(shown.sources, dict) else []:
-        table.add_row("source", _in_short(source))
-    data = [f"{path} {md5[:12]}" for path, md5 in shown.outputs.items() if path.startswith("data/")]
-    table.add_row("data", ", ".join(data))
-    table.add_row(
-        "code",
-        f"{len(shown.code)} files and folders as in commit {(shown.base or '')[:12]}; --json lists"
-        " them",
-    )
-    for section, values in sorted(shown.params.items()):
-        table.add_row(
-            f"params {section}", ", ".join(f"{name}: {value}" for name, value in values.items())
-        )
-    if shown.overrides:
-        table.add_row("for its run alone", in_words(shown.overrides))
-    table.add_row(
-        "libraries",
-        ", ".join(f"{name} {version}" for name, version in sorted(shown.libraries.items())),
-    )
-    table.add_row("weights", f"SHA-256 {shown.weights_sha256}")
-    return table
+    if isinstance(shown.sources, dict):
+        for source in shown.sources.get("sources", []):
+            table.add_row("source", _source_line(source))
+
+
+def _pairs(values: Mapping[str, object], separator: str) -> str:
+    return ", ".join(f"{name}{separator}{value}" for name, value in values.items())
 
 
 def _from(origin: str) -> str:
     return f" ({origin})" if origin else ""
 
 
-def _in_short(entry: Mapping[str, object]) -> str:
-    """An entry of `source.lock` in one line: the params, the revision and the number of files."""
+def _source_line(entry: Mapping[str, object]) -> str:
+    """Return an entry of `source.lock` in one line: params, revision and number of files."""
     params = entry.get("source")
     values = {**params, **entry} if isinstance(params, dict) else entry
     facts = [
@@ -199,30 +207,29 @@ def _in_short(entry: Mapping[str, object]) -> str:
         if not isinstance(value, list | dict | None)
     ]
     files = entry.get("files")
-    return ", ".join(facts + ([f"{len(files)} files"] if isinstance(files, list) else []))
+    if isinstance(files, list):
+        facts.append(f"{len(files)} files")
+    return ", ".join(facts)
 
 
-def difference_table(found: Difference) -> Table:
-    """Two versions side by side, only what differs; of classes the best known figures alone."""
-    table = Table("what", found.old, found.new, box=box.SIMPLE_HEAD, pad_edge=False)
-    for kind, pairs in (("param", found.params), ("contract", found.contract)):
+def difference_table(difference: Difference) -> Table:
+    """Return the table of what differs between two versions, side by side.
+
+    Of the metrics of a class it shows `CLASS_METRICS`.
+    """
+    table = Table("what", difference.old, difference.new, box=box.SIMPLE_HEAD, pad_edge=False)
+    for kind, pairs in (("param", difference.params), ("contract", difference.contract)):
         for name, (old, new) in pairs.items():
             table.add_row(f"{kind} {name}", str(old), str(new))
-    for name, pair in found.metrics.items():
-        spread = found.intervals.get(name, (None, None))
-        table.add_row(
-            f"metric {name}",
-            *(_number(each, around) for each, around in zip(pair, spread, strict=True)),
-        )
-    for label, metrics in found.per_class.items():
-        differ = [(name, metrics[name]) for name in _OF_A_CLASS if name in metrics]
-        if differ:
-            sides = (
-                ", ".join(f"{name} {_number(pair[side], None)}" for name, pair in differ)
-                for side in (0, 1)
-            )
-            table.add_row(f"class {label}", *sides)
-    for kind, paths in (("data", found.data), ("code", found.code)):
+    for name, (old, new) in difference.metrics.items():
+        old_interval, new_interval = difference.intervals.get(name, (None, None))
+        table.add_row(f"metric {name}", _number(old, old_interval), _number(new, new_interval))
+    for label, metrics in difference.per_class.items():
+        pairs = {name: metrics[name] for name in CLASS_METRICS if name in metrics}
+        if pairs:
+            old, new = _class_metrics(pairs, 0), _class_metrics(pairs, 1)
+            table.add_row(f"class {label}", old, new)
+    for kind, paths in (("data", difference.data), ("code", difference.code)):
         for path in paths:
             table.add_row(f"{kind} {path}", "", "changed")
     if not table.row_count:
@@ -230,8 +237,13 @@ def difference_table(found: Difference) -> Table:
     return table
 
 
+def _class_metrics(pairs: Mapping[str, Sequence[object]], side: int) -> str:
+    """Return the metrics of a class in the old version (side 0) or the new one (side 1)."""
+    return ", ".join(f"{name} {_number(pair[side], None)}" for name, pair in pairs.items())
+
+
 def history_table(spans: Sequence[Span]) -> Table:
-    """What served from when to when, newest first."""
+    """Return the table of what served from when to when, newest first."""
     columns = ("version", "from", "to", "by", "where", "what", "reason")
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for span in reversed(spans):
@@ -246,11 +258,15 @@ def _with_interval(name: str, metrics: Mapping[str, Any]) -> str:
     return _number(metrics.get(name), metrics.get("intervals", {}).get(name))
 
 
-def _number(value: object, around: Sequence[float] | None) -> str:
-    """A figure with its interval: `0.9317 (0.9270 to 0.9366)`."""
+def _number(value: object, interval: Sequence[float] | None) -> str:
+    """Return a figure with its interval: `0.9317 (0.9270 to 0.9366)`."""
+    if value is None:
+        return ""
     if not isinstance(value, float):
-        return "" if value is None else str(value)
-    return f"{value:.4f}" + (f" ({around[0]:.4f} to {around[1]:.4f})" if around else "")
+        return str(value)
+    if not interval:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"
 
 
 def _time(seconds: int) -> str:
@@ -258,12 +274,12 @@ def _time(seconds: int) -> str:
 
 
 class _Lines(logging.Handler):
-    """Prints what the stages print, as it comes."""
+    """Prints the lines of the stages as they come."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 def show_lines() -> None:
-    """Pass the stages' own lines on to the terminal; Prefect keeps them in the run's log too."""
+    """Print the stages' own lines on the terminal, as well as in the log of the run in Prefect."""
     logging.getLogger("prefect.task_runs.stage").addHandler(_Lines())

@@ -23,9 +23,8 @@ def train(
             "--set",
             metavar="KEY=VALUE",
             help=(
-                "Override a value of params.yaml for this run, such as train.epochs=3; the run then"
-                " uses its own "
-                "git worktree."
+                "Override a value of params.yaml for this run, such as train.epochs=3; the run"
+                " then uses its own git worktree."
             ),
         ),
     ] = None,
@@ -35,8 +34,8 @@ def train(
             "--params",
             metavar="FILE",
             help=(
-                "Override the values that a file lists, such as params/accurate.yaml; --set takes"
-                " precedence."
+                "Override the values that a file lists, such as params/accurate.yaml;"
+                " --set takes precedence."
             ),
         ),
     ] = None,
@@ -55,9 +54,9 @@ def train(
     from service.server import server
 
     values = params.preset(preset) if preset else {}
-    values |= dict(_pair(text) for text in settings or ())
+    values |= dict(map(_pair, settings or ()))
     checkout = Path().resolve()
-    check(checkout, values or None)  # fail before a server is started
+    check(checkout, values or None)  # fail before a server starts
     with server(home(checkout)):
         from cli.tables import show_lines, summary_table
         from flows.training import training
@@ -78,15 +77,15 @@ def train(
 
 @app.command(rich_help_panel=TRAINING)
 def refresh(as_json: Json = False) -> None:
-    """Pin what the sources hold now in source.lock, and say what is new; the next run reads it."""
+    """Pin the current content of the sources in source.lock, and list what is new."""
     from ratchet import params
     from tasks.refresh import refresh as step
 
-    pinned = step.fn(params.load(), Path())
-    last = "source.lock is unchanged"
-    if pinned["changed"]:
-        last = "source.lock changed; run `dvc repro` or `ratchet train` to read what it pins"
-    show(pinned, "\n".join([*pinned["summary"], last]), as_json)
+    report = step.fn(params.load(), Path())
+    outcome = "source.lock is unchanged"
+    if report["changed"]:
+        outcome = "source.lock changed; run `dvc repro` or `ratchet train` to read what it pins"
+    show(report, "\n".join([*report["summary"], outcome]), as_json)
 
 
 @app.command(rich_help_panel=TRAINING)
@@ -96,8 +95,8 @@ def predict(
         typer.Argument(
             metavar="INPUT",
             help=(
-                "A CSV or parquet file, an image, a folder or glob of them, or"
-                " hf://datasets/OWNER/NAME."
+                "A CSV or parquet file, an image, a folder or glob of them,"
+                " or hf://datasets/OWNER/NAME."
             ),
         ),
     ],
@@ -109,22 +108,24 @@ def predict(
 ) -> None:
     """Score rows with the model in service.
 
-    Each input row gives one output row; a bad row has a reason.
+    Each input row gives one output row. A row that cannot be scored has a reason instead.
     """
     from tasks.predict import predict as step
 
-    scored = step.fn(Path(), source, environment, output)
-    show(scored, str(scored), as_json)
+    report = step.fn(Path(), source, environment, output)
+    show(report, str(report), as_json)
 
 
 @app.command(rich_help_panel=TRAINING)
 def models(as_json: Json = False) -> None:
-    """List the architectures for `model.name` with their number of parameters (ours for Fashion-MNIST's input, torchvision's
-    for ImageNet's)."""
+    """List the architectures for `model.name` with their number of parameters.
+
+    Our architectures are counted for the input of Fashion-MNIST, torchvision's for ImageNet's.
+    """
     from ratchet.models.architectures import described
 
-    listed = described()
-    show(listed, "\n".join(f"{name:32} {count:>14,}" for name, count in listed.items()), as_json)
+    counts = described()
+    show(counts, "\n".join(f"{name:32} {count:>14,}" for name, count in counts.items()), as_json)
 
 
 @app.command(rich_help_panel=TRAINING)
@@ -137,7 +138,7 @@ def gate(
     ],
     as_json: Json = False,
 ) -> None:
-    """Compare any two versions on the test rows of B, as the gate does; nothing is written."""
+    """Compare two versions on the test rows of B, as the gate does; this writes nothing."""
     from ratchet import params
     from tasks.gate import gate_versions
 
@@ -154,20 +155,17 @@ def export(
     ] = "state_dict",
     as_json: Json = False,
 ) -> None:
-    """Write a version's model in another format, after checking that the file gives the same outputs."""
+    """Write a version's model in another format, and check that the file gives the same outputs."""
     from ratchet.registry import loading
     from ratchet.registry.versions import Registry
     from ratchet.upkeep.export import export as write
 
-    found = Registry(Path()).find(version)
-    weights, card = loading.files(Path(), found)
-    write(card, weights, format, target, loading.package(Path(), found, card))
-    done = {"version": found.name, "format": format, "output": str(target)}
-    show(
-        done,
-        f"wrote {found.name} as {format} to {target}; the file gives the same outputs",
-        as_json,
-    )
+    source = Registry(Path()).find(version)
+    weights, card = loading.files(Path(), source)
+    write(card, weights, format, target, loading.package(Path(), source, card))
+    result = {"version": source.name, "format": format, "output": str(target)}
+    text = f"wrote {source.name} as {format} to {target}; the file gives the same outputs"
+    show(result, text, as_json)
 
 
 def _pair(text: str) -> tuple[str, str]:

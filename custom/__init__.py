@@ -1,1 +1,1 @@
-"""Code of yours: sources in `custom/sources/`, models in `custom/models/`; see README.md."""
+"""Your own code: sources in `custom/sources/`, models in `custom/models/`; see README.md."""

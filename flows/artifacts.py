@@ -1,4 +1,4 @@
-"""What a run leaves on its page in Prefect: artifacts for people, events for automations."""
+"""What a run adds to its page in Prefect: artifacts for people, events for automations."""
 
 from __future__ import annotations
 
@@ -23,14 +23,40 @@ if TYPE_CHECKING:
     from ratchet.workspace.run_tree import Place
     from tasks.check_data import DataCheck
 
-PICTURE_LIMIT = 200_000  # bytes of a picture that goes into the database
+PICTURE_LIMIT = 200_000  # bytes; larger pictures do not go into the database
 
 
 def leave(summary: Summary, reports: Path) -> None:
-    """Leave the run's artifacts: what ran and why.
+    """Create the run's artifacts.
 
-    And, if anything did, metrics, the gate's word, pictures, the report.
+    They are a table of what ran and why and, if a stage ran, the metrics, the gate's decision, the
+    pictures and links to the reports.
+
+    Args:
+        summary: the results of the run.
+        reports: the folder with the reports in the tree of the run.
     """
+    _leave_stages(summary)
+    if all(stage.how == "cached" for stage in summary.stages):
+        return
+    metrics = [
+        {"metric": "accuracy", "value": summary.accuracy},
+        {"metric": "loss", "value": summary.loss},
+    ]
+    create_table_artifact(metrics, key="metrics", description="On the test rows")
+    _leave_decision(summary)
+    for picture in sorted((reports / "plots").glob("*.png")):
+        if picture.stat().st_size < PICTURE_LIMIT:
+            data = base64.b64encode(picture.read_bytes()).decode()
+            create_image_artifact(
+                f"data:image/png;base64,{data}", key=picture.stem.replace("_", "-")
+            )
+    for file, key in (("report.html", "report"), ("gate.html", "gate-page")):
+        page = Path(summary.report).parent / file  # a copy: the tree of the run is deleted
+        create_link_artifact(page.resolve().as_uri(), key=key, link_text=f"{file}, on the worker")
+
+
+def _leave_stages(summary: Summary) -> None:
     rows = [
         {
             "stage": stage.stage,
@@ -41,37 +67,19 @@ def leave(summary: Summary, reports: Path) -> None:
         for stage in summary.stages
     ]
     create_table_artifact(rows, key="stages", description="What was cached, and why the rest ran")
-    if all(stage.how == "cached" for stage in summary.stages):
-        return
-    metrics = [
-        {"metric": "accuracy", "value": summary.accuracy},
-        {"metric": "loss", "value": summary.loss},
-    ]
-    create_table_artifact(metrics, key="metrics", description="On the test rows")
-    serves = (
-        f"{summary.serves} serves in {summary.environment}"
-        if summary.serves
-        else f"nothing serves in {summary.environment}"
+
+
+def _leave_decision(summary: Summary) -> None:
+    text = (
+        f"**{summary.name}**: {summary.reason}\n\n"
+        f"New version: {summary.version or 'none'}."
+        f" {summary.serves or 'nothing'} serves in {summary.environment}."
     )
-    create_markdown_artifact(
-        f"**{summary.name}**: {summary.reason}\n\nNew version: {summary.version or 'none'}."
-        f" {serves}.",
-        key="gate",
-        description="What the gate decided",
-    )
-    for picture in sorted((reports / "plots").glob("*.png")):
-        if picture.stat().st_size < PICTURE_LIMIT:
-            data = base64.b64encode(picture.read_bytes()).decode()
-            create_image_artifact(
-                f"data:image/png;base64,{data}", key=picture.stem.replace("_", "-")
-            )
-    for file, key in (("report.html", "report"), ("gate.html", "gate-page")):
-        kept = Path(summary.report).parent / file  # a run's tree is gone when someone looks
-        create_link_artifact(kept.resolve().as_uri(), key=key, link_text=f"{file}, on the worker")
+    create_markdown_artifact(text, key="gate", description="What the gate decided")
 
 
 def leave_data(check: DataCheck) -> DataCheck:
-    """Log what changed in the data, a line each, and leave it on the run's page; returns it."""
+    """Log what changed in the data, add it to the run's page, and return the check."""
     for line in check.lines:
         get_run_logger().info("data: %s", line)
     if check.lines:
@@ -83,28 +91,25 @@ def leave_data(check: DataCheck) -> DataCheck:
 
 
 def about_tree(place: Place) -> None:
-    """Log the trees of killed runs that were removed.
-
-    Warn of edits in the checkout that this run does not use.
-    """
+    """Log which trees of killed runs were removed, and warn of edits that this run does not use."""
     if place.removed:
-        get_run_logger().info("removed what killed runs had left: %s", ", ".join(place.removed))
+        get_run_logger().info("removed the trees of killed runs: %s", ", ".join(place.removed))
     if not place.unused:
         return
     names = ", ".join(place.unused[:5])
     names += f" and {len(place.unused) - 5} more" if len(place.unused) > 5 else ""
-    text = f"{names}: edited and not committed; this run uses commit {place.base[:12]} without that"
+    text = f"{names}: edited and not committed; this run uses commit {place.base[:12]} without it"
     get_run_logger().warning(text)
     create_markdown_artifact(text, key="edits", description="Edits that this run does not use")
 
 
 def registered(summary: Summary) -> None:
-    """Say that there is a new version, for automations."""
+    """Emit the event of a new version, for automations."""
     _emit("registered", str(summary.version), accuracy=summary.accuracy, reason=summary.reason)
 
 
 def assigned(assignment: Assignment) -> None:
-    """Say that a version went into service, or back into it, for automations."""
+    """Emit the event of a promotion or rollback, for automations."""
     word, version, payload = events.of_assignment(assignment)
     _emit(word, version, **payload)
 

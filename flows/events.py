@@ -2,8 +2,8 @@
 
     ratchet.version.registered    promoted    rolled-back    withdrawn    expired    reinstated
 
-A flow emits them through Prefect. A command in a terminal posts them to the standing server, if one
-is set up and responds at once: importing Prefect would take a second, and a rollback must not wait.
+A flow emits them through Prefect. A command in a terminal posts them to the standing server, if
+one is set up and responds at once. Importing Prefect takes a second, and a rollback must not wait.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ratchet.registry.versions import Assignment, Version
 from ratchet.repository import home
 from service.server import open_url
 
-LIMIT_S = 0.3  # that sending an event may add to a command
+LIMIT_S = 0.3  # how long a command waits for an event to be sent
 
 
 def resource(version: str) -> dict[str, str]:
-    """The resource that an event is about."""
+    """Return the resource that an event is about."""
     return {
         "prefect.resource.id": f"ratchet.version.{version}",
         "prefect.resource.name": f"classifier@{version}",
@@ -35,17 +35,17 @@ def resource(version: str) -> dict[str, str]:
 
 
 def of_assignment(assignment: Assignment) -> tuple[str, str, dict[str, object]]:
-    """The event's last word, the version, and the payload."""
+    """Return the last word of the event's name, the version and the payload."""
     word = "rolled-back" if assignment.action == "rollback" else "promoted"
-    return (
-        word,
-        assignment.version,
-        {"environment": assignment.environment, "reason": assignment.reason},
-    )
+    payload: dict[str, object] = {
+        "environment": assignment.environment,
+        "reason": assignment.reason,
+    }
+    return word, assignment.version, payload
 
 
 def assigned(assignment: Assignment) -> None:
-    """Post that a version went into service, or back into it; nothing if that changed nothing."""
+    """Post that a version was promoted or rolled back, if that changed anything."""
     if assignment.changed:
         word, version, payload = of_assignment(assignment)
         post(word, version, payload)
@@ -57,10 +57,7 @@ def changed(word: str, version: Version, reason: str) -> None:
 
 
 def post(word: str, version: str, payload: Mapping[str, object]) -> None:
-    """Send one event to the standing server.
-
-    A server that is down or slow is given up after `LIMIT_S`.
-    """
+    """Send one event to the standing server; give up after `LIMIT_S` seconds."""
     sender = threading.Thread(target=_post, args=(word, version, payload), daemon=True)
     sender.start()
     sender.join(LIMIT_S)
@@ -84,14 +81,13 @@ def _post(word: str, version: str, payload: Mapping[str, object]) -> None:
         request = urllib.request.Request(f"{url}/events", json.dumps([event]).encode(), headers)
         with open_url(request, timeout_s=LIMIT_S):
             pass
-    except (
-        Exception
-    ):  # an event is a courtesy: whatever is wrong with the server, the change was made
+    except Exception:
+        # The change itself was made. A problem of the server must not make the command fail.
         return
 
 
 def _server() -> tuple[str, str]:
-    """The address and the password of the server that the shell names, or of the one of `make up`."""
+    """Return address and password of the server that the shell names, or of that of `make up`."""
     settings: Mapping[str, Any] = os.environ
     if "PREFECT_API_URL" not in settings:
         file = home(Path()) / ".prefect/service.json"

@@ -18,16 +18,15 @@ def prediction(
     """Score the rows that the version in service has not scored yet.
 
     Args:
-        source: a CSV, parquet or image file, a folder or glob of them, relative to the checkout; or
-            hf://datasets/OWNER/NAME[@REVISION][?split=...].
-        output: a folder, which gets a parquet file per run with the new rows; or the name of a
-            .parquet or .csv file, which gets all rows of the source.
-        environment: the environment whose version scores.
+        source: a CSV, parquet or image file, or a folder or glob of them, relative to the checkout;
+            or hf://datasets/OWNER/NAME[@REVISION][?split=...].
+        output: a folder, to which each run adds a parquet file with the new rows; or the name of a
+            .parquet or .csv file for all rows of the source.
+        environment: the environment whose version scores the rows.
     """
     follow_worker()
     target = Path(output)
     score = predict if target.suffix in SUFFIXES else predict_new
-    scored = score(Path(), source, environment, target)
-    return Completed(
-        name="Scored" if scored.output else "Nothing new", message=str(scored), data=scored
-    )
+    report = score(Path(), source, environment, target)
+    name = "Scored" if report.output else "Nothing new"
+    return Completed(name=name, message=str(report), data=report)

@@ -1,4 +1,4 @@
-"""Promotion and rollback as flows, so that Prefect can run them, log them and notify about them."""
+"""Promotion and rollback as flows, so that Prefect can run and log them and send notifications."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def promotion(version: str, environment: str = "prod", reason: str = "promoted b
     """Put a version into service.
 
     Args:
-        version: such as v1.2.0.
-        environment: the environment that it will serve in.
-        reason: kept in the history.
+        version: the version, such as v1.2.0.
+        environment: the environment for it to serve in.
+        reason: the reason to keep in the history.
     """
     assignment = promote(Path(), version, environment, reason)
     if not assignment.changed:
-        message = f"{assignment.version} serves in {environment} already"
+        message = f"{assignment.version} already serves in {environment}"
         return Completed(name="Unchanged", message=message, data=assignment)
     artifacts.assigned(assignment)
     return Completed(
@@ -32,12 +32,12 @@ def promotion(version: str, environment: str = "prod", reason: str = "promoted b
 
 @flow(name="rollback", persist_result=False)
 def rolling_back(environment: str = "prod", to: str | None = None, reason: str = "") -> State:
-    """Put an earlier version back into service. No scheduled run undoes it.
+    """Put an earlier version back into service. Scheduled runs do not undo a rollback.
 
     Args:
         environment: the environment to roll back.
-        to: the version to put back; none: the one that served before.
-        reason: kept in the history.
+        to: the version to put back into service; by default the one that served before.
+        reason: the reason to keep in the history.
     """
     assignment = rollback(Path(), environment, to, reason)
     artifacts.assigned(assignment)

@@ -1,4 +1,4 @@
-"""What a training run came to: for the table on the terminal, for `--json`, and as the final state in Prefect."""
+"""The result of a training run: for the terminal, `--json` and the final state in Prefect."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ from tasks.check_data import DataCheck
 class Summary:
     """One training run."""
 
-    name: str  # "Promoted", "Refused", "Undecided" or "Unchanged": the name of its final state in Prefect
+    name: str  # of its final state in Prefect: "Promoted", "Refused", "Undecided" or "Unchanged"
     stages: tuple[Outcome, ...]
     accuracy: float  # of this run's model on the test rows, 0 to 1
     loss: float  # mean over the test rows
     reason: str  # the gate's
-    data: tuple[
-        str, ...
-    ]  # what changed in the data since the newest version, and whether the test rows are too few
-    version: str | None  # that this run made
+    # what changed in the data since the newest version, and whether the test rows are too few
+    data: tuple[str, ...]
+    version: str | None  # the version that this run made
     environment: str
-    serves: str | None  # the version in that environment now
-    report: str  # path
-    seconds: float  # from the flow's first line
+    serves: str | None  # the version that serves in that environment now
+    report: str  # path of the report, relative to the current folder
+    seconds: float  # since the flow's first line
 
     @property
     def process_s(self) -> float:
-        """Seconds in the stages' own processes, their start-up included."""
+        """Seconds in the processes of the stages, including their start-up."""
         return sum(stage.process_s for stage in self.stages)
 
     @property
     def startup_s(self) -> float:
-        """Seconds of those that went to interpreters and imports."""
+        """Seconds in which those processes started their interpreters and imported libraries."""
         return sum(stage.startup_s for stage in self.stages)
 
 
@@ -64,9 +63,18 @@ def ended(
     service: Assignment | None,
     seconds: float,
 ) -> State[Summary]:
-    """The final state of a run.
+    """Return the final state of a run and create its artifacts and events.
 
-    A refusal is no failure: the run ends *Completed*, named for what came of it.
+    A refusal is not a failure: the state has the type *Completed* and the name of the result.
+
+    Args:
+        place: the tree and the reports folder of the run.
+        stages: the outcomes of the stages.
+        data: the check of the data.
+        decision: the gate's decision.
+        version: the version that the run registered, if any.
+        service: the assignment that the run made, if any.
+        seconds: duration of the flow so far.
     """
     metrics = json.loads((place.tree / "reports/metrics.json").read_text(encoding="utf-8"))
     serving = Registry(place.tree).serving(decision.environment)

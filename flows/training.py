@@ -21,47 +21,42 @@ from tasks.refresh import refresh
 from tasks.register import register
 from tasks.sync import sync
 
-ingest, validate, prepare = (
-    StageTask("ingest", "network"),
-    StageTask("validate"),
-    StageTask("prepare"),
-)
-train, evaluate = StageTask("train"), StageTask("evaluate")
+ingest = StageTask("ingest", "network")
+validate = StageTask("validate")
+prepare = StageTask("prepare")
+train = StageTask("train")
+evaluate = StageTask("evaluate")
 
 
 @flow(name="training", persist_result=False)
 def training(
     environment: str = "prod", settings: dict[str, Any] | None = None, revision: str = "HEAD"
 ) -> State[Summary]:
-    """Train on what the sources hold now.
+    """Train on the current content of the sources.
 
-    If the gate lets the model through, give it a version and put it into service.
+    If the gate lets the model through, register it as a version and put it into service.
 
     Args:
-        environment: where the new version serves, and whose model it has to be no worse than.
-        settings: values that replace those in params.yaml for this run, such as {"train.epochs":
-            3}; a string is read as YAML. The run then works in its own tree; {} is one with nothing
-            replaced. None: in the checkout itself.
-        revision: the commit, branch or tag whose code a run in a tree of its own takes.
+        environment: the environment for the new version; the gate compares with its model.
+        settings: values that replace those in params.yaml for this run, such as
+            {"train.epochs": 3}; strings are read as YAML. The run works in its own tree, also
+            with {}. None: the run works in the checkout itself.
+        revision: the commit, branch or tag to run, if the run works in its own tree.
     """
     started = time.monotonic()
     follow_worker()
     with workplace(Path(), settings, revision, sync) as place:
-        tree, knobs = place.tree, params.load(place.tree)
+        tree = place.tree
+        knobs = params.load(tree)
         about_tree(place)
         refresh(knobs, tree)
         stages = [ingest(tree), validate(tree)]
         data = leave_data(check_data(knobs, tree))
         stages += [prepare(tree), train(tree), evaluate(tree)]
         decision = gate(knobs, tree, environment)
-        version = (
-            register(knobs, tree, decision, place.base, place.settings)
-            if decision.promotes
-            else None
-        )
-        service = (
-            promote(tree, version.name, environment, decision.reason, decision) if version else None
-        )
-        return ended(
-            place, tuple(stages), data, decision, version, service, time.monotonic() - started
-        )
+        version, service = None, None
+        if decision.promotes:
+            version = register(knobs, tree, decision, place.base, place.settings)
+            service = promote(tree, version.name, environment, decision.reason, decision)
+        seconds = time.monotonic() - started
+        return ended(place, tuple(stages), data, decision, version, service, seconds)

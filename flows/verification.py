@@ -1,4 +1,4 @@
-"""Check every version, weekly: tags, commits, objects in cache and remote, safe loading."""
+"""Check every version once a week: tags, commits, objects in cache and remote, safe loading."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from ratchet.upkeep.verify import verify
 
 @flow(name="verification", persist_result=False)
 def verification() -> State:
-    """Check every version that is not expired; the run fails if one is not what it promises."""
-    found = verify(Path())
-    if not found:
-        return Completed(name="Verified", message="every version is what it promises")
+    """Check every version that is not expired; the run fails if a version has a fault."""
+    findings = verify(Path())
+    if not findings:
+        return Completed(name="Verified", message="no version has a fault")
     create_table_artifact(
-        [vars(finding) for finding in found],
+        [vars(finding) for finding in findings],
         key="faults",
         description="What `ratchet verify` found",
     )
+    first = findings[0]
     return Failed(
-        message=(
-            f"{len(found)} faults, the first: {found[0].version} {found[0].what}:"
-            f" {found[0].message}"
-        )
+        message=f"{len(findings)} faults, the first: {first.version} {first.what}: {first.message}"
     )

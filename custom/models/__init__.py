@@ -1,1 +1,1 @@
-"""Models of yours: a dep of the stages `train` and `evaluate`."""
+"""Your own models: a dep of the stages `train` and `evaluate`."""

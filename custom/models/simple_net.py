@@ -1,4 +1,4 @@
-"""An example of a model: two classes from ten features, for `BCELoss`."""
+"""An example of a model: ten features, two classes, for `BCELoss`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 
 class SimpleNet(nn.Module):
+    """A network with one hidden layer of 50 units."""
+
     def __init__(self) -> None:
         super().__init__()
         self.fc1 = nn.Linear(10, 50)
@@ -15,7 +17,7 @@ class SimpleNet(nn.Module):
         self.sigmoid = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 10) standardised features to (N, 1), the probability of the second class."""
+        """Map (N, 10) standardised features to (N, 1) probabilities of the second class, 0 to 1."""
         hidden = self.dropout(self.relu(self.fc1(x)))
         probability: Tensor = self.sigmoid(self.fc2(hidden))
         return probability

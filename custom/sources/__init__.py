@@ -1,1 +1,1 @@
-"""Sources of yours: a dep of the stage `ingest`."""
+"""Your own sources: a dep of the stage `ingest`."""

@@ -9,6 +9,13 @@ import numpy as np
 
 
 class Blobs:
+    """A source of two features, `x` and `y`.
+
+    Args:
+        rows: the number of rows; the classes alternate.
+        seed: the seed of the random numbers.
+    """
+
     classes = ("left", "right")
     licence = "CC0-1.0"
 
@@ -16,9 +23,11 @@ class Blobs:
         self._rows, self._seed = rows, seed
 
     def revision(self) -> str:
+        """Identify the rows: the same revision means the same rows."""
         return f"{self._rows} rows of seed {self._seed}"
 
     def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows: standard normal around (-2, 0) for "left" and (2, 0) for "right"."""
         random = np.random.default_rng(self._seed)
         for row in range(self._rows):
             label = row % 2

@@ -192,7 +192,7 @@ def test_adopt(three: Toy, ratchet: Ratchet) -> None:
     said = ratchet("adopt", "v1.0.0")
     commit = git("rev-parse", "--short=12", "HEAD", cwd=three.tree)
     assert (said.code, said.out) == (0, f"main has the state of v1.0.0 (commit {commit})\n")
-    assert ratchet("adopt", "v1.0.0").out == "nothing to do: main has the state of v1.0.0 already\n"
+    assert ratchet("adopt", "v1.0.0").out == "nothing to do: main already has the state of v1.0.0\n"
     three.write({"code/train.py": "# other\n"})
     three.commit("Go on")
     refused(

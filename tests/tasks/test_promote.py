@@ -178,6 +178,6 @@ def test_a_promotion_that_changes_nothing_is_not_announced(
     )
     first, second = (release.promotion.fn(version.name, "prod") for _ in range(2))
     assert (first.name, second.name) == ("Promoted", "Unchanged")
-    assert second.message == "v1.0.0 serves in prod already"
+    assert second.message == "v1.0.0 already serves in prod"
     assert events == ["promoted v1.0.0"]
     assert len(toy.registry.history("prod")) == 1
