@@ -39,13 +39,13 @@ data: $(STAMP)
 run: data  ## train on Fashion-MNIST, from the data to a version in service
 	@$(BIN)/ratchet train
 
-# Three workers for two cores: one of them often waits for a server.
+# Four workers for two cores: some of them often wait for servers and other processes.
 test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 FOLDERS := cli flows tasks service ratchet $(patsubst %/,%,$(wildcard ratchet/[a-z]*/))
 coverage: $(STAMP)  ## branch coverage of each folder by `make test`
-	@COVERAGE_FILE="$(CURDIR)/.coverage" $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	@COVERAGE_FILE="$(CURDIR)/.coverage" $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	@rm -f .coverage.* # of processes that a test killed
 	@for folder in $(FOLDERS); do \
 	  printf '%-20s %s %%\n' $$folder "$$($(BIN)/coverage report --format total --include "$$folder/*")"; done

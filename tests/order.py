@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--seconds") and config.getoption("--seed") is None:
         raise pytest.UsageError("--seconds needs --seed: the same tests would run every time")
     config.pluginmanager.register(Slice(config), "slice")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, but the slow tests of `tests/flows` one by one.
+
+    These share only what is built once for all workers.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith("tests/flows/") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(trylast=True)

@@ -293,8 +293,8 @@ LONG = (
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    toy = Toy.make(tmp_path_factory.mktemp("released") / "checkout")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    toy = Toy.make(tmp_path_factory.mktemp("template") / "checkout")
     toy.release("a")
     toy.set("train.epochs", 5)
     toy.commit("Train longer")
@@ -342,8 +342,8 @@ def results(place: Place) -> dict[str, Any]:
 
 
 @pytest.fixture
-def place(released: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    shutil.copytree(released.tree, tmp_path / "checkout", symlinks=True)
+def place(template: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    shutil.copytree(template.tree, tmp_path / "checkout", symlinks=True)
     (tmp_path / "gitconfig").write_text(
         '[protocol "file"]\n\tallow = always\n[user]\n\tname = Ada\n\temail = a@b.c\n'
     )
@@ -352,9 +352,9 @@ def place(released: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pla
 
 
 @pytest.fixture(scope="module")
-def expected(released: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def expected(template: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("plain")
-    shutil.copytree(released.tree, folder / "checkout", symlinks=True)
+    shutil.copytree(template.tree, folder / "checkout", symlinks=True)
     return results(Place(Toy(folder / "checkout"), folder, pytest.MonkeyPatch()))
 
 
