@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flows.summary import Summary
     from ratchet.registry.history import Difference, Shown, Span
-    from ratchet.registry.versions import Assignment, Version
+    from ratchet.registry.records import Assignment, Version
 
 
 CLASS_METRICS = ("recall", "precision", "f1")  # that a comparison of two versions shows

@@ -19,7 +19,7 @@ from flows import events
 
 if TYPE_CHECKING:
     from flows.summary import Summary
-    from ratchet.registry.versions import Assignment
+    from ratchet.registry.records import Assignment
     from ratchet.workspace.run_tree import Place
     from tasks.check_data import DataCheck
 

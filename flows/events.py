@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ratchet.registry.versions import Assignment, Version
+from ratchet.registry.records import Assignment, Version
 from ratchet.repository import home
 from service.server import open_url
 

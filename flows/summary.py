@@ -11,7 +11,8 @@ from prefect.states import Completed
 
 from flows import artifacts
 from ratchet.gate.decisions import Decision
-from ratchet.registry.versions import Assignment, Registry, Version
+from ratchet.registry.records import Assignment, Version
+from ratchet.registry.versions import Registry
 from ratchet.stage import Outcome
 from ratchet.workspace.run_tree import Place
 from tasks.check_data import DataCheck

@@ -20,7 +20,8 @@ from ratchet.errors import ValidationFailed
 from ratchet.files import write_json
 from ratchet.formats import VALIDATION, Format
 from ratchet.params import Params
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.stage import step
 from ratchet.store import pipeline, remote
 from ratchet.store.cache import Cache, digest

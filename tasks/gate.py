@@ -19,8 +19,9 @@ from ratchet.gate import decisions, judgement, page
 from ratchet.gate.decisions import Decision
 from ratchet.params import Params
 from ratchet.registry import number
+from ratchet.registry.records import Version, rolled_back
 from ratchet.registry.tags import checked_environment
-from ratchet.registry.versions import Registry, Version, rolled_back
+from ratchet.registry.versions import Registry
 from ratchet.stage import step
 from ratchet.store.cache import digest
 
@@ -51,7 +52,7 @@ def gate(params: Params, tree: Path, environment: str) -> Decision:
         "accuracy": float(metrics["accuracy"]),
     }
     champion, seen = registry.serving(environment), _NOTHING
-    known = registry.known(figures["weights_sha256"])
+    known = registry.with_weights(figures["weights_sha256"])
     if known is not None:
         decision = _known(params, registry, known, champion, figures)
     elif champion is None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ratchet.models.card import Card
     from ratchet.prediction.unlabeled import Format, Input
     from ratchet.prediction.unlabeled_rows import Arrivals, Checks
-    from ratchet.registry.versions import Version
+    from ratchet.registry.records import Version
 
 _RULES = ("dtype", "min", "max", "allowed", "nullable")
 BATCH = 1024  # rows that the model scores at a time

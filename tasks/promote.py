@@ -18,8 +18,9 @@ from ratchet.errors import Busy, ParamsError, RatchetError, VersionError
 from ratchet.git import Rejected, head
 from ratchet.registry import loading, pending, publication, tags
 from ratchet.registry.publication import Deadline, Draft
+from ratchet.registry.records import Assignment, Version
 from ratchet.registry.tags import Tag
-from ratchet.registry.versions import Assignment, Registry, Version
+from ratchet.registry.versions import Registry
 from ratchet.repository import locked
 from ratchet.stage import origin, step
 from ratchet.store import pipeline

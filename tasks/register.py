@@ -21,7 +21,8 @@ from ratchet.overrides import in_words, lasting, replaced
 from ratchet.params import Params
 from ratchet.registry import number, publication, snapshot, tags
 from ratchet.registry.publication import Draft
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.repository import OBJECTS, locked
 from ratchet.stage import origin, step
 from ratchet.store import pipeline, remote
@@ -105,7 +106,7 @@ def _publish(
         newest = (
             registry.newest()
         )  # first: what is fetched after this is known, or has the same number
-        known = registry.known(decision.weights_sha256)
+        known = registry.with_weights(decision.weights_sha256)
         if known is not None:
             return None
         name, why = _numbered(tree, newest, run, card)

@@ -19,7 +19,8 @@ from ratchet.git import head
 from ratchet.pages import page
 from ratchet.params import GateParams
 from ratchet.registry import history
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.store import pipeline
 
 if TYPE_CHECKING:

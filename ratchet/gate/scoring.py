@@ -19,7 +19,7 @@ from ratchet.gate.statistics import Answers, disagreements
 from ratchet.models.card import Card
 from ratchet.models.inference import probabilities
 from ratchet.registry import loading
-from ratchet.registry.versions import Version
+from ratchet.registry.records import Version
 from ratchet.shards import quarantine, shards, splits
 from ratchet.store import pipeline, remote
 from ratchet.store.cache import Cache

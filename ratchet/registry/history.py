@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ratchet.git import read
 from ratchet.registry import number
-from ratchet.registry.versions import Assignment, Registry, Version, change_of, origin_of
+from ratchet.registry.records import Assignment, Version, change_of, origin_of
+from ratchet.registry.versions import Registry
 from ratchet.store import pipeline
 
 METRICS, CARD = "reports/metrics.json", "models/classifier.json"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ratchet import custom_code, git
 from ratchet.errors import CorruptModel, RatchetError
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.store import pipeline
 from ratchet.store.cache import Cache, digest
 from ratchet.store.remote import pull

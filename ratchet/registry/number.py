@@ -1,7 +1,7 @@
-"""The number of a new version, by what changed since the newest one, and the reason in words.
+"""The number of a new version, from what changed since the newest one, and the reason in words.
 
 Major: the contract (kind of input, its shape, classes, features). Minor: data or params. Patch:
-    only code or seed.
+only code or seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SEED = "train.seed"
 
 
 class Change(NamedTuple):
-    """What sets one version apart from another, for the number and for people."""
+    """What differs between two versions."""
 
     contract: list[str]
     data: bool
@@ -34,53 +34,55 @@ def contract(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def change(old: Pipeline, new: Pipeline, was: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
     """Compare two runs: their pipelines and their contracts."""
-    before, after = (
-        flat({key: held for stage in run.params.values() for key, held in stage.items()})
-        for run in (old, new)
-    )
-    params = sorted(
-        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
-    )
-    code = {
-        path
-        for path in old.code.keys() | new.code.keys()
-        if old.code.get(path) != new.code.get(path)
-    }
+    params = _differing(_flat_params(old), _flat_params(new))
     return Change(
         contract=[key for key in CONTRACT if was.get(key) != now.get(key)],
         data=old.inputs.get(SOURCES) != new.inputs.get(SOURCES),
         params=[name for name in params if name != _SEED],
         seed=_SEED in params,
-        code=sorted(code),
+        code=_differing(old.code, new.code),
     )
+
+
+def _flat_params(run: Pipeline) -> dict[str, Any]:
+    """The params of all stages, by dotted name."""
+    sections: dict[str, Any] = {}
+    for params in run.params.values():
+        sections |= params
+    return flat(sections)
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
 def successor(newest: Number, what: Change) -> tuple[Number, str]:
-    """The next number after `newest` and why."""
+    """The number after `newest`, and the reason for it."""
     if what.contract:
-        return (
-            Number(newest.major + 1, 0, 0),
-            f"major: the contract changed ({', '.join(what.contract)})",
-        )
-    minor = (["data"] if what.data else []) + (
-        [f"params ({', '.join(what.params)})"] if what.params else []
-    )
+        reason = f"major: the contract changed ({', '.join(what.contract)})"
+        return Number(newest.major + 1, 0, 0), reason
+    minor = []
+    if what.data:
+        minor.append("data")
+    if what.params:
+        minor.append(f"params ({', '.join(what.params)})")
     if minor:
         return Number(newest.major, newest.minor + 1, 0), f"minor: changed {' and '.join(minor)}"
-    patch = ([f"code ({', '.join(what.code)})"] if what.code else []) + (
-        ["the seed"] if what.seed else []
-    )
+    patch = []
+    if what.code:
+        patch.append(f"code ({', '.join(what.code)})")
+    if what.seed:
+        patch.append("the seed")
     why = f"changed only {' and '.join(patch)}" if patch else "nothing changed but the weights"
     return Number(newest.major, newest.minor, newest.patch + 1), f"patch: {why}"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted name, as `train.epochs`."""
-    found: dict[str, Any] = {}
+    """Nested values by dotted name, such as `train.epochs`."""
+    flattened: dict[str, Any] = {}
     for key, inner in values.items():
-        found |= (
-            flat(inner, f"{prefix}{key}.")
-            if isinstance(inner, dict) and inner
-            else {f"{prefix}{key}": inner}
-        )
-    return found
+        if isinstance(inner, dict) and inner:
+            flattened |= flat(inner, f"{prefix}{key}.")
+        else:
+            flattened[f"{prefix}{key}"] = inner
+    return flattened

@@ -1,7 +1,4 @@
-"""The commit of a version: beside the branch, made with git's plumbing.
-
-No branch moves, no file is checked out.
-"""
+"""The commit of a version, made with git's plumbing: it is on no branch, and no file is checked out."""
 
 from __future__ import annotations
 
@@ -14,24 +11,24 @@ from ratchet.errors import VersionError
 from ratchet.git import git, identity
 from ratchet.store.pipeline import LOCK, PARAMS, SOURCES, Pipeline
 
-GATE = (
-    "reports/gate.json",
-    "reports/gate.html",
-    "reports/drift.json",
-)  # written by steps of the flow
-GATE_BYTES = 1_000_000  # of each at most: git keeps them permanently
+# written by steps of the flow
+GATE = ("reports/gate.json", "reports/gate.html", "reports/drift.json")
+GATE_BYTES = 1_000_000  # a larger one is left out, because git keeps it permanently
 ALWAYS = (PARAMS, SOURCES, LOCK)
 
 
 def laid_over(tree: Path, pipeline: Pipeline) -> list[str]:
-    """What in `tree` belongs to a version beside its code: locks, params, gate, and what git keeps of the outputs."""
-    kept = [output.path for output in pipeline.outputs if not output.cached]
+    """The paths in `tree` that a version's commit takes beside its code.
+
+    They are the locks, the params, the gate's reports and the outputs that git keeps.
+    """
+    in_git = [output.path for output in pipeline.outputs if not output.cached]
     gate = [
         path
         for path in GATE
         if (tree / path).is_file() and (tree / path).stat().st_size <= GATE_BYTES
     ]
-    return [*ALWAYS, *kept, *gate]
+    return [*ALWAYS, *in_git, *gate]
 
 
 def commit(
@@ -43,12 +40,20 @@ def commit(
 ) -> str:
     """Commit `base` with the files at or below `paths` as they are in `tree`.
 
-    Returns the new commit's id.
-
-    Nothing refers to the commit until a tag does: made twice, or never tagged, it does no harm.
+    Nothing refers to the commit until it is tagged, so making it twice does no harm.
 
     Args:
-        contents: files whose text replaces what is in `tree`.
+        tree: the checkout.
+        base: the parent commit.
+        paths: files and folders, relative to `tree`.
+        message: the commit message.
+        contents: text by path, for files that are committed with this text instead of their own.
+
+    Returns:
+        The id of the new commit.
+
+    Raises:
+        VersionError: one of `paths` is missing.
     """
     contents = contents or {}
     names = [file for path in paths for file in _files(tree, path) if file not in contents]
@@ -74,23 +79,23 @@ def commit(
 
 
 def _files(tree: Path, path: str) -> list[str]:
-    whole = tree / path
-    if whole.is_file():
+    root = tree / path
+    if root.is_file():
         return [path]
-    if not whole.is_dir():
+    if not root.is_dir():
         raise VersionError(
-            f"{whole} is missing; `dvc repro` makes it, or `dvc checkout` brings it back"
+            f"{root} is missing; make it with `dvc repro`, or restore it with `dvc checkout`"
         )
-    found = sorted(Path(folder) / name for folder, _, names in os.walk(whole) for name in names)
-    return [file.relative_to(tree).as_posix() for file in found]
+    files = sorted(Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    return [file.relative_to(tree).as_posix() for file in files]
 
 
 def author(tree: Path) -> dict[str, str]:
-    """The variables that tell git who commits."""
+    """The environment variables that name the author and committer to git."""
     name, address = identity(tree)
-    roles = ("AUTHOR", "COMMITTER")
     return {
-        f"GIT_{role}_{what}": value
-        for role in roles
-        for what, value in (("NAME", name), ("EMAIL", address))
+        "GIT_AUTHOR_NAME": name,
+        "GIT_AUTHOR_EMAIL": address,
+        "GIT_COMMITTER_NAME": name,
+        "GIT_COMMITTER_EMAIL": address,
     }

@@ -17,7 +17,8 @@ from ratchet.errors import ObjectsMissing, ParamsError, VersionError
 from ratchet.git import git, head, read, resolve
 from ratchet.process import RUN_LOCK, STAGE_LOCK, locked
 from ratchet.registry import snapshot, tags
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.store import pipeline, remote
 from ratchet.workspace import branch, edits, version_tree
 from ratchet.workspace.branch import Blob, Changes

@@ -19,7 +19,8 @@ from ratchet.errors import ObjectsMissing, RatchetError, VersionError
 from ratchet.gate import decisions
 from ratchet.git import git, read, resolve
 from ratchet.registry import history, loading, pending, tags
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.repository import remove_worktree
 from ratchet.store import pipeline, remote
 from ratchet.store.cache import Cache, listing

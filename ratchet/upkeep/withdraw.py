@@ -15,7 +15,8 @@ from ratchet import params
 from ratchet.errors import VersionError
 from ratchet.registry import publication, tags
 from ratchet.registry.publication import Draft
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.stage import origin
 
 _DONE = {"withdraw": "withdrawn", "expire": "expired", "reinstate": "reinstated"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from ratchet import process, repository
 from ratchet.errors import ObjectsMissing
 from ratchet.git import read
-from ratchet.registry.versions import Version
+from ratchet.registry.records import Version
 from ratchet.repository import home
 from ratchet.store import pipeline, remote
 

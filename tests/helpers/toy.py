@@ -19,7 +19,8 @@ from ruamel.yaml import YAML
 from ratchet import params
 from ratchet.gate.decisions import Decision, write
 from ratchet.git import git, head
-from ratchet.registry.versions import Registry, Version
+from ratchet.registry.records import Version
+from ratchet.registry.versions import Registry
 from ratchet.store.cache import Cache
 from tasks.promote import promote
 from tasks.register import register

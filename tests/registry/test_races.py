@@ -13,7 +13,7 @@ import pytest
 from ratchet.errors import RatchetError
 from ratchet.git import git
 from ratchet.registry import pending, publication, tags
-from ratchet.registry.versions import Assignment
+from ratchet.registry.records import Assignment
 from ratchet.upkeep.gc import collect
 from ratchet.upkeep.push import push
 from ratchet.upkeep.verify import verify
