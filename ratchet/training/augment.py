@@ -1,6 +1,7 @@
-"""Augmentation of a batch on its device, by images (`torchvision.transforms.v2` flips or crops a whole batch alike).
+"""Augment a batch on its device, each image independently.
 
-Everything random is drawn from torch's global generator, which `seed_step` sets.
+`torchvision.transforms.v2` flips or crops all images of a batch in the same way. All random numbers
+come from torch's global generator, which `seed_step` seeds.
 """
 
 from __future__ import annotations
@@ -14,37 +15,37 @@ from torch.nn import functional
 from ratchet.params import Augment
 
 
-def augment(images: Tensor, chosen: Augment) -> Tensor:
-    """Flip, shift and erase.
+def augment(images: Tensor, settings: Augment) -> Tensor:
+    """Shift, flip and erase.
 
     Args:
-        images: (N, C, H, W) of any type; erased pixels become 0.
+        images: (N, C, H, W) of any dtype; erased pixels become 0.
+        settings: the section `train.augment`.
 
     Returns:
-        The same shape and type.
+        The same shape and dtype.
     """
-    if chosen.crop:
-        images = crop(images, chosen.crop)
-    if chosen.flip:
+    if settings.crop:
+        images = crop(images, settings.crop)
+    if settings.flip:
         images = flip(images)
-    if chosen.erase:
-        images = erase(images, chosen.erase)
+    if settings.erase:
+        images = erase(images, settings.erase)
     return images
 
 
 def flip(images: Tensor) -> Tensor:
-    """Mirror each image left to right with probability ½."""
+    """Mirror each image of (N, C, H, W) left to right with probability ½."""
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return images.flip(3).where(mirrored, images)
 
 
 def crop(images: Tensor, pad: int) -> Tensor:
-    """Shift each image by up to `pad` pixels each way; what comes in is 0."""
+    """Shift each image of (N, C, H, W) by up to `pad` pixels each way; the new pixels are 0."""
     count, _, height, width = images.shape
     padded = functional.pad(images, (pad, pad, pad, pad))
-    windows = padded.unfold(2, height, 1).unfold(
-        3, width, 1
-    )  # (N, C, 2·pad+1, 2·pad+1, H, W), a view
+    # (N, C, 2·pad+1, 2·pad+1, H, W), a view
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     down, right = torch.randint(2 * pad + 1, (2, count), device=images.device)
     return windows[torch.arange(count, device=images.device), :, down, right]
 
@@ -52,7 +53,7 @@ def crop(images: Tensor, pad: int) -> Tensor:
 def erase(images: Tensor, share: float) -> Tensor:
     """Blank a rectangle in `share` of the images (Zhong et al., 2017, arXiv:1708.04896).
 
-    It covers 2 to 33% of the area, with a ratio of its sides of 0.3 to 3.3.
+    The rectangle covers 2 to 33% of the area, and its aspect ratio is 0.3 to 3.3.
     """
     count, _, height, width = images.shape
     draw = torch.rand(5, count, device=images.device)
@@ -66,22 +67,27 @@ def erase(images: Tensor, share: float) -> Tensor:
 
 
 def _between(extent: int, start: Tensor, length: Tensor, device: torch.device) -> Tensor:
+    """Return which of `extent` places are in each interval: (N, extent) bool."""
     places = torch.arange(extent, device=device)[None]
     return (places >= start[:, None]) & (places < (start + length)[:, None])
 
 
 def mixer(
-    chosen: Augment, classes: int
+    settings: Augment, classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Mixup or cutmix of (N, C, H, W) float inputs and (N,) targets, which become (N, classes) shares; or None."""
-    if not chosen.mixup and not chosen.cutmix:
+    """Return a function that applies mixup or cutmix to a batch, or None if both are off.
+
+    The function takes (N, C, H, W) float inputs and (N,) int64 targets. The targets become
+    (N, classes) float shares.
+    """
+    if not settings.mixup and not settings.cutmix:
         return None
-    from torchvision.transforms import v2  # 3 s of import that only mixing needs
+    from torchvision.transforms import v2  # takes 3 s to import, and only mixing needs it
 
     mixers = []
-    if chosen.mixup:
-        mixers.append(v2.MixUp(alpha=chosen.mixup, num_classes=classes))
-    if chosen.cutmix:
-        mixers.append(v2.CutMix(alpha=chosen.cutmix, num_classes=classes))
+    if settings.mixup:
+        mixers.append(v2.MixUp(alpha=settings.mixup, num_classes=classes))
+    if settings.cutmix:
+        mixers.append(v2.CutMix(alpha=settings.cutmix, num_classes=classes))
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = v2.RandomChoice(mixers)
     return mix

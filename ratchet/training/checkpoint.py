@@ -1,8 +1,9 @@
-"""Checkpoints of a run that may be killed: complete or absent, checked on reading, the last two kept.
+"""Checkpoints of a run that may be killed.
 
-They are in `.checkpoints/<key>/`, outside DVC's outputs, which DVC deletes before a stage runs. The
-key hashes everything that decides the outputs, so a change of any of it starts from the beginning.
-One run at a time uses a folder. Those of the last five runs that did not finish are kept.
+A checkpoint is complete or absent, and its hash is checked on reading. The last two are kept. They
+are in `.checkpoints/<key>/`, outside DVC's outputs, which DVC deletes before a stage runs. The key
+hashes everything that determines the outputs, so any change starts training from the beginning. A
+folder belongs to one run at a time. The folders of the last five unfinished runs are kept.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ from ratchet.errors import Busy
 from ratchet.files import newest_first, writing
 from ratchet.process import locked
 
-KEEP = 2  # checkpoints of a run
-KEEP_RUNS = 5  # runs that did not finish
+KEEP = 2  # checkpoints per run
+KEEP_RUNS = 5  # unfinished runs
+HASH_BYTES = 32  # of a SHA-256
 
 
 def key(files: Iterable[Path], values: object) -> str:
-    """Hash of the contents of `files`, in the order given, and of `values` (anything JSON can hold)."""
+    """Hash the contents of `files`, in that order, and `values`.
+
+    Args:
+        files: files to read.
+        values: anything that JSON can represent.
+
+    Returns:
+        32 hexadecimal digits.
+    """
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for file in files:
         with file.open("rb") as stream:
@@ -37,13 +47,22 @@ def key(files: Iterable[Path], values: object) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`: the SHA-256 of the rest, then a state as `torch.save` writes it."""
+    """The checkpoints of one run, in `folder`.
+
+    A file starts with the SHA-256 of the rest, which is a state as `torch.save` writes it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, state: dict[str, Any], epoch: int, step: int) -> None:
-        """Write `state` (tensors, numbers, strings, lists, dicts) and drop all but the last two."""
+        """Write `state` and delete all checkpoints but the last two.
+
+        Args:
+            state: tensors, numbers, strings, lists and dicts.
+            epoch: epochs done.
+            step: steps done in the next epoch.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
@@ -57,28 +76,29 @@ class Checkpoints:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or None.
+        """Return the newest undamaged state, or None; delete damaged ones.
 
-        Runs no code that a file may hold (`weights_only`).
+        `weights_only` keeps code in a file from running.
         """
         for file in self._files():
             content = file.read_bytes()
-            if hashlib.sha256(content[32:]).digest() == content[:32]:
+            digest, body = content[:HASH_BYTES], content[HASH_BYTES:]
+            if hashlib.sha256(body).digest() == digest:
                 with contextlib.suppress(pickle.UnpicklingError):
                     state: dict[str, Any] = torch.load(
-                        io.BytesIO(content[32:]), weights_only=True, map_location="cpu"
+                        io.BytesIO(body), weights_only=True, map_location="cpu"
                     )
                     return state
-            print(f"train: checkpoint {file.name} is corrupt and was dropped")
+            print(f"train: deleting the checkpoint {file.name}, because it is corrupt")
             file.unlink()
         return None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Use the folder alone, and delete it when the block succeeds: the run has finished.
+        """Lock the folder, and delete it when the block succeeds, because the run has finished.
 
         Raises:
-            Busy: another run trains the same model from the same data.
+            Busy: another run trains the same model on the same data.
         """
         with locked(
             self._lock, f"a training of the same model on the same data, in {self.folder},"
@@ -88,7 +108,7 @@ class Checkpoints:
                 shutil.rmtree(self.folder, ignore_errors=True)
             finally:
                 self._lock.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it must not fail a run that has finished
+        with contextlib.suppress(OSError):  # cleaning up must not fail a finished run
             self._remove_old_runs()
 
     @property
@@ -96,21 +116,21 @@ class Checkpoints:
         return self.folder.with_suffix(".lock")
 
     def _remove_old_runs(self) -> None:
-        """Delete the checkpoints of all but the newest runs that did not finish and do not run now."""
+        """Delete the checkpoints of all unfinished runs but the newest and those still running."""
         area = self.folder.parent
         folders = newest_first(area)
-        unused = [lock.with_suffix("") for lock in area.glob("*.lock")]
-        unused = [folder for folder in unused if not folder.exists()]
+        locked_folders = [lock.with_suffix("") for lock in area.glob("*.lock")]
+        missing = [folder for folder in locked_folders if not folder.exists()]
         removed = 0
-        for folder in [*folders[KEEP_RUNS:], *unused]:
+        for folder in [*folders[KEEP_RUNS:], *missing]:
             lock = folder.with_suffix(".lock")
             with contextlib.suppress(Busy), locked(lock, str(folder), 0):
                 removed += folder.exists()
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink(missing_ok=True)
         if removed:
-            print(f"train: removed the checkpoints of {removed} runs that did not finish")
+            print(f"train: removed the checkpoints of {removed} unfinished runs")
 
     def _files(self) -> list[Path]:
-        """Newest first."""
+        """List the checkpoints, newest first."""
         return sorted(self.folder.glob("[0-9]*.pt"), reverse=True)

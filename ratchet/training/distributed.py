@@ -1,4 +1,7 @@
-"""Several processes that train one model together (`torch.distributed`): started here on one machine, or by `torchrun`."""
+"""Train one model with several processes (`torch.distributed`).
+
+`launch` starts them on this machine. On several machines, `torchrun` starts them.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,9 @@ from ratchet.process import die_with_parent
 
 T = TypeVar("T")
 STOPPED = 143  # exit code of a process that SIGTERM ended
-SHUTDOWN_S = 3  # between asking the other processes to end and killing them
+SHUTDOWN_S = 3  # between SIGTERM and SIGKILL, when a process fails and the others must end
 CPU = torch.device("cpu")
-_asked = threading.Event()
+_sigterm = threading.Event()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +43,16 @@ class Group:
 
     rank: int = 0
     world: int = 1
-    local: int = 0  # among those on this machine
-    device: torch.device = CPU  # where tensors have to be to be exchanged
+    local: int = 0  # number of this process among those on this machine
+    device: torch.device = CPU  # where the backend expects the tensors to exchange
 
     @property
     def leads(self) -> bool:
-        """Does this process write the files?"""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` added up over all processes, on the device where they were."""
+        """Add up `values` over all processes; the result is on the same device."""
         if self.world == 1:
             return values
         exchanged = values.to(self.device)
@@ -57,30 +60,30 @@ class Group:
         return exchanged.to(values.device)
 
     def share(self, value: T | None) -> T | None:
-        """What the leader has, in every process."""
+        """Return the leader's value in every process; it must be picklable."""
         values = [value]
         if self.world > 1:
             distributed.broadcast_object_list(values, 0, device=self.device)
         return values[0]
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model with gradients averaged over all processes."""
+        """Return a model that averages its gradients over all processes."""
         if self.world == 1:
             return model
-        return DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None
-        )
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices)
 
-    def gradients(self, model: nn.Module, wanted: bool) -> AbstractContextManager[object]:
-        """Exchange gradients in the backward pass only where they are `wanted`: at the end of a step."""
-        return (
-            nullcontext()
-            if wanted or not isinstance(model, DistributedDataParallel)
-            else model.no_sync()
-        )
+    def gradients(self, model: nn.Module, exchange: bool) -> AbstractContextManager[object]:
+        """Exchange gradients in the backward pass only if `exchange`: once, at a step's end."""
+        if exchange or not isinstance(model, DistributedDataParallel):
+            return nullcontext()
+        return model.no_sync()
 
     def align(self, model: nn.Module) -> None:
-        """Give every process the leader's buffers: batch normalisation sees other rows in each."""
+        """Copy the leader's buffers to every process.
+
+        Those of batch normalisation differ, because each process sees other rows.
+        """
         if self.world > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)
@@ -90,23 +93,22 @@ ALONE = Group()
 
 
 def under_torchrun() -> bool:
-    """Did `torchrun` start this process as one of several?"""
+    """Return whether `torchrun` started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def follows() -> bool:
-    """Is this, under `torchrun`, not the first process of its machine? Then no stage leads it."""
+    """Return whether `torchrun` started this process, and another one runs the machine's stage."""
     return under_torchrun() and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 @contextmanager
 def group(device: torch.device) -> Iterator[Group]:
-    """The group that the environment describes (RANK, WORLD_SIZE, LOCAL_RANK, ...
-
-    As torchrun sets them).
+    """Join the group that torchrun describes in RANK, WORLD_SIZE, LOCAL_RANK and so on.
 
     Args:
-        device: what the params name; each process of a machine takes the device of its own number.
+        device: the device in the params; each process of a machine takes the device of its own
+            number.
 
     Raises:
         TrainingError: this machine has fewer devices than processes.
@@ -117,9 +119,7 @@ def group(device: torch.device) -> Iterator[Group]:
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
     place = devices.own(device, local)
-    devices.select(
-        place
-    )  # before the first collective, or every process would use the first device
+    devices.select(place)  # otherwise the first collective of every process uses the first device
     exchange = place if place.type == "cuda" else CPU
     if exchange.type == "cuda":
         distributed.init_process_group("nccl", device_id=place)
@@ -137,27 +137,34 @@ def group(device: torch.device) -> Iterator[Group]:
 
 
 def heed() -> Callable[[], bool]:
-    """In a process that no stage leads: install a SIGTERM handler.
+    """Install a SIGTERM handler in a process that runs outside a stage.
 
-    Returns a function that reports whether it came.
+    Returns:
+        A function that reports whether SIGTERM was received.
     """
-    signal.signal(signal.SIGTERM, lambda *_: _asked.set())
-    return _asked.is_set
+    signal.signal(signal.SIGTERM, lambda *_: _sigterm.set())
+    return _sigterm.is_set
 
 
 # ── several processes on this machine ─────────────────────────────────────────────────────────────
 
 
 def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable[[], bool]) -> None:
-    """Call `run(*arguments)` in `count` new processes on this machine, each in one group with the others.
+    """Call `run(*arguments)` in `count` new processes on this machine, which form one group.
 
-    They are started and watched by torchrun's elastic agent, in a thread: the main thread keeps the
-    stage's signals.
+    Torchrun's elastic agent starts and watches them. It runs in a thread, so that the main thread
+    keeps handling the stage's signals.
+
+    Args:
+        count: number of processes, 2 or more.
+        run: a function that can be pickled.
+        arguments: its arguments.
+        stop: returns whether the processes should save a checkpoint and end.
 
     Raises:
-        RatchetError: the first that one of them raised.
-        TrainingError: one of them ended otherwise; the others were ended too.
-        SystemExit: `stop` said so; they wrote a checkpoint and ended.
+        RatchetError: the first one that a process raised.
+        TrainingError: a process ended for another reason, and the others were stopped.
+        SystemExit: `stop` returned True, and the processes saved a checkpoint and ended.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -176,7 +183,7 @@ def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable
             rdzv_endpoint="127.0.0.1:0",
             local_addr="127.0.0.1",
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            max_restarts=0,  # the stage itself is run again, from the last checkpoint
+            max_restarts=0,  # a new run of the stage resumes from the last checkpoint
             shutdown_timeout=SHUTDOWN_S,
         )
         workers = _Workers()
@@ -184,12 +191,10 @@ def launch(count: int, run: Callable[..., None], *arguments: Any, stop: Callable
         try:
             while not wait([done], timeout=0.1).done:
                 if stop() and not workers.end():
-                    raise SystemExit(
-                        STOPPED
-                    )  # without waiting for the agent, which a stage has no time for
+                    raise SystemExit(STOPPED)  # a stopping stage has no time to wait for the agent
             done.result()
         except ChildFailedError as error:
-            if workers.asked:
+            if workers.terminated:
                 raise SystemExit(STOPPED) from None
             raise _fault(Path(folder), error.get_first_failure()[1].message, count) from None
 
@@ -198,21 +203,21 @@ class _Workers:
     """The processes that the agent starts from now on."""
 
     def __init__(self) -> None:
-        self.asked: set[BaseProcess] = set()
+        self.terminated: set[BaseProcess] = set()
         self._before = set(multiprocessing.active_children())
 
     def end(self) -> bool:
-        """Ask each process to end that was not asked yet; returns whether some have still to."""
-        for worker in set(multiprocessing.active_children()) - self._before - self.asked:
+        """Send SIGTERM to each process once; return whether any is still alive or yet to start."""
+        for worker in set(multiprocessing.active_children()) - self._before - self.terminated:
             worker.terminate()
-            self.asked.add(worker)
-        return not self.asked or any(worker.is_alive() for worker in self.asked)
+            self.terminated.add(worker)
+        return not self.terminated or any(worker.is_alive() for worker in self.terminated)
 
 
 def _in_thread(call: Callable[..., object], *arguments: object) -> Future[None]:
     """Start a call in a thread that does not keep the process alive.
 
-    The future holds what it raises.
+    The future carries the exception that the call raises.
     """
     future: Future[None] = Future()
 
@@ -228,9 +233,9 @@ def _in_thread(call: Callable[..., object], *arguments: object) -> Future[None]:
 
 
 def _enter(run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """A process of `launch`.
+    """Run in a process of `launch`.
 
-    The agent has set the environment, and names the file for what goes wrong.
+    The agent has set the environment, which names the file for errors.
     """
     from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -238,36 +243,39 @@ def _enter(run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         record(run)(*arguments)
-    except (
-        SystemExit
-    ) as end:  # the checkpoint is written; the interpreter's own end can take seconds
+    except SystemExit as end:
+        # The checkpoint is saved. A normal exit of the interpreter can take seconds.
         sys.stdout.flush()
         os._exit(int(end.code or 0))
 
 
 def _fault(folder: Path, message: str, count: int) -> RatchetError:
-    """The error of ours that one of the processes raised.
+    """Return the `RatchetError` that one of the processes raised.
 
-    The others end because of it, perhaps before it.
+    The other processes fail because of it, and may end earlier than the one that raised it.
+
+    Args:
+        folder: where the processes wrote `error.json` files.
+        message: what the first process that ended reported, if there is no such error.
+        count: number of processes.
     """
     for file in sorted(folder.rglob("error.json")):
         content = json.loads(file.read_text(encoding="utf-8"))["message"]
-        name, _, text = (content["message"] if isinstance(content, dict) else content).partition(
-            ": "
-        )
+        line = content["message"] if isinstance(content, dict) else content
+        name, _, text = line.partition(": ")
         kind = getattr(errors, name, None)
         if isinstance(kind, type) and issubclass(kind, RatchetError):
             return kind(text)
     last = [line for line in message.strip().splitlines() if line.strip()][-1:]
     return TrainingError(
-        f"one of {count} training processes ended: {''.join(last)}; the others were ended too; run"
-        " it again to go on from the last checkpoint"
+        f"one of {count} training processes ended, and the others were stopped: {''.join(last)};"
+        " run it again to resume from the last checkpoint"
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the agent's own log off the terminal: what it reports is raised."""
+    """Keep the agent's own log off the terminal; `launch` raises what it reports."""
     logger = logging.getLogger("torch.distributed.elastic")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,8 +1,8 @@
-"""The training loop, top to bottom: prepare → (batch → augment → loss → gradients → step)* → evaluate, epoch by epoch.
+"""The training loop: prepare → (batch → augment → loss → gradients → step)* → evaluate, per epoch.
 
-A position in it is two integers, (epoch, step): which rows come next and every random draw follow
-from them and the seed (batches.py), so a run that was killed goes on from its last checkpoint and
-ends bit-equal to one that was not.
+A position in training is two integers, (epoch, step). Together with the seed they determine which
+rows come next and every random draw (batches.py). A killed run therefore resumes from its last
+checkpoint and ends bit-equal to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ratchet.training.augment import augment, mixer
 from ratchet.training.checkpoint import Checkpoints
 from ratchet.training.distributed import ALONE, STOPPED, Group
 from ratchet.training.progress import Display
-from ratchet.training.state import Asked, Row, State, Watch
+from ratchet.training.state import Row, State, StopRequested, Watch
 
-FEW_STEPS = 100  # of a whole run, below which a network rarely learns
+FEW_STEPS = 100  # a network rarely learns in a run with fewer steps
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run ends with."""
+    """The result of a training run."""
 
     weights: dict[str, Tensor]
     curves: list[Row]  # one per epoch
@@ -53,82 +53,95 @@ def fit(
 ) -> Trained:
     """Train the model that `params` describe, from the newest checkpoint if there is one.
 
+    Args:
+        params: all params; `model`, `train` and `run` are used.
+        spec: shape, classes and statistics of the prepared data.
+        train: the training rows.
+        val: the validation rows.
+        checkpoints: where this run saves its state.
+        group: this process among those that train together.
+        stop: returns whether the run should save a checkpoint and end.
+        say: prints a line of progress.
+
     Raises:
-        TrainingError: params do not fit each other or the data, the loss is no number, or memory
-        ran out.
-        SystemExit: `stop` said so; a checkpoint was written.
+        DataError: there are no training or no validation rows.
+        TrainingError: the params do not fit each other or the data, the loss is not finite, or
+            memory runs out.
+        SystemExit: `stop` returned True; a checkpoint is saved.
     """
-    chosen = params.train
-    torch.set_num_threads(chosen.threads)
+    settings = params.train
+    torch.set_num_threads(settings.threads)
     if not group.leads:
         say = _silent
 
-    # ── what trains, and where ────────────────────────────────────────────────────────────────────
-    plan = devices.plan(
-        chosen, len(train) * _row_bytes(train), group.local if group.world > 1 else None
-    )
+    # ── the model and its device ──────────────────────────────────────────────────────────────────
+    local = group.local if group.world > 1 else None
+    plan = devices.plan(settings, len(train) * _row_bytes(train), local)
     state = State.start(params, spec, plan, group, train, val)
     plan = state.plan
-    if saved := group.share(checkpoints.load() if group.leads else None):
-        state.restore(saved)
-        say(f"goes on from epoch {state.epoch + 1}, step {state.step}")
+    _resume(state, checkpoints, group, say)
     say(f"{params.model.name}, {architectures.parameters(state.model):,} parameters, on {plan}")
     normalise = Normalise(spec, plan.device, plan.channels_last)
-    mix = mixer(chosen.augment, len(spec.classes)) if spec.kind == "image" else None
+    mix = mixer(settings.augment, len(spec.classes)) if spec.kind == "image" else None
     copy = batches.resident(train, plan.device) if plan.resident else None
     due = time.monotonic() + params.run.checkpoint_seconds
 
-    done, total = state.epoch * state.steps + state.step, chosen.epochs * state.steps
+    done, total = state.epoch * state.steps + state.step, settings.epochs * state.steps
     unit = "images" if spec.kind == "image" else "rows"
     progress = Display(done, total, len(train) / state.steps, say, group.leads, unit)
-    with _advice(chosen, params.run), progress as display:
+    with _advice(settings, params.run), progress as display:
         while not state.finished:
             # ── one epoch ─────────────────────────────────────────────────────────────────────────
             watch = Watch(state)
             order = batches.Order(
-                len(train), chosen.batch_size, chosen.seed, state.epoch, state.step, group
+                len(train), settings.batch_size, settings.seed, state.epoch, state.step, group
             )
             for inputs, targets in batches.batches(
                 train, order, plan.device, params.run.loader_workers, copy
             ):
-                batches.seed_step(chosen.seed, state.epoch, state.step, group.rank)
+                batches.seed_step(settings.seed, state.epoch, state.step, group.rank)
                 if spec.kind == "image":
-                    inputs = augment(inputs, chosen.augment)
+                    inputs = augment(inputs, settings.augment)
                 inputs = normalise(inputs)
                 if mix is not None:
                     inputs, targets = mix(inputs, targets)
                 loss = state.learn(inputs, targets)
                 watch.step(loss, stop(), due=group.leads and time.monotonic() >= due)
-                display.step(f"epoch {state.epoch + 1}/{chosen.epochs}")
-                if watch.asked_to_stop or watch.due:
+                display.step(f"epoch {state.epoch + 1}/{settings.epochs}")
+                if watch.stop_requested or watch.due:
                     watch.settle()
                     _save(state, checkpoints, group)
                     watch.due, due = False, time.monotonic() + params.run.checkpoint_seconds
-                if watch.asked_to_stop:
+                if watch.stop_requested:
                     raise SystemExit(STOPPED)
             watch.settle()
 
-            # ── how good it is now ────────────────────────────────────────────────────────────────
+            # ── its validation ────────────────────────────────────────────────────────────────────
             try:
-                row = state.close_epoch(_rows(val, chosen, group), normalise, stop)
-            except Asked:
+                row = state.close_epoch(_rows(val, settings, group), normalise, stop)
+            except StopRequested:
                 _save(state, checkpoints, group)
                 raise SystemExit(STOPPED) from None
             display.epoch(
-                f"epoch {state.epoch}/{chosen.epochs}  loss {row['train_loss']:.4f}  accuracy"
+                f"epoch {state.epoch}/{settings.epochs}  loss {row['train_loss']:.4f}  accuracy"
                 f" {row['val_accuracy']:.4f}  lr {row['learning_rate']:.4f}"
             )
-    if total < FEW_STEPS:
-        say(
-            f"only {total:,} steps in all ({len(train):,} rows, {chosen.batch_size:,} a step,"
-            f" {chosen.epochs} epochs), which rarely suffice; raise train.epochs or lower"
-            " train.batch_size"
-        )
+    _warn_if_few_steps(total, len(train), settings, say)
     return Trained(weights=state.weights(), curves=state.curves, device_type=plan.device.type)
 
 
 def _silent(_line: str) -> None:
-    """Followers say nothing."""
+    """Print nothing: only the leader of a group reports progress."""
+
+
+def _resume(
+    state: State, checkpoints: Checkpoints, group: Group, say: Callable[[str], None]
+) -> None:
+    """Restore the newest checkpoint, if there is one, in every process of the group."""
+    checkpoint = group.share(checkpoints.load() if group.leads else None)
+    if checkpoint:
+        state.restore(checkpoint)
+        say(f"resuming from epoch {state.epoch + 1}, step {state.step}")
 
 
 def _save(state: State, checkpoints: Checkpoints, group: Group) -> None:
@@ -136,13 +149,24 @@ def _save(state: State, checkpoints: Checkpoints, group: Group) -> None:
         checkpoints.save(state.saved(), state.epoch, state.step)
 
 
+def _warn_if_few_steps(
+    total: int, rows: int, settings: TrainParams, say: Callable[[str], None]
+) -> None:
+    if total < FEW_STEPS:
+        say(
+            f"the run has only {total:,} steps ({rows:,} rows, {settings.batch_size:,} per step,"
+            f" {settings.epochs} epochs), and a network rarely learns in so few; raise"
+            " train.epochs or lower train.batch_size"
+        )
+
+
 def _rows(
-    dataset: PreparedDataset, chosen: TrainParams, group: Group
+    dataset: PreparedDataset, settings: TrainParams, group: Group
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of the rows in their order, a batch at a time."""
-    mine = list(range(group.rank, len(dataset), group.world))
-    for start in range(0, len(mine), chosen.batch_size):
-        yield dataset[mine[start : start + chosen.batch_size]]
+    """Yield this process's share of the rows in order, one batch at a time."""
+    share = list(range(group.rank, len(dataset), group.world))
+    for start in range(0, len(share), settings.batch_size):
+        yield dataset[share[start : start + settings.batch_size]]
 
 
 def _row_bytes(dataset: PreparedDataset) -> int:
@@ -151,24 +175,21 @@ def _row_bytes(dataset: PreparedDataset) -> int:
 
 
 @contextlib.contextmanager
-def _advice(chosen: TrainParams, run: RunParams) -> Iterator[None]:
-    """Turn running out of memory, here or in a worker, into advice."""
+def _advice(settings: TrainParams, run: RunParams) -> Iterator[None]:
+    """Explain what to do when this process or a loader process runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
             raise TrainingError(
-                f"a loader process died: {error}; set run.loader_workers to"
-                f" {run.loader_workers // 2} if memory ran out, and run it again to go on from the"
-                " last checkpoint"
+                f"a loader process died: {error}; run it again to resume from the last checkpoint,"
+                f" and if memory ran out, set run.loader_workers to {run.loader_workers // 2} first"
             ) from error
-        short = isinstance(
-            error, (MemoryError, torch.OutOfMemoryError)
-        ) or "can't allocate memory" in str(error)
-        if not short:
+        out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not out_of_memory and "can't allocate memory" not in str(error):
             raise
         raise TrainingError(
-            f"out of memory with {chosen.batch_size} rows a step in {chosen.accumulate} parts; set"
-            f" train.batch_size to {max(1, chosen.batch_size // 2)}, or train.accumulate to"
-            f" {chosen.accumulate * 2}"
+            f"out of memory with {settings.batch_size} rows per step in"
+            f" {settings.accumulate} parts; set train.batch_size to"
+            f" {max(1, settings.batch_size // 2)}, or train.accumulate to {settings.accumulate * 2}"
         ) from error

@@ -1,4 +1,7 @@
-"""Weights to start from, out of a local file that the params pin by its hash, so that training stays a pure function."""
+"""Load pretrained weights from a local file.
+
+The params pin the file by its SHA-256, so training stays a pure function of its inputs.
+"""
 
 from __future__ import annotations
 
@@ -14,43 +17,50 @@ from ratchet.errors import CorruptModel, TrainingError
 from ratchet.params import Pretrained
 
 
-def load(model: nn.Module, chosen: Pretrained) -> list[str]:
-    """Copy every tensor of the file that fits by name and shape.
+def load(model: nn.Module, settings: Pretrained) -> list[str]:
+    """Copy every tensor of the file that fits the model by name and shape.
 
-    Returns the names that stayed random.
-
-    A head for other classes and a first convolution for other channels don't fit, and so stay
+    A head for other classes and a first convolution for other channels do not fit, so they stay
     random.
 
+    Args:
+        model: the model with random weights; changed in place.
+        settings: the section `model.pretrained`.
+
+    Returns:
+        The sorted names of the tensors that stayed random.
+
     Raises:
-        TrainingError: no such file, or nothing in it fits.
-        CorruptModel: another hash than the params name, or no plain `state_dict`.
+        TrainingError: the file does not exist, or none of its tensors fits.
+        CorruptModel: the file's SHA-256 is not the one in the params, or the file is not a plain
+            `state_dict`.
     """
-    path = Path(chosen.file)
+    path = Path(settings.file)
     if not path.is_file():
         raise TrainingError(
-            f"model.pretrained.file: {path} is not there; Ratchet downloads no weights: put the"
-            " file there"
+            f"model.pretrained.file: {path} does not exist, and Ratchet downloads no weights; put"
+            " the file there"
         )
     content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != chosen.sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != settings.sha256:
         raise CorruptModel(
-            f"model.pretrained: {path} has SHA-256 {found}, params.yaml names {chosen.sha256}"
+            f"model.pretrained: {path} has SHA-256 {digest}, params.yaml names {settings.sha256}"
         )
     try:
-        given = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        tensors = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CorruptModel(
-            f"model.pretrained: {path} holds no plain state_dict: {error}"
+            f"model.pretrained: {path} is not a plain state_dict: {error}"
         ) from error
     own = model.state_dict()
     fitting = {
-        key: value for key, value in given.items() if key in own and own[key].shape == value.shape
+        key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape
     }
     if not fitting:
         raise TrainingError(
-            f"model.pretrained: nothing in {path} fits this model's tensors; is it for another one?"
+            f"model.pretrained: no tensor in {path} fits this model; check that the file is for the"
+            " architecture in model.name"
         )
     model.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))

@@ -1,4 +1,8 @@
-"""How training goes, for whoever watches: a bar on a terminal, elsewhere a plain line at times and after each epoch."""
+"""Show the progress of training.
+
+A terminal shows a progress bar. Elsewhere, a plain line appears every 20 seconds and after each
+epoch.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +14,26 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-QUIET_S = 20.0  # without a terminal: between two lines within an epoch
+QUIET_S = 20.0  # between two lines within an epoch, without a terminal
 
 
 class Display:
-    """Counts steps, and says what there is to say. Use it as a context manager.
+    """Count the steps and report speed and time left. Use it as a context manager.
 
     Args:
-        done: steps of the whole run that were done before; `total`: steps of the whole run.
-        rows: rows of a step, on average.
-        say: where lines go.
-        shown: whether a bar may show.
-        unit: what a row is: images, or rows.
+        done: steps of the run that an earlier process did.
+        total: steps of the whole run.
+        rows: mean rows per step.
+        say: the function that prints a line.
+        shown: whether a bar may appear.
+        unit: what a row is: "images" or "rows".
     """
 
     def __init__(
         self, done: int, total: int, rows: float, say: Callable[[str], None], shown: bool, unit: str
     ) -> None:
         self._first, self._total, self._rows, self._say = done, total, rows, say
-        self._began = self._said = self._epoch_began = time.monotonic()
+        self._began = self._last_line = self._epoch_began = time.monotonic()
         self._done = self._epoch_first = done
         self._rate, self._unit = 0.0, unit
         columns = (
@@ -53,30 +58,23 @@ class Display:
         self._bar.stop()
 
     def step(self, where: str) -> None:
-        """One more step is done; `where` is like "epoch 3/8"."""
+        """Count one more step; `where` is a label like "epoch 3/8"."""
         self._done += 1
-        self._rate = (
-            (self._done - self._epoch_first)
-            * self._rows
-            / (time.monotonic() - self._epoch_began + 1e-9)
-        )
-        self._bar.update(
-            self._task, advance=1, description=where, rate=f"{self._rate:,.0f} {self._unit}/s"
-        )
-        if self._bar.disable and time.monotonic() - self._said > QUIET_S:
-            self._said = time.monotonic()
-            self._say(f"{where}  {self._rate:,.0f} {self._unit}/s  {self._left()}")
+        seconds = time.monotonic() - self._epoch_began + 1e-9
+        self._rate = (self._done - self._epoch_first) * self._rows / seconds
+        rate = f"{self._rate:,.0f} {self._unit}/s"
+        self._bar.update(self._task, advance=1, description=where, rate=rate)
+        if self._bar.disable and time.monotonic() - self._last_line > QUIET_S:
+            self._last_line = time.monotonic()
+            self._say(f"{where}  {rate}  {self._left()}")
 
     def epoch(self, line: str) -> None:
-        """An epoch is done: say `line`, the rate of its steps and the time left.
-
-        What comes next is another epoch.
-        """
-        self._say(
-            f"{line}  {self._rate:,.0f} {self._unit}/s"
-            + (f"  {self._left()}" if self._done < self._total else "")
-        )
-        self._said = self._epoch_began = time.monotonic()
+        """Print `line`, the speed of the epoch and the time left, and start a new epoch."""
+        text = f"{line}  {self._rate:,.0f} {self._unit}/s"
+        if self._done < self._total:
+            text += f"  {self._left()}"
+        self._say(text)
+        self._last_line = self._epoch_began = time.monotonic()
         self._epoch_first = self._done
 
     def _left(self) -> str:

@@ -1,4 +1,7 @@
-"""Losses, optimizers and schedules by their PyTorch names, with keyword arguments that are checked before training starts."""
+"""Build the loss, the optimizer and the schedule by their PyTorch names.
+
+Every name and every keyword argument is checked before training starts.
+"""
 
 from __future__ import annotations
 
@@ -21,100 +24,109 @@ T = TypeVar("T")
 # Arguments of a loss that Ratchet fixes: a step divides by the weights of its whole batch, and
 # every row has a class.
 FIXED = {"reduction": "mean", "ignore_index": -100, "size_average": None, "reduce": None}
-BY_ROW = (
-    "BCELoss",
-    "BCEWithLogitsLoss",
-)  # torch's own `weight` of these weighs columns, not classes
+# The `weight` argument of these losses weights columns, not classes.
+BY_ROW = ("BCELoss", "BCEWithLogitsLoss")
 
 
-def criterion(named: Named, counts: Tensor) -> nn.Module:
-    """The loss. `weight: balanced` weights each class by rows / (classes · its rows).
+def criterion(settings: Named, counts: Tensor) -> nn.Module:
+    """Build the loss. `weight: balanced` weights each class by rows / (classes · its rows).
 
     Args:
+        settings: name and arguments, the section `train.criterion`.
         counts: (classes,) int64, training rows per class.
 
     Raises:
-        TrainingError: there is no such loss, or it does not take these arguments.
+        TrainingError: the loss does not exist, or it does not take these arguments.
     """
-    arguments = dict(named.arguments)
+    arguments = dict(settings.arguments)
     for key, only in FIXED.items():
         if arguments.get(key, only) != only:
             raise TrainingError(
-                f"train.criterion.arguments: {key}: {arguments[key]} is not supported: a step takes"
-                f" the mean over all rows of its batch; leave {key} out"
+                f"train.criterion.arguments: {key}: {arguments[key]} is not supported, because a"
+                f" step takes the mean over all rows of its batch; leave {key} out"
             )
-    rows = arguments.pop("weight", None) if named.name in BY_ROW else None
-    if rows not in (None, "balanced"):
+    row_weight = arguments.pop("weight", None) if settings.name in BY_ROW else None
+    if row_weight not in (None, "balanced"):
         raise TrainingError(
-            f"train.criterion.arguments: weight: {rows} would weigh the outputs of {named.name},"
-            " not the classes; take weight: balanced, or pos_weight of BCEWithLogitsLoss"
+            f"train.criterion.arguments: weight: {row_weight} would weight the outputs of"
+            f" {settings.name}, not the classes; use weight: balanced, or pos_weight of"
+            " BCEWithLogitsLoss"
         )
-    if rows is not None:
-        arguments["reduction"] = "none"  # outputs.loss takes the weighted mean
+    if row_weight is not None:
+        arguments["reduction"] = "none"  # heads.loss takes the weighted mean
     arguments = {key: _tensor(key, value, counts) for key, value in arguments.items()}
-    made = _make(
-        "train.criterion", nn, nn.Module, Named(name=named.name, arguments=arguments), suffix="Loss"
-    )
-    if rows is not None:
-        made.register_buffer("row_weights", _balanced(counts))
-    return made
+    settings = Named(name=settings.name, arguments=arguments)
+    loss = _make("train.criterion", nn, nn.Module, settings, suffix="Loss")
+    if row_weight is not None:
+        loss.register_buffer("row_weights", _balanced(counts))
+    return loss
 
 
 def optimizer(params: TrainParams, model: nn.Module, fused: bool) -> optim.Optimizer:
-    """The optimizer over all weights of `model`, with `fused` where it has that."""
-    named = params.optimizer
-    kind = _class("train.optimizer", optim, optim.Optimizer, named.name)
-    if named.name in ("LBFGS", "SparseAdam"):
+    """Build the optimizer over all trainable weights of `model`.
+
+    Args:
+        params: the section `train`.
+        model: the model to train.
+        fused: use the fused kernels, if the optimizer has them.
+
+    Raises:
+        TrainingError: the optimizer does not exist, does not take these arguments, or needs
+            closures or sparse gradients.
+    """
+    settings = params.optimizer
+    kind = _class("train.optimizer", optim, optim.Optimizer, settings.name)
+    if settings.name in ("LBFGS", "SparseAdam"):
         raise TrainingError(
-            f"train.optimizer: {named.name} works in another way (closures or sparse gradients)"
+            f"train.optimizer: {settings.name} is not supported, because it needs closures or"
+            " sparse gradients; choose another optimizer"
         )
     arguments = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in named.arguments.items()
+        for key, value in settings.arguments.items()
     }
     if fused and "fused" in inspect.signature(kind).parameters:
         arguments = {"fused": True, **arguments}
+    settings = Named(name=settings.name, arguments=arguments)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return _make(
-        "train.optimizer",
-        optim,
-        optim.Optimizer,
-        Named(name=named.name, arguments=arguments),
-        weights,
-        params.lr,
-    )
+    return _make("train.optimizer", optim, optim.Optimizer, settings, weights, params.lr)
 
 
 def schedule(params: TrainParams, optimizer: optim.Optimizer, steps: int) -> LRScheduler | None:
-    """The schedule.
+    """Build the learning-rate schedule, or return None if the params have none.
 
-    `max_lr`, `total_steps` and `T_max` are `train.lr` and the run's length where params do not say.
+    `max_lr` defaults to `train.lr`. `total_steps` and `T_max` default to the length of the run.
 
     Args:
-        steps: steps (or epochs, for `every: epoch`) that training will take.
+        params: the section `train`.
+        optimizer: the optimizer whose learning rate the schedule changes.
+        steps: steps (or epochs, for `every: epoch`) that training takes.
+
+    Raises:
+        TrainingError: the schedule does not exist, or it does not take these arguments.
     """
     if params.schedule is None:
         return None
-    named: Schedule = params.schedule
-    kind = _class("train.schedule", lr_scheduler, LRScheduler, named.name)
-    known = {"max_lr": params.lr, "total_steps": steps, "T_max": steps}
-    known = {
-        key: value for key, value in known.items() if key in inspect.signature(kind).parameters
-    }
-    if named.name == "ReduceLROnPlateau" and named.every != "epoch":
+    settings: Schedule = params.schedule
+    kind = _class("train.schedule", lr_scheduler, LRScheduler, settings.name)
+    defaults = {"max_lr": params.lr, "total_steps": steps, "T_max": steps}
+    parameters = inspect.signature(kind).parameters
+    arguments = {key: value for key, value in defaults.items() if key in parameters}
+    if settings.name == "ReduceLROnPlateau" and settings.every != "epoch":
         raise TrainingError(
-            "train.schedule.every: ReduceLROnPlateau goes by the validation loss; expected epoch"
+            "train.schedule.every: ReduceLROnPlateau follows the validation loss; expected epoch"
         )
-    filled = Named(name=named.name, arguments={**known, **named.arguments})
-    return _make("train.schedule", lr_scheduler, LRScheduler, filled, optimizer)
+    complete = Named(name=settings.name, arguments={**arguments, **settings.arguments})
+    return _make("train.schedule", lr_scheduler, LRScheduler, complete, optimizer)
 
 
 def _balanced(counts: Tensor) -> Tensor:
-    """(classes,) float32"""
+    """Weight each class by rows / (classes · its rows): (classes,) float32."""
     return counts.sum() / (len(counts) * counts.clamp(min=1).float())
 
 
 def _tensor(key: str, value: Any, counts: Tensor) -> Any:
+    """Convert the class weights in an argument to a tensor; return other arguments unchanged."""
     if key == "weight" and value == "balanced":
         return _balanced(counts)
     if key not in ("weight", "pos_weight") or value is None:
@@ -129,53 +141,60 @@ def _tensor(key: str, value: Any, counts: Tensor) -> Any:
         )
     if key == "weight" and len(value) != len(counts):
         raise TrainingError(
-            f"train.criterion.arguments: weight has {len(value)} numbers, the data have"
-            f" {len(counts)} classes; write one per class, in the order of spec.json"
+            f"train.criterion.arguments: weight has {len(value)} numbers, but the data have"
+            f" {len(counts)} classes; write one number per class, in the order of spec.json"
         )
     return torch.tensor(value, dtype=torch.float32)
 
 
 def _make(
-    where: str, module: ModuleType, base: type[T], named: Named, *given: Any, suffix: str = ""
+    where: str,
+    module: ModuleType,
+    base: type[T],
+    settings: Named,
+    *positional: Any,
+    suffix: str = "",
 ) -> T:
-    kind = _class(where, module, base, named.name, suffix)
+    """Call the class that `settings` names with `positional` and its own arguments."""
+    kind = _class(where, module, base, settings.name, suffix)
     signature = inspect.signature(kind)
-    unknown = [key for key in named.arguments if key not in signature.parameters]
+    unknown = [key for key in settings.arguments if key not in signature.parameters]
     if unknown:
-        taken = list(signature.parameters)[len(given) :]
-        near = difflib.get_close_matches(unknown[0], taken, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it takes: {', '.join(taken)}"
+        names = list(signature.parameters)[len(positional) :]
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it takes: {', '.join(names)}"
         raise TrainingError(
-            f"{where}.arguments: {named.name} takes no {', '.join(unknown)}; {hint}"
+            f"{where}.arguments: {settings.name} takes no {', '.join(unknown)}; {hint}"
         )
     try:
-        return kind(*given, **named.arguments)
+        return kind(*positional, **settings.arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise TrainingError(
-            f"{where}: {named.name} cannot be made with {dict(named.arguments)}: {error}"
+            f"{where}: {settings.name} cannot be built with {dict(settings.arguments)}: {error}"
         ) from error
 
 
 def _class(
     where: str, module: ModuleType, base: type[T], name: str, suffix: str = ""
 ) -> Callable[..., T]:
-    """The class `name` of `module`; raises `TrainingError` with the nearest names."""
-    found = getattr(module, name, None)
+    """Return the class `name` of `module`; raise `TrainingError` with the nearest names."""
+    member = getattr(module, name, None)
     if (
-        inspect.isclass(found)
-        and issubclass(found, base)
-        and found is not base
+        inspect.isclass(member)
+        and issubclass(member, base)
+        and member is not base
         and name.endswith(suffix)
     ):
-        return found
-    known = _names(vars(module), base, suffix)
-    near = difflib.get_close_matches(name, known, n=3)
-    near = near or [each for each in known if name.lower() in each.lower()][:3]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+        return member
+    names = _names(vars(module), base, suffix)
+    near = difflib.get_close_matches(name, names, n=3)
+    near = near or [candidate for candidate in names if name.lower() in candidate.lower()][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: {', '.join(names)}"
     raise TrainingError(f"{where}.name: {module.__name__} has no {name!r}; {hint}")
 
 
 def _names(members: Mapping[str, Any], base: type, suffix: str) -> list[str]:
+    """List the public subclasses of `base` among `members` whose names end with `suffix`."""
     return sorted(
         name
         for name, member in members.items()

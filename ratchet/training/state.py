@@ -1,4 +1,7 @@
-"""Everything that changes while a model trains: made from params, saved to a checkpoint, restored from one."""
+"""The state of training: everything that changes while a model trains.
+
+It is built from the params, saved to a checkpoint and restored from one.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ PARTS = ("model", "optimizer", "schedule", "ema")
 
 
 class Row(TypedDict):
-    """An epoch's line in reports/training/curves.tsv."""
+    """One epoch: a line of reports/training/curves.tsv."""
 
     epoch: int
     train_loss: float
@@ -38,21 +41,21 @@ class Row(TypedDict):
     learning_rate: float
 
 
-class Asked(Exception):
-    """The process was asked to stop."""
+class StopRequested(Exception):
+    """The process received a request to stop."""
 
 
 @dataclass(kw_only=True)
 class State:
     """A model in training and its position: `step` steps of epoch `epoch` are done."""
 
-    chosen: TrainParams
+    settings: TrainParams
     plan: Plan
     group: Group
     rows: int  # of an epoch
     steps: int  # of an epoch
     model: nn.Module
-    runs: nn.Module  # the model as it is called: compiled, distributed
+    wrapped: nn.Module  # the model as a step calls it: compiled, distributed
     criterion: nn.Module
     optimizer: optim.Optimizer
     schedule: LRScheduler | None
@@ -78,86 +81,85 @@ class State:
     ) -> State:
         """Build all parts and try them on two rows.
 
-        Raises `TrainingError` where they do not fit.
+        Raises:
+            DataError: there are no training or no validation rows.
+            TrainingError: the parts do not fit each other or the data.
         """
-        chosen, classes = params.train, len(spec.classes)
-        if not len(train) or not len(val):
-            raise DataError(
-                f"data/prepared: {len(train)} training and {len(val)} validation rows; both need"
-                " some"
-            )
-        steps = batches.steps(len(train), chosen.batch_size)
-        if len(train) // steps < group.world:
-            raise TrainingError(
-                f"train.batch_size: {chosen.batch_size} rows a step are too few for {group.world}"
-                " processes"
-            )
-        batches.seed_step(chosen.seed, 0, 0, 0)
+        settings, classes = params.train, len(spec.classes)
+        steps = _checked_steps(settings, group, train, val)
+        batches.seed_step(settings.seed, 0, 0, 0)
         model = architectures.build(
             params.model.name, params.model.arguments, spec.input_shape, classes
         )
         if params.model.pretrained is not None:
             pretrained.load(model, params.model.pretrained)
-        criterion = recipe.criterion(chosen.criterion, class_counts(train, classes))
-        mixed = spec.kind == "image" and bool(chosen.augment.mixup or chosen.augment.cutmix)
-        two, _ = train[[0, len(train) - 1]]
-        rows = Normalise(spec, torch.device("cpu"))(two)
+        criterion = recipe.criterion(settings.criterion, class_counts(train, classes))
+        mixed = spec.kind == "image" and bool(settings.augment.mixup or settings.augment.cutmix)
+        inputs, _ = train[[0, len(train) - 1]]
+        rows = Normalise(spec, torch.device("cpu"))(inputs)
         heads.check(model, criterion, rows, classes, mixed)
-        plan = devices.suited(plan, chosen, model, rows)
+        plan = devices.suited(plan, settings, model, rows)
         model.to(plan.device)
         if plan.channels_last:
             model.to(memory_format=torch.channels_last)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = plan.tf32
-        optimizer = recipe.optimizer(chosen, model, plan.fused)
-        each_step = chosen.schedule is not None and chosen.schedule.every == "step"
-        schedule = recipe.schedule(chosen, optimizer, chosen.epochs * (steps if each_step else 1))
-        ema = None if chosen.ema is None else Average(model, chosen.ema)
-        runs = group.wrap(torch.compile(model) if plan.compile else model, plan.device)  # type: ignore[arg-type]
+        optimizer = recipe.optimizer(settings, model, plan.fused)
+        by_step = settings.schedule is not None and settings.schedule.every == "step"
+        schedule = recipe.schedule(settings, optimizer, settings.epochs * (steps if by_step else 1))
+        ema = None if settings.ema is None else Average(model, settings.ema)
+        compiled: Any = torch.compile(model) if plan.compile else model
+        wrapped = group.wrap(compiled, plan.device)
         return cls(
-            chosen=chosen,
+            settings=settings,
             plan=plan,
             group=group,
             rows=len(train),
             steps=steps,
             model=model,
-            runs=runs.train(),
+            wrapped=wrapped.train(),
             criterion=criterion.to(plan.device),
             optimizer=optimizer,
             schedule=schedule,
             ema=ema,
         )
 
-    # ── moving ────────────────────────────────────────────────────────────────────────────────────
+    # ── steps and epochs ──────────────────────────────────────────────────────────────────────────
 
     @property
     def finished(self) -> bool:
-        patience = self.chosen.patience
-        return self.epoch >= self.chosen.epochs or (
+        """Whether all epochs are done, or `train.patience` ran out."""
+        patience = self.settings.patience
+        return self.epoch >= self.settings.epochs or (
             patience is not None and self.epoch - self.best_epoch >= patience
         )
 
     def learn(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One step on this process's rows of a batch.
+        """Take one step on this process's rows of a batch.
 
-        Returns (), the sum of their losses, not waited for.
+        Args:
+            inputs: (N, C, H, W) or (N, F) float32, normalised, on the device.
+            targets: (N,) int64 class numbers, or (N, classes) float shares of a mixed batch.
+
+        Returns:
+            () float32, the sum of the rows' losses, which the device may still be computing.
         """
         total = torch.zeros((), device=self.plan.device)
-        count = min(self.chosen.accumulate, len(inputs))
-        rows = batches.rows_of(self.step, self.rows, self.chosen.batch_size)
-        mass = heads.mass(
-            self.criterion, targets
-        )  # of this process; what a mean over the batch divides by
+        count = min(self.settings.accumulate, len(inputs))
+        rows = batches.rows_of(self.step, self.rows, self.settings.batch_size)
+        mass = heads.mass(self.criterion, targets)  # of this process
+        # The mean over the batch divides by the mass of all processes.
         batch_mass = self.group.sum(mass) if isinstance(mass, Tensor) else rows
-        parts_of_batch = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
+        parts = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
         self.optimizer.zero_grad()
-        for part, (part_inputs, part_targets) in enumerate(parts_of_batch):
+        for number, (part_inputs, part_targets) in enumerate(parts):
             share = heads.mass(self.criterion, part_targets) / batch_mass
-            with self.group.gradients(self.runs, wanted=part == count - 1), self.plan.autocast():
-                loss = heads.loss(self.criterion, self.runs(part_inputs), part_targets)
+            is_last = number == count - 1
+            with self.group.gradients(self.wrapped, exchange=is_last), self.plan.autocast():
+                loss = heads.loss(self.criterion, self.wrapped(part_inputs), part_targets)
                 (loss * (share * self.group.world)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() * (share * rows)
-        if self.chosen.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.chosen.clip)
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
         self._move_schedule("step")
@@ -171,7 +173,14 @@ class State:
     ) -> Row:
         """Score the validation rows and move on to the next epoch.
 
-        Raises `Asked` (and has moved nothing) on `stop`.
+        Args:
+            val: (inputs, targets) of this process's validation rows, in batches.
+            normalise: turns those inputs into float32.
+            stop: returns whether to stop.
+
+        Raises:
+            StopRequested: `stop` returned True; the state is unchanged.
+            TrainingError: the validation loss is not finite.
         """
         self.group.align(self.model)
         scored = self.ema.module if self.ema is not None else self.model
@@ -190,13 +199,17 @@ class State:
         self._move_schedule("epoch", row["val_loss"])
         self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
         self.curves.append(row)
-        if self.chosen.patience is not None and row["val_loss"] < self.best_loss:
+        if self.settings.patience is not None and row["val_loss"] < self.best_loss:
             self.best_loss, self.best_epoch = row["val_loss"], self.epoch
             self.best = copy.deepcopy(scored.state_dict())
         return row
 
     def weights(self) -> dict[str, Tensor]:
-        """What training is for: the best epoch's weights under `patience`, the average under `ema`, else the last."""
+        """Return the trained weights.
+
+        Those of the best epoch with `train.patience`, the average with `train.ema`, otherwise the
+        last.
+        """
         if self.best is not None:
             return self.best
         return (self.ema.module if self.ema is not None else self.model).state_dict()
@@ -208,90 +221,110 @@ class State:
         normalise: Normalise,
         stop: Callable[[], bool],
     ) -> tuple[float, float]:
-        """Mean loss (weighted as the criterion weighs classes) and accuracy, over all processes.
+        """Compute mean loss and accuracy over all processes, in float32.
 
-        Float32.
+        The mean weights the classes as the criterion does.
         """
         model.eval()
         sums = torch.zeros(4, dtype=torch.float64)
         with torch.no_grad():
             for inputs, targets in rows:
                 if self.group.world == 1 and stop():
-                    raise Asked
+                    raise StopRequested
                 targets = targets.to(self.plan.device)
                 scores = model(normalise(inputs.to(self.plan.device)))
                 loss = float(heads.loss(self.criterion, scores, targets))
                 mass = float(heads.mass(self.criterion, targets))
-                correct = (
-                    heads.probabilities(model, self.chosen.criterion.name, scores).argmax(1)
-                    == targets
-                )
-                sums += torch.tensor(
-                    [loss * mass, mass, float(correct.sum()), len(targets)], dtype=torch.float64
-                )
+                criterion = self.settings.criterion.name
+                predictions = heads.probabilities(model, criterion, scores).argmax(1)
+                right = float((predictions == targets).sum())
+                sums += torch.tensor([loss * mass, mass, right, len(targets)], dtype=torch.float64)
         self.model.train()
         loss_sum, mass, right, count = self.group.sum(sums).tolist()
         return loss_sum / mass, right / count
 
     def _move_schedule(self, moment: str, val_loss: float | None = None) -> None:
-        if (
-            self.schedule is None
-            or self.chosen.schedule is None
-            or self.chosen.schedule.every != moment
-        ):
+        """Step the schedule if it goes by `moment`: "step" or "epoch"."""
+        settings = self.settings.schedule
+        if self.schedule is None or settings is None or settings.every != moment:
             return
         if isinstance(self.schedule, ReduceLROnPlateau):
-            self.schedule.step(val_loss)  # type: ignore[arg-type]  # only ever `every: epoch`, which has one
+            # recipe.schedule allows it with `every: epoch` only, so there is a validation loss.
+            assert val_loss is not None
+            self.schedule.step(val_loss)
         else:
             self.schedule.step()
 
-    # ── keeping ───────────────────────────────────────────────────────────────────────────────────
+    # ── checkpoints ───────────────────────────────────────────────────────────────────────────────
 
     def saved(self) -> dict[str, Any]:
-        """Tensors, numbers and strings alone.
+        """Return the content of a checkpoint: tensors, numbers and strings only.
 
-        No state of a random generator: every draw follows from the position.
+        It has no state of a random generator, because every draw follows from the position.
         """
-        return {
-            **{name: getattr(self, name) for name in POSITION},
-            "best": self.best,
-            **{
-                name: part.state_dict()
-                for name in PARTS
-                if (part := getattr(self, name)) is not None
-            },
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up what `saved` gave."""
-        for name in (*POSITION, "best"):
-            setattr(self, name, saved[name])
+        content = {name: getattr(self, name) for name in POSITION}
+        content["best"] = self.best
         for name in PARTS:
-            if (part := getattr(self, name)) is not None:
-                part.load_state_dict(saved[name])
+            part = getattr(self, name)
+            if part is not None:
+                content[name] = part.state_dict()
+        return content
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Restore the state from the content of a checkpoint, as `saved` returned it."""
+        for name in (*POSITION, "best"):
+            setattr(self, name, content[name])
+        for name in PARTS:
+            part = getattr(self, name)
+            if part is not None:
+                part.load_state_dict(content[name])
+
+
+def _checked_steps(
+    settings: TrainParams, group: Group, train: PreparedDataset, val: PreparedDataset
+) -> int:
+    """Return the steps of an epoch; raise if there are too few rows for training."""
+    if not len(train) or not len(val):
+        raise DataError(
+            f"data/prepared has {len(train)} training and {len(val)} validation rows, and training"
+            " needs both; change prepare.val_fraction or add data"
+        )
+    steps = batches.steps(len(train), settings.batch_size)
+    if len(train) // steps < group.world:
+        raise TrainingError(
+            f"train.batch_size: {settings.batch_size} rows per step are too few for"
+            f" {group.world} processes; raise it, or lower train.processes"
+        )
+    return steps
 
 
 class Watch:
-    """Reads the loss of a step only after the next one was started, so that a device never waits for its reader.
+    """Read the loss of a step only after the next step has started.
 
-    All processes read the same sums, so all of them save or stop after the same step.
+    The device therefore never waits for the reader. All processes read the same sums, so all of
+    them save or stop after the same step.
     """
 
     def __init__(self, state: State) -> None:
-        self.asked_to_stop = False
-        self.due = False  # is it time for a checkpoint?
+        self.stop_requested = False
+        self.due = False  # whether it is time for a checkpoint
         self._state = state
         self._unread: tuple[Tensor, torch.Event | None] | None = None
 
     def step(self, loss: Tensor, stop: bool, due: bool) -> None:
-        """Take the () loss of a step, and whether this process was asked to stop or to save.
+        """Take in one step, and read the one before.
 
-        Read the step before.
+        Args:
+            loss: (), the sum of the step's losses on the device.
+            stop: whether this process should stop.
+            due: whether this process should save a checkpoint.
+
+        Raises:
+            TrainingError: the loss of the step before is not finite.
         """
         self.settle()
-        self.due |= (
-            due and self._state.group.world == 1
-        )  # nobody else has to save after the same step
+        if self._state.group.world == 1:  # no other process has to save after the same step
+            self.due |= due
         flags = [torch.full_like(loss, float(flag)) for flag in (stop, due)]
         values = self._state.group.sum(torch.stack([loss, *flags]))
         if values.device.type == "cpu":
@@ -306,7 +339,7 @@ class Watch:
         self._unread = here, done
 
     def settle(self) -> None:
-        """Read what is not read yet; raises `TrainingError` where the loss is not a number."""
+        """Read the step that is still unread; raise `TrainingError` if its loss is not finite."""
         if self._unread is None:
             return
         values, done = self._unread
@@ -316,26 +349,26 @@ class Watch:
         if not math.isfinite(loss):
             place = f"epoch {self._state.epoch + 1}, step {self._state.step}"
             raise TrainingError(
-                f"the loss became {loss} in {place}; nothing was saved from there; {REMEDY}"
+                f"the loss became {loss} in {place}, and nothing was saved after it; {REMEDY}"
             )
         self._state.loss += loss
-        self.asked_to_stop |= stop > 0
+        self.stop_requested |= stop > 0
         self.due |= due > 0
         self._unread = None
 
 
 def class_counts(dataset: PreparedDataset, classes: int) -> Tensor:
-    """(classes,) int64: rows of each class."""
+    """Count the rows of each class: (classes,) int64."""
     targets = np.asarray(dataset.targets)
     return torch.from_numpy(np.bincount(targets, minlength=classes))
 
 
 class Average:
-    """An exponential average of a model's weights and buffers: `module` has them.
+    """An exponential moving average of a model's weights and buffers, in `module`.
 
-    Its decay grows from 0.1 to `decay`, so that the first weights do not linger. As
-    `torch.optim.swa_utils.AveragedModel`, but counts the steps itself: that one keeps their number
-    on the device, where reading it waits for the step.
+    The decay grows from 0.1 to `decay`, so that the first weights do not linger. The result equals
+    that of `torch.optim.swa_utils.AveragedModel`. That class keeps the number of steps on the
+    device, where reading it waits for the step, so this one takes it from the caller.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -344,7 +377,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, steps: int) -> None:
-        """Take in the model after a step; `steps` were done before it."""
+        """Add the weights of `model` after a step; `steps` is the number of steps before it."""
         averages = [*self.module.parameters(), *self.module.buffers()]
         values = [*model.parameters(), *model.buffers()]
         floats = [index for index, value in enumerate(values) if value.is_floating_point()]
@@ -358,7 +391,9 @@ class Average:
             averages[index].copy_(values[index])
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights and buffers by name."""
         return self.module.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replace the averaged weights and buffers."""
         self.module.load_state_dict(state)

@@ -109,7 +109,7 @@ def test_a_corrupt_checkpoint_gives_way_to_the_one_before(
     assert trained(pictured) == whole
     said = capsys.readouterr().out
     assert f"checkpoint {newest.name} is corrupt" in said
-    assert "goes on from epoch 1, step" in said
+    assert "resuming from epoch 1, step" in said
 
 
 def test_other_data_or_params_start_afresh(
@@ -255,7 +255,7 @@ def test_killed_at_random_moments_it_ends_bit_equal(
         time.sleep(draw.uniform(0.05, 0.5))
         process.kill()
         ended(process, -signal.SIGKILL)
-    assert "goes on from epoch" in ended(started(["-m", "tasks.train"], killed), 0)
+    assert "resuming from epoch" in ended(started(["-m", "tasks.train"], killed), 0)
     for name in ("models/classifier.pt", "models/classifier.json", "reports/training/curves.tsv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 

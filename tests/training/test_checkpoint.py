@@ -91,7 +91,10 @@ def test_a_checkpoint_with_code_inside_is_dropped_and_the_code_never_runs(
     (tmp_path / "key/000000-00000002.pt").write_bytes(hashlib.sha256(content).digest() + content)
     assert good.load() == {"step": 1}
     assert not (tmp_path / "ran").exists()
-    assert "checkpoint 000000-00000002.pt is corrupt and was dropped" in capsys.readouterr().out
+    assert (
+        "deleting the checkpoint 000000-00000002.pt, because it is corrupt"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
@@ -128,9 +131,7 @@ def test_the_removal_of_old_runs_is_told(
         Checkpoints(tmp_path / f"run-{number}").save({}, 0, 0)
     with Checkpoints(tmp_path / "new").held():
         pass
-    assert (
-        capsys.readouterr().out == "train: removed the checkpoints of 2 runs that did not finish\n"
-    )
+    assert capsys.readouterr().out == "train: removed the checkpoints of 2 unfinished runs\n"
 
 
 def test_checkpoints_that_the_user_deletes_do_not_fail_the_run(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_flipped_byte_drops_a_checkpoint(
     assert checkpoints.load() == {"step": 1}
     assert (
         capsys.readouterr().out
-        == "train: checkpoint 000000-00000002.pt is corrupt and was dropped\n"
+        == "train: deleting the checkpoint 000000-00000002.pt, because it is corrupt\n"
     )
     assert [file.name for file in checkpoints.folder.iterdir()] == ["000000-00000001.pt"]
 

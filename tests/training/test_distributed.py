@@ -74,7 +74,7 @@ def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(
-        TrainingError, match=r"one of 2 training processes ended.*run it again to go on"
+        TrainingError, match=r"one of 2 training processes ended.*run it again to resume"
     ):
         trained(pictured, **both)
     killer.join()
@@ -83,13 +83,13 @@ def test_a_killed_worker_ends_all_and_the_next_run_goes_on(
     assert position > "000000"
     capfd.readouterr()
     resumed = trained(pictured, **both)
-    assert "goes on from epoch" in capfd.readouterr().out
+    assert "resuming from epoch" in capfd.readouterr().out
     assert resumed == trained(whole, **both)
 
 
 def test_a_fault_in_a_worker_keeps_its_kind_and_words(pictured: Path, trained: Trainer) -> None:
     with pytest.raises(
-        TrainingError, match=r"train\.batch_size: 1 rows a step are too few for 2 processes"
+        TrainingError, match=r"train\.batch_size: 1 rows per step are too few for 2 processes"
     ):
         trained(pictured, **{**PLAIN, "train__batch_size": 1}, train__processes=2)
 
@@ -151,7 +151,7 @@ def test_two_machines_draw_the_curve_of_one_and_survive_a_kill(
 
     leader, follower = machines((first, second))
     said = [ended(process, 0) for process in (leader, follower)]
-    assert "goes on from epoch" in said[0]
+    assert "resuming from epoch" in said[0]
     assert not (second / "models").exists(), "the first machine alone writes"
     one = shutil.copytree(pictures, tmp_path / "one")
     trained(one, **longer)

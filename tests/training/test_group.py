@@ -162,14 +162,18 @@ def test_what_a_thread_raises_is_in_its_future() -> None:
         (
             {"message": "ValueError: x"},
             TrainingError,
-            "one of 2 training processes ended: the last line; the others",
+            "one of 2 training processes ended, and the others were stopped: the last line; run it",
         ),
         (
             {"message": "Path: x"},
             TrainingError,
-            "one of 2 training processes ended: the last line; the others",
+            "one of 2 training processes ended, and the others were stopped: the last line; run it",
         ),
-        (None, TrainingError, "one of 2 training processes ended: the last line; the others"),
+        (
+            None,
+            TrainingError,
+            "one of 2 training processes ended, and the others were stopped: the last line; run it",
+        ),
     ],
 )
 def test_the_error_of_a_process_keeps_its_type(

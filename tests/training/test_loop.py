@@ -215,7 +215,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_bit_equal(
     parts, lines = interrupted(tree, tmp_path / "parts", 2, **values)
     assert parts.curves == whole.curves
     assert all(torch.equal(parts.weights[key], value) for key, value in whole.weights.items())
-    resumes = [line for line in lines if line.startswith("goes on from epoch ")]
+    resumes = [line for line in lines if line.startswith("resuming from epoch ")]
     assert len(resumes) > len(whole.curves)
     if "train__patience" in values:
         losses = [row["val_loss"] for row in whole.curves]
@@ -267,7 +267,7 @@ def test_it_says_how_it_goes(pictures: Path, tmp_path: Path) -> None:
     assert lines[1].endswith(" left")
     assert " images/s" in lines[1]
     assert lines[-1].startswith(
-        "only 20 steps in all (500 rows, 50 a step, 2 epochs), which rarely suffice; raise tr"
+        "the run has only 20 steps (500 rows, 50 per step, 2 epochs), and a network rarely learns"
     )
 
 

@@ -40,13 +40,13 @@ def test_all_but_the_head_is_taken_over(tmp_path: Path) -> None:
 def test_what_cannot_be_had_is_refused(tmp_path: Path) -> None:
     model = architectures.build("mlp", {}, (6,), 3)
     with pytest.raises(
-        TrainingError, match=r"nothing\.pt is not there; Ratchet downloads no weights"
+        TrainingError, match=r"nothing\.pt does not exist, and Ratchet downloads no weights"
     ):
         pretrained.load(model, Pretrained(file=str(tmp_path / "nothing.pt"), sha256="0" * 64))
     file = saved(tmp_path / "w.pt", {"x": torch.ones(1)})
     with pytest.raises(CorruptModel, match=r"has SHA-256 .*, params\.yaml names 0000"):
         pretrained.load(model, Pretrained(file=str(file), sha256="0" * 64))
-    with pytest.raises(TrainingError, match="fits this model's tensors; is it for another one"):
+    with pytest.raises(TrainingError, match=r"no tensor in .* fits this model"):
         pretrained.load(model, pinned(file))
-    with pytest.raises(CorruptModel, match="holds no plain state_dict"):
+    with pytest.raises(CorruptModel, match="is not a plain state_dict"):
         pretrained.load(model, pinned(saved(tmp_path / "whole.pt", model)))

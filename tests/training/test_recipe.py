@@ -131,9 +131,9 @@ def test_class_weights_balance_and_stand() -> None:
         (
             "optimizer",
             named("SGD", momentum=-1),
-            r"SGD cannot be made with .*Invalid momentum value",
+            r"SGD cannot be built with .*Invalid momentum value",
         ),
-        ("optimizer", named("LBFGS"), r"LBFGS works in another way"),
+        ("optimizer", named("LBFGS"), r"LBFGS is not supported"),
         (
             "schedule",
             {**named("OneCycle"), "every": "step"},
@@ -142,9 +142,9 @@ def test_class_weights_balance_and_stand() -> None:
         (
             "schedule",
             {**named("StepLR"), "every": "step"},
-            r"StepLR cannot be made with .*step_size",
+            r"StepLR cannot be built with .*step_size",
         ),
-        ("schedule", {**named("SequentialLR"), "every": "step"}, r"SequentialLR cannot be made"),
+        ("schedule", {**named("SequentialLR"), "every": "step"}, r"SequentialLR cannot be built"),
         (
             "criterion",
             named("CrossEntropy"),
