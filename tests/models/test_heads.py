@@ -372,9 +372,9 @@ def test_what_a_model_ends_with(width: int, function: Any, name: str, message: s
         (
             "BCELoss",
             {"weight": [1, 5]},
-            r"would weigh the outputs of BCELoss, not the classes; take weight: balanced",
+            r"would weight the outputs of BCELoss, not the classes; use weight: balanced",
         ),
-        ("BCEWithLogitsLoss", {"weight": [1, 5]}, r"would weigh the outputs"),
+        ("BCEWithLogitsLoss", {"weight": [1, 5]}, r"would weight the outputs"),
     ],
 )
 def test_arguments_that_would_change_the_mean_are_refused(

@@ -87,8 +87,8 @@ class Wrapped(DistributedDataParallel):
 
 
 def test_gradients_are_exchanged_at_the_end_of_a_step_only() -> None:
-    assert Group(world=2).gradients(Wrapped(), wanted=False) == "no_sync"
-    assert isinstance(Group(world=2).gradients(Wrapped(), wanted=True), nullcontext)
+    assert Group(world=2).gradients(Wrapped(), exchange=False) == "no_sync"
+    assert isinstance(Group(world=2).gradients(Wrapped(), exchange=True), nullcontext)
 
 
 def test_alone_nothing_is_exchanged() -> None:
@@ -96,7 +96,7 @@ def test_alone_nothing_is_exchanged() -> None:
     assert (ALONE.leads, ALONE.sum(torch.tensor(3.0)).item(), ALONE.share("x")) == (True, 3.0, "x")
     assert ALONE.wrap(model, CPU) is model
     ALONE.align(nn.BatchNorm1d(1))
-    assert isinstance(ALONE.gradients(model, wanted=False), nullcontext)
+    assert isinstance(ALONE.gradients(model, exchange=False), nullcontext)
     assert not isinstance(model, DistributedDataParallel)
 
 

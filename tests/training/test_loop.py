@@ -301,7 +301,7 @@ def test_the_average_is_that_of_torch_to_the_last_bit() -> None:
         ({"train__device": "warp"}, r"train\.device: 'warp' is no device; expected auto, cpu"),
         (
             {"train__schedule": {"name": "ReduceLROnPlateau", "arguments": {}, "every": "step"}},
-            r"goes by the validation loss; expected epoch",
+            r"follows the validation loss; expected epoch",
         ),
         (
             {
