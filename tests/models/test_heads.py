@@ -367,7 +367,7 @@ def test_what_a_model_ends_with(width: int, function: Any, name: str, message: s
         (
             "CrossEntropyLoss",
             {"weight": [1, 2, 3]},
-            r"weight has 3 numbers, the data have 2 classes",
+            r"weight has 3 numbers, but the data have 2 classes",
         ),
         (
             "BCELoss",
