@@ -155,10 +155,18 @@ def test_a_column_gives_the_split_in_the_usual_words(tree, configured) -> None:
     assert (spec.counts["val"], spec.counts["test"]) == (20, 20) and spec.counts["train"] == 40
 
 
-def test_a_source_without_training_rows_is_an_error(tree, configured) -> None:
-    message = "the source gives 4 rows for val and 6 rows for test: mark some of them as train"
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["val"] * 4 + ["test"] * 6, "4 rows for val and 6 rows for test"),
+        (["val"] * 10, "10 rows for val"),
+        (["test"] * 10, "10 rows for test"),
+    ],
+)
+def test_a_source_without_training_rows_is_an_error(tree, configured, words, rows) -> None:
+    message = f"the source gives {rows}: mark some of them as train"
     with pytest.raises(ValidationFailed, match=message):
-        held_by(tree, ["cat", "dog"] * 5, configured, ["val"] * 4 + ["test"] * 6)
+        held_by(tree, ["cat", "dog"] * 5, configured, words)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
