@@ -90,6 +90,14 @@ def test_moments_are_those_of_two_passes(values: np.ndarray, size: int) -> None:
         assert std[0] == pytest.approx(float(exact.std()), rel=1e-6)
 
 
+def test_moments_of_batches_that_overflow_are_not_finite() -> None:
+    """Without a warning of NumPy; `prepare` reports the feature by name."""
+    moments = Moments.none(2).after(np.array([[1.7e308, 1.0]])).after(np.array([[-1.7e308, 2.0]]))
+    mean, std = moments.mean_std()
+    assert not np.isfinite(mean[0] * std[0])
+    assert (mean[1], std[1]) == (1.5, 0.5)
+
+
 @pytest.fixture
 def prepared(configured, tree):
     """Run the data stages on a table; returns the spec and the warnings of validate."""
@@ -179,11 +187,11 @@ def test_values_that_float32_merges_are_warned_about(prepared, values, capsys) -
 
 def test_a_value_that_overflows_outside_training_is_an_error(prepared) -> None:
     values = np.append(np.arange(39.0), 1e300)
-    table = {"v": values, "part": ["train"] * 39 + ["test"], "label": ["x", "y"] * 20}
+    table = {"u": np.arange(40.0), "v": values, "label": ["x", "y"] * 20}
     with pytest.raises(
         ValidationFailed, match="a value of the feature v in the test split is too far from those"
     ):
-        prepared(table, ["v"], split="part")
+        prepared({**table, "part": ["train"] * 39 + ["test"]}, ["u", "v"], split="part")
 
 
 def test_values_that_overflow_are_an_error(prepared) -> None:
