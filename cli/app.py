@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ratchet.environment import isolate
 from ratchet.errors import RatchetError
-from ratchet.process import isolate
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ratchet import git_locks
+from ratchet.environment import inherited_environment
 from ratchet.errors import NotARepository, RemoteRefused, Unreachable, VersionError
-from ratchet.process import inherited_environment
 
 # git's own words for "the other side does not answer", whatever the transport
 _UNREACHABLE = (

@@ -1,9 +1,9 @@
-"""Processes that nothing outlives: how a flow runs a stage's process, and how that process behaves (Linux; elsewhere thinner).
+"""How a flow runs the process of a stage, and how that process behaves: none outlives its flow.
 
-A cancel reaches the flow's process alone, a kill -9 reaches nobody. So the flow puts `dvc repro`
-into a process group of its own and ends that group itself; and where the flow cannot, the kernel
-does: DVC and the stage ask to be told when their parent dies, and the stage holds a lease, the far
-end of a pipe that closes with the flow.
+A cancel reaches only the flow's process, and a `kill -9` lets no process clean up. The flow
+therefore puts `dvc repro` into a process group of its own and ends that group. If the flow cannot,
+the kernel does: DVC and the stage get a signal when their parent dies, and the stage holds a lease,
+the read end of a pipe that closes with the flow. The signal at the parent's death needs Linux.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
-import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,23 +24,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
 
-from ratchet.errors import Busy, RatchetError
+from ratchet.environment import inherited_environment
+from ratchet.errors import RatchetError
 
-GRACE_S = 6.0  # between asking a group to end and killing it
-DEADLINE_S = (
-    4.5  # for a stage that was asked to stop; shorter than GRACE_S, so that it ends by itself
-)
-RUN_LOCK = ".dvc/tmp/ratchet-run.lock"  # held by a run that works in a checkout
-STAGE_LOCK = ".dvc/tmp/ratchet-stage.lock"  # held by a stage, whoever started it
-LOCK_WAIT_S = 0.3  # a process that looks for leftovers of killed runs holds a lock for an instant
+GRACE_S = 6.0  # between asking a process group to end and killing it
+DEADLINE_S = 4.5  # for a stage to end after it was asked to; shorter than GRACE_S
 STATUS_FILE = "RATCHET_STATUS_FILE"
 LEASE = "RATCHET_LEASE"
 _PR_SET_PDEATHSIG = 1
 
-# Runs before a program in the same process: the program gets SIGTERM when the process that launched
-# it dies.
+# Runs before a program, in the same process. It arranges that the program gets SIGTERM when the
+# process that launched it dies.
 GUARDED_LAUNCH = (
     "import ctypes,os,signal,sys\n"
     "sys.platform=='linux' and ctypes.CDLL(None).prctl(1,signal.SIGTERM)\n"
@@ -53,47 +46,17 @@ GUARDED_LAUNCH = (
 
 @dataclass(frozen=True)
 class Status:
-    """How a stage's process ended, as it wrote itself.
+    """How a stage's process ended, written by that process.
 
-    DVC turns every failure into exit code 255.
+    The exit code of DVC does not tell: it is 255 for every failure.
     """
 
     stage: str
     exit: int
-    error: str  # name of the exception, "" where there was none
+    error: str  # class name of the exception; "" if there was none
     message: str
-    startup_s: float  # from the process's start to the first line of the stage: the interpreter and its imports
-    total_s: float  # from the process's start to its end
-
-
-# How to reach a remote, where the user's settings are, and who commits. Every other GIT_* variable
-# could redirect what git reads or writes: git itself sets GIT_DIR and GIT_INDEX_FILE for its hooks.
-_GIT_VARIABLES = re.compile(
-    r"GIT_(?:SSH|SSH_COMMAND|SSH_VARIANT|ASKPASS|PROXY_COMMAND|(?:HTTP|SSL|PROXY_SSL)_\w+"
-    r"|ALLOW_PROTOCOL|PROTOCOL_FROM_USER|DISCOVERY_ACROSS_FILESYSTEM|EXEC_PATH"
-    r"|CONFIG_(?:GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+)|(?:AUTHOR|COMMITTER)_(?:NAME|EMAIL))"
-)
-
-
-def inherited_environment() -> dict[str, str]:
-    """Return the environment for child processes.
-
-    It lacks the variables of git that belong to the caller's repository, not to ours, and
-    PYTHONSAFEPATH, since `python -m tasks.train` has to find the code of its own tree.
-    """
-
-    def is_kept(name: str) -> bool:
-        if name.startswith("GIT_"):
-            return _GIT_VARIABLES.fullmatch(name) is not None
-        return name != "PYTHONSAFEPATH"
-
-    return {name: value for name, value in os.environ.items() if is_kept(name)}
-
-
-def isolate() -> None:
-    """Remove from this process's environment what its children must not inherit."""
-    for name in os.environ.keys() - inherited_environment().keys():
-        del os.environ[name]
+    startup_s: float  # from the start of the process to the stage's first line
+    total_s: float  # from the start of the process to its end
 
 
 # ── the flow's side ───────────────────────────────────────────────────────────────────────────────
@@ -105,13 +68,16 @@ def run(
     log: Callable[[str], None],
     variables: Mapping[str, str] | None = None,
 ) -> tuple[int, Status | None]:
-    """Run `python arguments...` in `tree`, pass its lines to `log` as they come, and leave no process behind.
+    """Run Python in `tree` and leave no process behind.
 
     Args:
-        variables: environment variables to set for it.
+        arguments: the arguments of the interpreter.
+        tree: the working directory.
+        log: called with each line of output as it comes, in another thread.
+        variables: additional environment variables.
 
     Returns:
-        The exit code, and how the stage said it ended (None if it wrote nothing).
+        The exit code, and the status that the stage wrote (None if it wrote none).
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "status.json")
@@ -126,8 +92,8 @@ def run(
             errors="replace",
             start_new_session=True,
         )
-        # A grandchild may keep the pipe open after DVC has ended: read in a thread, wait here.
-        context = contextvars.copy_context()  # `log` may want to know which run it writes for
+        # A grandchild may keep the pipe open after DVC has ended, so a thread reads the pipe.
+        context = contextvars.copy_context()  # Prefect finds the run that `log` writes to in it
         reader = threading.Thread(target=context.run, args=(_pump, child, log), daemon=True)
         reader.start()
         try:
@@ -137,9 +103,9 @@ def run(
             reader.join(2)
             assert child.stdin
             child.stdin.close()
-        return child.returncode, (
-            Status(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-        )
+        if not file.exists():
+            return child.returncode, None
+        return child.returncode, Status(**json.loads(file.read_text(encoding="utf-8")))
 
 
 def _environment(status: Path) -> dict[str, str]:
@@ -153,9 +119,8 @@ def _environment(status: Path) -> dict[str, str]:
         LEASE: "stdin",
     }
     if Path("/bin/bash").exists():
-        environment["SHELL"] = (
-            "/bin/bash"  # replaces itself by the command; dash would stay between DVC and the stage
-        )
+        # bash replaces itself with the command; dash would remain between DVC and the stage
+        environment["SHELL"] = "/bin/bash"
     return environment
 
 
@@ -168,8 +133,11 @@ def _pump(child: subprocess.Popen[str], log: Callable[[str], None]) -> None:
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """End the child's process group: SIGINT first, for DVC waits for its stage and cleans its locks; then SIGKILL."""
-    with _deaf():
+    """End the child's process group.
+
+    After SIGINT, DVC waits for its stage and removes its locks. SIGKILL follows after `GRACE_S`.
+    """
+    with _ignoring_signals():
         for number, wait_s in ((signal.SIGINT, GRACE_S), (signal.SIGKILL, 2.0)):
             deadline = time.monotonic() + wait_s
             if not _living(child.pid):
@@ -184,23 +152,22 @@ def _end(child: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """No second Ctrl-C or SIGTERM in here."""
+def _ignoring_signals() -> Iterator[None]:
+    """Ignore further SIGINT and SIGTERM in the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _living(group: int) -> bool:
-    """Has the group a process that is no zombie? (Zombies answer `killpg(group, 0)`.)"""
+    """Does the group have a process other than zombies? (`killpg(group, 0)` counts zombies.)"""
     if sys.platform != "linux":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, 0)
@@ -216,7 +183,7 @@ def _living(group: int) -> bool:
 
 
 def _stat(process: Path) -> list[str]:
-    """The fields of /proc/PID/stat behind the command's name: state, parent, group, ..."""
+    """Return the fields of /proc/PID/stat after the command's name: state, parent, group, ..."""
     text = (process / "stat").read_text(encoding="utf-8")
     return text[text.rindex(")") + 2 :].split()
 
@@ -227,15 +194,20 @@ _stop = threading.Event()
 
 
 def stopping() -> bool:
-    """Has this process been asked to stop? Whoever asks saves what it has and ends within `DEADLINE_S` seconds."""
+    """Has this process been asked to stop?
+
+    If so, the caller saves its state and ends within `DEADLINE_S` seconds.
+    """
     return _stop.is_set()
 
 
 def main(name: str, body: Callable[[], None], *, patient: bool) -> int:
-    """Run a stage's body as a process of its own and return the exit code.
+    """Run a stage's body as the main function of this process and return the exit code.
 
     Args:
-        patient: the body asks `stopping()` itself; else a signal ends it at once.
+        name: the name of the stage.
+        body: the function to run.
+        patient: the body calls `stopping()` itself; otherwise a signal ends it at once.
     """
     _follow_parent(patient)
     startup_s = age_s()
@@ -261,12 +233,12 @@ def main(name: str, body: Callable[[], None], *, patient: bool) -> int:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # whoever read our lines may be gone
+    with contextlib.suppress(OSError):  # the reader of the output may have ended
         print(text, file=sys.stderr, flush=True)
 
 
 def age_s() -> float:
-    """Seconds since this process started."""
+    """Return the seconds since this process started."""
     if sys.platform != "linux":
         return time.process_time()
     started = int(_stat(Path("/proc/self"))[19]) / os.sysconf("SC_CLK_TCK")
@@ -274,21 +246,20 @@ def age_s() -> float:
 
 
 def _follow_parent(patient: bool) -> None:
+    """Install the signal handlers of a stage, and arrange that it ends with its parent and flow."""
     me = os.getpid()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if os.getpid() != me:  # a forked worker that inherited this handler
             os._exit(128 + number)
-        null = os.open(
-            os.devnull, os.O_WRONLY
-        )  # whoever read our lines may be gone: no BrokenPipeError while saving
+        # The reader of the output may have ended: avoid a BrokenPipeError while saving.
+        null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
         if not _stop.is_set():
+            # The kernel enforces the deadline, even while C code does not return.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(
-                signal.ITIMER_REAL, DEADLINE_S
-            )  # the kernel keeps this deadline, whatever we do
+            signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
         _stop.set()
         if not patient:
             raise SystemExit(128 + number)
@@ -304,7 +275,7 @@ def _follow_parent(patient: bool) -> None:
 
 
 def _keep_lease(me: int) -> None:
-    """End when stdin closes: the flow that holds its other end is gone."""
+    """End this process when stdin closes, because the flow that holds its other end has ended."""
     while os.read(0, 1):
         pass
     os.kill(me, signal.SIGTERM)
@@ -313,101 +284,17 @@ def _keep_lease(me: int) -> None:
 
 
 def die_with_parent(_worker: int = 0) -> None:
-    """First call in a worker process (of a pool or a DataLoader): it dies with the stage, and leaves Ctrl-C to it."""
+    """Make a worker of a pool or `DataLoader` die with its stage, which handles Ctrl-C alone."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _signal_at_parents_death(signal.SIGKILL)
 
 
 def end_with_parent() -> None:
-    """Have this process get SIGTERM when its parent dies, however it dies."""
+    """Make the kernel send SIGTERM to this process when its parent dies, for whatever reason."""
     _signal_at_parents_death(signal.SIGTERM)
 
 
 def _signal_at_parents_death(number: signal.Signals) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-
-
-# ── locks ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextlib.contextmanager
-def locked(
-    file: Path, what: str, wait_s: float = LOCK_WAIT_S, create: bool = True
-) -> Iterator[None]:
-    """Hold an exclusive lock on `file`.
-
-    The kernel releases it when this process ends, however it ends.
-
-    Args:
-        wait_s: how long to wait for another process that holds it.
-        create: make the file if it is missing.
-
-    Raises:
-        Busy: another process holds the lock; the message names it.
-        FileNotFoundError: `file` is missing and `create` is False.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        handle = stack.enter_context(_opened_and_locked(file, what, wait_s, create))
-        while not _is_at(handle, file):  # its last holder deleted it before it was locked here
-            stack.close()
-            handle = stack.enter_context(_opened_and_locked(file, what, wait_s, create))
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
-
-
-@contextlib.contextmanager
-def _opened_and_locked(file: Path, what: str, wait_s: float, create: bool) -> Iterator[TextIO]:
-    with file.open("a+" if create else "r+", encoding="utf-8") as handle:
-        if not _locks(handle, wait_s):
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise Busy(
-                f"{what} is busy: process {holder} works in it; wait for it to end, then run this"
-                " again"
-            ) from None
-        yield handle
-
-
-def _locks(handle: TextIO, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.01)
-
-
-def _is_at(handle: TextIO, file: Path) -> bool:
-    try:
-        return file.stat().st_ino == os.fstat(handle.fileno()).st_ino
-    except FileNotFoundError:
-        return False
-
-
-def heal_rwlock(tree: Path) -> None:
-    """Remove DVC's list of who works where if a kill cut it off: DVC writes it in place, and then stops at it for ever."""
-    file = tree / ".dvc/tmp/rwlock"
-    for wait_s in (0.2, 0.0):  # whoever lives has written it whole by then
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
-        except ValueError:
-            time.sleep(wait_s)
-        else:
-            return
-    file.unlink(missing_ok=True)
-
-
-def environment_setdefault(values: dict[str, Any]) -> None:
-    """Set environment variables that are not set yet, before a library reads them on import."""
-    for name, value in values.items():
-        os.environ.setdefault(name, str(value))

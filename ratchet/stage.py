@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
+from ratchet import locks, process
 from ratchet import params as parameters
-from ratchet import process
+from ratchet.environment import isolate
 from ratchet.errors import Busy, InputsChanged, PassingFault, RatchetError, StageFailed
 from ratchet.params import Params
 from ratchet.process import stopping
@@ -185,7 +186,7 @@ class Stage(StageTask):
     def main(self) -> None:
         """Run the body as this process, in the current directory, and exit."""
         tree = Path()
-        process.isolate()
+        isolate()
         code = process.main(self.name, lambda: self._guarded(tree), patient=self._patient)
         if (
             stopping()
@@ -200,7 +201,7 @@ class Stage(StageTask):
         as what was used.
         """
         home(tree)
-        with process.locked(tree / process.STAGE_LOCK, f"{tree.resolve()}"):
+        with locks.locked(tree / locks.STAGE, f"{tree.resolve()}"):
             params = parameters.load(tree)
             before = self._inputs(tree, params)
             self.fn(params, tree)
@@ -436,7 +437,7 @@ def open_repo(tree: Path) -> Any:
     preload(tree)
     from dvc.repo import Repo
 
-    process.heal_rwlock(tree)
+    locks.heal_rwlock(tree)
     return Repo(str(tree))
 
 

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ratchet import environment
 from ratchet.errors import ServerUnreachable
-from ratchet.process import GUARDED_LAUNCH, end_with_parent, environment_setdefault
+from ratchet.process import GUARDED_LAUNCH, end_with_parent
 
 START_LIMIT_S = 180.0  # for a server of our own: making a new database takes 15 s, or minutes on a machine that is busy
 ANSWER_LIMIT_S = 10.0  # for one that should be running already
@@ -36,7 +37,7 @@ def prepare_prefect(home: Path) -> None:
     os.environ["PREFECT_HOME"] = str(folder)
     os.environ.pop("PREFECT_PROFILE", None)
     os.environ.pop("PREFECT_PROFILES_PATH", None)
-    environment_setdefault(
+    environment.set_defaults(
         {
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
             "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",

@@ -19,8 +19,8 @@ from typing import Annotated
 import psutil
 import typer
 
+from ratchet.environment import isolate
 from ratchet.errors import RatchetError, ServerUnreachable
-from ratchet.process import isolate
 from ratchet.repository import home, require_checkout
 from service import automations
 from service.server import (

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratchet.errors import ParamsError, SourceMissing, VersionError
-from ratchet.process import locked
+from ratchet.locks import locked
 from ratchet.stage import step
 
 if TYPE_CHECKING:

@@ -35,7 +35,10 @@ LEARNING = ("ratchet.training", "ratchet.evaluation", "ratchet.models", "ratchet
 # What no stage lists: a new param of the gate must not ingest everything again.
 NO_DEPS = {
     f"ratchet.{name}"
-    for name in ("errors", "params", "param_faults", "overrides", "yaml_file", "process", "stage")
+    for name in (
+        *("errors", "params", "param_faults", "overrides", "yaml_file"),
+        *("environment", "locks", "process", "stage"),
+    )
 }
 
 OWN = ("cli", "flows", "service", "tasks", "ratchet")

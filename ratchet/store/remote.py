@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratchet.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from ratchet.files import beside, writing
-from ratchet.process import heal_rwlock
+from ratchet.locks import heal_rwlock
 from ratchet.repository import home
 from ratchet.store import pipeline, transport
 from ratchet.store.cache import CHUNK, Cache

@@ -22,7 +22,7 @@ import torch
 
 from ratchet.errors import Busy
 from ratchet.files import newest_first, writing
-from ratchet.process import locked
+from ratchet.locks import locked
 
 KEEP = 2  # checkpoints per run
 KEEP_RUNS = 5  # unfinished runs

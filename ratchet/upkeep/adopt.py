@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ratchet import params, stage
+from ratchet import locks, params, stage
 from ratchet.errors import ObjectsMissing, ParamsError, VersionError
 from ratchet.git import git, head, read, resolve
-from ratchet.process import RUN_LOCK, STAGE_LOCK, locked
+from ratchet.locks import locked
 from ratchet.registry import snapshot, tags
 from ratchet.registry.records import Version
 from ratchet.registry.versions import Registry
@@ -69,8 +69,8 @@ def adopt(tree: Path, name: str, code: bool = False) -> Adopted:
     """
     version = _usable(Registry(tree).find(name))
     what = f"the checkout {tree.resolve()}"
-    with locked(tree / RUN_LOCK, what):
-        with locked(tree / STAGE_LOCK, what):
+    with locked(tree / locks.RUN, what):
+        with locked(tree / locks.STAGE, what):
             remote.share_cache(tree)
             ref, old = branch.current(tree), head(tree)
             change = _checked(tree, version, old, code)

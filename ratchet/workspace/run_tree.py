@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratchet import params, repository
+from ratchet import locks, params, repository
 from ratchet.errors import Busy, DirtyCode, PassingFault, RatchetError, VersionError
 from ratchet.git import files, git, head, read, resolve
+from ratchet.locks import locked
 from ratchet.overrides import lasting, replaced
-from ratchet.process import RUN_LOCK, locked
 from ratchet.registry import publication
 from ratchet.registry.versions import Registry
 from ratchet.repository import home
@@ -79,7 +79,7 @@ def workplace(
         if params.load(checkout).register.push_to:
             sync(checkout)
         remote.share_cache(checkout)
-        lock = checkout / RUN_LOCK
+        lock = checkout / locks.RUN
         with locked(lock, f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports", {}, removed=removed)
         return

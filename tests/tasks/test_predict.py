@@ -24,8 +24,8 @@ import pytest
 from ratchet.dataset.spec import Spec
 from ratchet.errors import Busy, CorruptData, DataError, ParamsError, SourceMissing, VersionError
 from ratchet.git import head
+from ratchet.locks import locked
 from ratchet.prediction import unlabeled, unlabeled_hub, unlabeled_rows
-from ratchet.process import locked
 from tasks.gate import gate
 from tasks.predict import predict, predict_new
 from tasks.promote import promote, rollback

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ratchet import params, process
+from ratchet import locks, params
 from ratchet.errors import Busy, CorruptData, ObjectsMissing, ParamsError, VersionError
 from ratchet.git import git, head
 from ratchet.store import pipeline, remote
@@ -273,9 +273,9 @@ def test_an_object_that_is_missing_or_damaged_changes_nothing(
     assert adopt(two.tree, "v1.1.0").changed
 
 
-@pytest.mark.parametrize("lock", [process.RUN_LOCK, process.STAGE_LOCK])
+@pytest.mark.parametrize("lock", [locks.RUN, locks.STAGE])
 def test_an_active_run_refuses_it(two: Toy, lock: str) -> None:
-    with process.locked(two.tree / lock, "a run"):
+    with locks.locked(two.tree / lock, "a run"):
         refused(two, f"the checkout .* is busy: process {os.getpid()} works in it", error=Busy)
     assert adopt(two.tree, "v1.1.0").changed
 
