@@ -1,6 +1,6 @@
-"""Where a version comes from, how two differ, and what served when.
+"""Where a version comes from, how two versions differ, and what served when.
 
-Reads git alone: no DVC, no torch.
+This reads only git and imports neither DVC nor torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRICS, CARD = "reports/metrics.json", "models/classifier.json"
 
 @dataclass(frozen=True)
 class Span:
-    """A version's time in service; `until` is None while it lasts. Times are Unix seconds."""
+    """A version's time in service, in Unix seconds. `until` is None while it serves."""
 
     environment: str
     version: str
@@ -31,16 +31,16 @@ class Span:
     action: str
     reason: str
     by: str  # a person's name, from git
-    origin: str  # terminal or flow run, and the machine; empty in tags that do not say
+    origin: str  # terminal or flow run, and the machine; empty if the tag does not record it
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Everything that is known of one version."""
+    """All there is to know about one version."""
 
     version: str
     withdrawn: str | None  # why, if it is
-    changes: list[dict[str, Any]]  # withdrawals and reinstatements, the oldest first
+    changes: list[dict[str, Any]]  # withdrawals and reinstatements, oldest first
     origin: str  # where it was registered from
     date: int
     commit: str
@@ -50,9 +50,7 @@ class Shown:
     gate: dict[str, Any]
     sources: Any  # source.lock
     params: dict[str, Any]  # by section
-    overrides: dict[
-        str, Any
-    ]  # values that replaced those of params for its run alone, by dotted key
+    overrides: dict[str, Any]  # params that applied to its run only, by dotted key
     code: dict[str, str]  # path to MD5
     libraries: dict[str, str]
     outputs: dict[str, str]  # path to hash
@@ -60,38 +58,51 @@ class Shown:
     served: list[Span]
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields that `--json` prints."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How version `new` differs from `old`; pairs are (old, new), None where one has none."""
+    """How version `new` differs from `old`. Pairs are (old, new), with None for a missing value."""
 
     old: str
     new: str
-    params: dict[str, tuple[Any, Any]]  # by dotted name, as all metrics
+    params: dict[str, tuple[Any, Any]]  # by dotted name
     data: list[str]  # source.lock and the data outputs that differ
-    metrics: dict[str, tuple[Any, Any]]
-    intervals: dict[str, tuple[Any, Any]]  # [low, high] of the metrics of the whole
+    metrics: dict[str, tuple[Any, Any]]  # by dotted name
+    intervals: dict[str, tuple[Any, Any]]  # [low, high] of the metrics over all rows
     per_class: dict[str, dict[str, tuple[Any, Any]]]
     contract: dict[str, tuple[Any, Any]]
     code: list[str]
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields that `--json` prints."""
         return asdict(self)
 
 
 def show(tree: Path, name: str) -> Shown:
-    """Raises `VersionError` for an unknown version."""
+    """Everything about one version: where it comes from, its contents, and where it served.
+
+    Raises:
+        VersionError: there is no such version.
+    """
     registry = Registry(tree)
     version = registry.find(name)
-    held = pipeline.of_commit(tree, version.commit)
+    contents = pipeline.of_commit(tree, version.commit)
     sources = read(tree, version.commit, pipeline.SOURCES)
-    gone = version.withdrawn
-    served = [span for at in sorted(registry.all_environments()) for span in spans(registry, at)]
+    withdrawal = version.withdrawn
+    withdrawn = None
+    if withdrawal is not None:
+        withdrawn = str(withdrawal.data.get("reason") or "no reason given")
+    served = [
+        span
+        for environment in sorted(registry.all_environments())
+        for span in spans(registry, environment)
+    ]
     return Shown(
         version=version.name,
-        withdrawn=None if gone is None else str(gone.data.get("reason") or "no reason given"),
+        withdrawn=withdrawn,
         changes=[change_of(tag) for tag in version.cancels],
         origin=origin_of(version.tag),
         date=version.date,
@@ -103,45 +114,40 @@ def show(tree: Path, name: str) -> Shown:
         sources=_json(sources),
         params=pipeline.params_of(tree, version.commit),
         overrides=dict(version.data.get("overrides", {})),
-        code=held.code,
+        code=contents.code,
         libraries=dict(version.data.get("libraries", {})),
-        outputs={output.path: output.md5 for output in held.outputs},
+        outputs={output.path: output.md5 for output in contents.outputs},
         weights_sha256=version.weights_sha256,
         served=[span for span in served if span.version == version.name],
     )
 
 
 def diff(tree: Path, old: str, new: str | None) -> Difference:
-    """How two versions differ; `new` may be None: the run that lies in `tree`, not registered yet.
+    """How two versions differ.
+
+    Args:
+        tree: the checkout.
+        old: a version.
+        new: another version; None for the run in `tree`, which is not registered yet.
 
     Raises:
-        VersionError: an unknown version, or a run that is not whole.
+        VersionError: there is no such version, or the run is incomplete.
     """
     registry = Registry(tree)
-    before, after = (
-        _version(tree, registry.find(old)),
-        _version(tree, registry.find(new)) if new else _run(tree),
-    )
+    before = _version(tree, registry.find(old))
+    after = _version(tree, registry.find(new)) if new else _run(tree)
     changed = number.change(before.pipeline, after.pipeline, {}, {})
-    classes, spreads = (
-        [side.metrics.pop(key, {}) for side in (before, after)]
-        for key in ("per_class", "intervals")
-    )
+    classes = sorted({*before.per_class, *after.per_class})
     return Difference(
         old=before.name,
         new=after.name,
         params=_pairs(number.flat(before.params), number.flat(after.params)),
         data=([pipeline.SOURCES] if changed.data else []) + _data(before.pipeline, after.pipeline),
         metrics=_pairs(number.flat(before.metrics), number.flat(after.metrics)),
-        intervals=_pairs(
-            *(
-                {key: each for key, each in found.items() if isinstance(each, list)}
-                for found in spreads
-            )
-        ),
+        intervals=_pairs(before.intervals, after.intervals),
         per_class={
-            name: _pairs(*(found.get(name, {}) for found in classes))
-            for name in sorted({*classes[0], *classes[1]})
+            name: _pairs(before.per_class.get(name, {}), after.per_class.get(name, {}))
+            for name in classes
         },
         contract=_pairs(before.contract, after.contract),
         code=changed.code,
@@ -149,26 +155,31 @@ def diff(tree: Path, old: str, new: str | None) -> Difference:
 
 
 class _Side(NamedTuple):
-    """One of two that are compared."""
+    """One of the two that `diff` compares."""
 
     name: str
     pipeline: pipeline.Pipeline
     params: dict[str, Any]
-    metrics: dict[str, Any]
+    metrics: dict[str, Any]  # without the next two
+    per_class: dict[str, dict[str, Any]]
+    intervals: dict[str, list[float]]  # of the metrics over all rows
     contract: Mapping[str, Any]
 
 
 def _version(tree: Path, version: Version) -> _Side:
-    held = pipeline.of_commit(tree, version.commit)
-    params = pipeline.params_of(tree, version.commit)
-    return _Side(
-        version.name, held, params, metrics(tree, version), version.data.get("contract", {})
+    return _side(
+        version.name,
+        pipeline.of_commit(tree, version.commit),
+        pipeline.params_of(tree, version.commit),
+        metrics(tree, version),
+        version.data.get("contract", {}),
     )
 
 
 def _run(tree: Path) -> _Side:
-    metrics, card = (json.loads((tree / file).read_bytes()) for file in (METRICS, CARD))
-    return _Side(
+    metrics = json.loads((tree / METRICS).read_bytes())
+    card = json.loads((tree / CARD).read_bytes())
+    return _side(
         "this run",
         pipeline.of_tree(tree),
         pipeline.params_of(tree),
@@ -177,40 +188,66 @@ def _run(tree: Path) -> _Side:
     )
 
 
+def _side(
+    name: str,
+    contents: pipeline.Pipeline,
+    params: dict[str, Any],
+    metrics: dict[str, Any],
+    contract: Mapping[str, Any],
+) -> _Side:
+    per_class = metrics.pop("per_class", {})
+    intervals = {
+        key: bounds
+        for key, bounds in metrics.pop("intervals", {}).items()
+        if isinstance(bounds, list)
+    }
+    return _Side(name, contents, params, metrics, per_class, intervals, contract)
+
+
 def spans(registry: Registry, environment: str) -> list[Span]:
-    """The audit of an environment: what served from when to when and why it changed, the oldest first."""
+    """What served in an environment, from when to when and why it changed, oldest first."""
     history = registry.history(environment)
-    ends: list[int | None] = [each.date for each in history[1:]]
-    pairs = zip(history, [*ends, None])  # noqa: B905  # of no history there is one end too many
-    return [_span(each, until) for each, until in pairs if each.action != "unassign"]
+    spans = []
+    for position, assignment in enumerate(history):
+        following = history[position + 1 : position + 2]
+        if assignment.action != "unassign":
+            spans.append(_span(assignment, following[0].date if following else None))
+    return spans
 
 
-def _span(each: Assignment, until: int | None) -> Span:
-    about = (each.action, each.reason, each.tag.tagger, origin_of(each.tag))
-    return Span(each.environment, each.version, each.date, until, *about)
+def _span(assignment: Assignment, until: int | None) -> Span:
+    return Span(
+        environment=assignment.environment,
+        version=assignment.version,
+        since=assignment.date,
+        until=until,
+        action=assignment.action,
+        reason=assignment.reason,
+        by=assignment.tag.tagger,
+        origin=origin_of(assignment.tag),
+    )
 
 
 def metrics(tree: Path, version: Version) -> dict[str, Any]:
-    """What `reports/metrics.json` holds in the version's commit.
+    """The content of `reports/metrics.json` in the version's commit.
 
-    Empty where it is missing or no JSON.
+    Empty if the file is missing or not valid JSON.
     """
-    found = _json(read(tree, version.commit, METRICS))
-    return found if isinstance(found, dict) else {}
+    content = _json(read(tree, version.commit, METRICS))
+    return content if isinstance(content, dict) else {}
 
 
-def _data(was: pipeline.Pipeline, now: pipeline.Pipeline) -> list[str]:
-    before, after = (
-        {out.path: out.md5 for out in held.outputs if out.path.startswith("data/")}
-        for held in (was, now)
-    )
-    return sorted(
-        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
-    )
+def _data(old: pipeline.Pipeline, new: pipeline.Pipeline) -> list[str]:
+    """The data outputs that differ."""
+    return sorted(_pairs(_data_hashes(old), _data_hashes(new)))
+
+
+def _data_hashes(contents: pipeline.Pipeline) -> dict[str, str]:
+    return {out.path: out.md5 for out in contents.outputs if out.path.startswith("data/")}
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between two flat mappings; nested values are compared whole."""
+    """What differs between two flat mappings. A nested value counts as one value."""
     return {
         key: (old.get(key), new.get(key))
         for key in sorted({*old, *new})

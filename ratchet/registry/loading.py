@@ -1,7 +1,7 @@
-"""A version from Python: `from ratchet import load; model = load("prod")`.
+"""Load a version in Python: `from ratchet import load; model = load("prod")`.
 
-The name is resolved through the registry, its files are pulled if the cache lacks them, and nothing
-is loaded before its SHA-256 is that of the version's tag.
+The registry resolves the name. The version's files are pulled if the cache lacks them, and their
+SHA-256 is compared with the version's tag before anything is loaded.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ WEIGHTS, CARD = "models/classifier.pt", "models/classifier.json"
 
 
 def load(name: str, tree: Path = Path()) -> nn.Module:
-    """The model of a version, by its number or the environment that it serves in, in eval mode with its `.card`.
+    """Load the model of a version, in eval mode and with its `.card`.
+
+    Args:
+        name: a version, or an environment that it serves in.
+        tree: the checkout; by default the current folder.
 
     Raises:
         VersionError: there is no such version.
-        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged; nothing was
+        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged. Nothing was
             loaded.
     """
     model, card = built(tree, Registry(tree).find(name))
@@ -40,17 +44,27 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
 
 
 def built(tree: Path, version: Version) -> tuple[nn.Module, Card]:
-    """The model of a version and its card: the only way to build one, for `load`, `predict`, `export` and the gate.
+    """Build the model of a version, for `load`, `predict`, `export` and the gate alike.
 
     A class from `custom/` comes from the version's own commit, so edits in the checkout cannot
-    break or change an old version. Named models come from the installed code: a named architecture
-    never changes.
+    break or change an old version. Named models come from the installed code, because a named
+    architecture never changes.
+
+    Returns:
+        The model and its card.
+
+    Raises:
+        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged.
     """
     return built_from(tree, version, *files(tree, version))
 
 
 def built_from(tree: Path, version: Version, weights: Path, card: Path) -> tuple[nn.Module, Card]:
-    """As `built`, from copies of the version's files whose SHA-256 is compared with its tag first."""
+    """Build the model of a version from copies of its files, after a check of their SHA-256.
+
+    Raises:
+        CorruptModel: the files are not the version's, or its model cannot be built.
+    """
     from ratchet.models.card import load_model
 
     _check(version, weights, card)
@@ -68,15 +82,13 @@ def built_from(tree: Path, version: Version, weights: Path, card: Path) -> tuple
 def package(tree: Path, version: Version, card: Path) -> str:
     """The name under which the version's own `custom/` is imported.
 
-    `custom` if its model is not from there.
+    It is `custom` if the version's model is not a class in `custom/`.
     """
     from ratchet.models.card import Card
 
-    return (
-        _package(tree.resolve(), version.commit)
-        if Card.read(card).is_custom
-        else custom_code.PACKAGE
-    )
+    if not Card.read(card).is_custom:
+        return custom_code.PACKAGE
+    return _package(tree.resolve(), version.commit)
 
 
 @lru_cache(maxsize=16)
@@ -84,7 +96,7 @@ def _package(tree: Path, commit: str) -> str:
     blobs = git.files(tree, commit, custom_code.PACKAGE)
     if not blobs:
         raise CorruptModel(
-            f"its model is a class in custom/, but commit {commit[:12]} has no such folder"
+            f"the model is a class in custom/, but commit {commit[:12]} has no such folder"
         )
     contents = git.blobs(tree, list(blobs.values()))
     names = [name.removeprefix(f"{custom_code.PACKAGE}/") for name in blobs]
@@ -92,31 +104,39 @@ def _package(tree: Path, commit: str) -> str:
 
 
 def path(name: str, tree: Path = Path()) -> Path:
-    """The file with the weights of a version, checked; raises as `load` does.
+    """The file with the weights of a version, after a check of its SHA-256.
 
-    It is DVC's: read it, don't write it.
+    The file belongs to DVC's cache, so do not write to it.
+
+    Args:
+        name: a version, or an environment that it serves in.
+        tree: the checkout; by default the current folder.
+
+    Raises:
+        VersionError: there is no such version.
+        ObjectsMissing, CorruptData, CorruptModel: its files are unavailable or damaged.
     """
     return files(tree, Registry(tree).find(name))[0]
 
 
 def files(tree: Path, version: Version) -> tuple[Path, Path]:
-    """Weights and card of a version in DVC's cache, pulled if they are not there, and checked.
+    """The weights and the card of a version in DVC's cache, pulled if they are not there.
 
     Raises:
         ObjectsMissing, Unreachable: they are unavailable.
-        CorruptData, CorruptModel: they are not what the version's tag says.
+        CorruptData, CorruptModel: their hashes are not those in the version's tag.
     """
     contents = pipeline.of_commit(tree, version.commit)
     outputs = [contents.output(name) for name in (WEIGHTS, CARD)]
     for output in outputs:
         pull(tree, output)
-    weights, card = (Cache(tree).path(output.md5) for output in outputs)
+    weights, card = [Cache(tree).path(output.md5) for output in outputs]
     _check(version, weights, card)
     return weights, card
 
 
 def _check(version: Version, weights: Path, card: Path) -> None:
-    """Compare the SHA-256 of both files with those in the version's tag; raises `CorruptModel`."""
+    """Raise `CorruptModel` unless the SHA-256 of both files are those in the version's tag."""
     for file, name, key in ((weights, WEIGHTS, "weights_sha256"), (card, CARD, "card_sha256")):
         expected = version.data.get(key)
         if digest(file, "sha256") != expected:

@@ -82,7 +82,7 @@ def remove(tree: Path, tag: Tag) -> None:
 
 
 def restore(tree: Path) -> None:
-    """Write pending tags again that a `git fetch` pruned, and forget those that never took effect."""
+    """Write pending tags again that a `git fetch` pruned; forget those that never took effect."""
     if not _absent(tree):
         return
     with locked(tree):

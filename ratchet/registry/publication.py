@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ratchet.errors import Busy, RemoteRefused
 from ratchet.git import Rejected, git, resolve
-from ratchet.registry import pending, tags
+from ratchet.registry import exchange, pending, tags
 from ratchet.registry.pending import PENDING, THEIRS
 from ratchet.registry.settlement import settle
 from ratchet.registry.tags import REFS, Tag
@@ -83,7 +83,7 @@ def publish(tree: Path, push_to: str, draft: Callable[[], Draft | None]) -> Tag 
                     return None
                 last = new.make(tree)
             try:
-                tags.push(tree, push_to, [f"{last.oid}:{REFS}{last.name}"])
+                exchange.push(tree, push_to, [f"{last.oid}:{REFS}{last.name}"])
             except Rejected:
                 sync(tree, push_to, in_turn=True)
                 continue
@@ -121,7 +121,7 @@ def _publish_here(tree: Path, draft: Callable[[], Draft | None]) -> Tag | None:
 
 
 def _take_over(tree: Path, push_to: str, tag: Tag) -> None:
-    """Write a tag that is on the remote; a rollback that took its number meanwhile is renumbered."""
+    """Write a tag that is on the remote; renumber a rollback that took its number meanwhile."""
     with locked(tree):
         is_taken = resolve(tree, PENDING + tag.name) not in (None, tag.oid)
         if is_taken:
@@ -196,7 +196,9 @@ def push_pending(tree: Path, remote: str, deadline: Deadline) -> None:
     waiting = pending.read(tree)
     if not waiting:
         return
-    tags.push(tree, remote, [f"{tag.oid}:{REFS}{tag.name}" for tag in waiting], deadline.left_s())
+    exchange.push(
+        tree, remote, [f"{tag.oid}:{REFS}{tag.name}" for tag in waiting], deadline.left_s()
+    )
     for tag in waiting:
         with contextlib.suppress(Rejected):  # another process was faster
             pending.remove(tree, tag)
@@ -207,13 +209,13 @@ def _fetch(tree: Path, remote: str, deadline: Deadline) -> None:
     before: set[tuple[str, str, str]] = set()
     for _ in range(_TRIES):
         try:
-            tags.fetch(tree, remote, deadline.left_s())
+            exchange.fetch(tree, remote, deadline.left_s())
             return
-        except tags.Moved:
-            differing, own = differences(tree, tags.listed(tree, remote, deadline.left_s()))
+        except exchange.Moved:
+            differing, own = differences(tree, exchange.listed(tree, remote, deadline.left_s()))
             if own:
                 refs = [f"+{REFS}{name}:{THEIRS}{name}" for name in sorted(own)]
-                tags.fetch_refs(tree, remote, refs, deadline.left_s())
+                exchange.fetch_refs(tree, remote, refs, deadline.left_s())
                 return
             if differing & before:
                 raise
@@ -226,7 +228,7 @@ def differences(tree: Path, there: Mapping[str, str]) -> tuple[set[tuple[str, st
 
     Args:
         tree: the checkout.
-        there: the remote's tags, as `tags.listed` returns them.
+        there: the remote's tags, as `exchange.listed` returns them.
 
     Returns:
         The tags that are not pending, each as (name, object id here, object id there), and the

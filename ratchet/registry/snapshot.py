@@ -1,4 +1,4 @@
-"""The commit of a version, made with git's plumbing: it is on no branch, and no file is checked out."""
+"""The commit of a version: it is on no branch, and making it checks out no file."""
 
 from __future__ import annotations
 

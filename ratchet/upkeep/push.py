@@ -12,7 +12,7 @@ from pathlib import Path
 from ratchet.errors import Busy, RemoteRefused, VersionError
 from ratchet.git import Rejected
 from ratchet.params import Params
-from ratchet.registry import pending, publication, tags
+from ratchet.registry import exchange, pending, publication, tags
 from ratchet.registry.versions import Registry
 from ratchet.repository import locked
 from ratchet.store import pipeline, remote
@@ -96,7 +96,7 @@ def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
         try:
             for start in range(0, len(wanted), _BATCH):
                 batch = wanted[start : start + _BATCH]
-                tags.push(tree, to, [f"{tag.oid}:{tags.REFS}{tag.name}" for tag in batch])
+                exchange.push(tree, to, [f"{tag.oid}:{tags.REFS}{tag.name}" for tag in batch])
                 pushed += [tag.name for tag in batch]
             break
         except Rejected:  # another command pushed some of them meanwhile
@@ -109,7 +109,7 @@ def _unmoved(tree: Path, to: str) -> dict[str, str]:
     """The registry's tags on the git remote, once none is known to differ from ours."""
     before: set[tuple[str, str, str]] = set()
     for _ in range(_TRIES):
-        there = tags.listed(tree, to)
+        there = exchange.listed(tree, to)
         differing, _ = publication.differences(tree, there)
         if not differing:
             return there

@@ -18,7 +18,7 @@ from ratchet import params
 from ratchet.errors import ObjectsMissing, RatchetError, VersionError
 from ratchet.gate import decisions
 from ratchet.git import git, read, resolve
-from ratchet.registry import history, loading, pending, tags
+from ratchet.registry import exchange, history, loading, pending, tags
 from ratchet.registry.records import Version
 from ratchet.registry.versions import Registry
 from ratchet.repository import remove_worktree
@@ -62,7 +62,7 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
     with suppress(
         VersionError
     ):  # a tag that differs there is a finding, and stops none of the others
-        tags.fetch(tree, push_to)
+        exchange.fetch(tree, push_to)
     registry = Registry(tree)
     versions = [registry.find(name)] if name else registry.versions()
     findings: list[Finding] = [] if name else [*_environments(registry), *_counters(tree)]
@@ -134,7 +134,7 @@ def _counters(tree: Path) -> Iterator[Finding]:
 
 def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterator[Finding]:
     """Are the tags on these commits (None: all) the same on the git remote?"""
-    there = tags.listed(tree, remote)
+    there = exchange.listed(tree, remote)
     waiting = {(tag.name, tag.oid) for tag in pending.read(tree)}
     for tag in tags.read(tree, *tags.EVERYTHING):
         if (commits is None or tag.commit in commits) and there.get(tag.name) != tag.oid:

@@ -21,7 +21,7 @@ import pytest
 
 from ratchet.errors import RemoteRefused, Unreachable, VersionError
 from ratchet.git import git
-from ratchet.registry import pending, publication, tags
+from ratchet.registry import exchange, pending, publication, tags
 from ratchet.upkeep.push import push
 from ratchet.upkeep.verify import verify
 from ratchet.upkeep.withdraw import withdraw
@@ -134,7 +134,7 @@ def test_every_command_that_reaches_the_remote_pushes_what_is_pending(
     else:
         assert rollback.fn(toy.tree, "prod").version == "v1.0.1"
     assert pending.read(toy.tree) == []
-    tags.fetch(other.tree, "origin")
+    exchange.fetch(other.tree, "origin")
     assert other.serves() == toy.serves()
 
 
@@ -398,7 +398,7 @@ def test_a_tag_that_differs_only_for_a_moment_is_not_a_fault(
     promote.fn(other.tree, "v1.0.0", "prod")
     here = tags.read(toy.tree, "classifier#prod#4")[0]
     git("update-ref", "refs/tags/classifier#prod#5", here.oid, cwd=toy.tree)
-    with pytest.raises(tags.Moved, match="a tag differs here and on origin"):
+    with pytest.raises(exchange.Moved, match="a tag differs here and on origin"):
         publication.sync(toy.tree, "origin")
     real = publication.differences
 

@@ -12,7 +12,7 @@ import pytest
 
 from ratchet.errors import RatchetError
 from ratchet.git import git
-from ratchet.registry import pending, publication, tags
+from ratchet.registry import exchange, pending, publication, tags
 from ratchet.registry.records import Assignment
 from ratchet.upkeep.gc import collect
 from ratchet.upkeep.push import push
@@ -247,7 +247,7 @@ def test_a_fetch_that_prunes_tags_does_not_lose_a_rollback_that_is_not_pushed(
     git("fetch", "--quiet", "--prune", "--prune-tags", "origin", cwd=here.tree)
     assert here.serves() == "v1.0.2"  # git removed the tag
     publication.sync(here.tree, "origin")
-    tags.fetch(there.tree, "origin")
+    exchange.fetch(there.tree, "origin")
     assert here.serves() == there.serves() == "v1.0.1"
     assert [entry.reason for entry in there.registry.history("prod")][3:] == ["worse"]
     assert pending.read(here.tree) == []

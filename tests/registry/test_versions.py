@@ -6,7 +6,7 @@ import pytest
 
 from ratchet.errors import RemoteRefused, VersionError
 from ratchet.git import Rejected, git
-from ratchet.registry import tags
+from ratchet.registry import exchange, tags
 from ratchet.registry.tags import Name, Number
 from ratchet.upkeep.withdraw import expire, reinstate, withdraw
 from tasks.promote import promote, rollback
@@ -125,11 +125,11 @@ def test_several_tags_are_pushed_together_or_not_at_all(toy: Toy, tmp_path: Path
     hook.chmod(0o755)
     refspecs = [f"refs/tags/classifier@{name}" for name in ("v1.0.0", "v1.0.1")]
     with pytest.raises(RemoteRefused):
-        tags.push(toy.tree, str(tmp_path / "origin.git"), refspecs)
-    assert tags.listed(toy.tree, str(tmp_path / "origin.git")) == {}
+        exchange.push(toy.tree, str(tmp_path / "origin.git"), refspecs)
+    assert exchange.listed(toy.tree, str(tmp_path / "origin.git")) == {}
     hook.unlink()
-    tags.push(toy.tree, str(tmp_path / "origin.git"), refspecs)
-    assert set(tags.listed(toy.tree, str(tmp_path / "origin.git"))) == {
+    exchange.push(toy.tree, str(tmp_path / "origin.git"), refspecs)
+    assert set(exchange.listed(toy.tree, str(tmp_path / "origin.git"))) == {
         "classifier@v1.0.0",
         "classifier@v1.0.1",
     }

@@ -69,7 +69,9 @@ def test_a_tag_moved_by_hand_is_not_pushed_over(toy: Toy, origin: Path) -> None:
     with pytest.raises(VersionError, match=r"classifier@v1\.0\.0 differs on origin: moved by hand"):
         push(toy.params, toy.tree, None, "origin")
     toy.set("register.push_to", "origin")
-    with pytest.raises(VersionError, match="a tag differs here and on origin, and is never moved"):
+    with pytest.raises(
+        VersionError, match="a tag differs here and on origin, and tags are never moved"
+    ):
         promote.fn(toy.tree, "v1.0.0", "staging")
 
 
