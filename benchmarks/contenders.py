@@ -24,6 +24,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ratchet import overrides
 from ratchet import params as parameters
 from ratchet.dataset.normalise import Normalise
 from ratchet.dataset.prepared import PreparedDataset
@@ -66,7 +67,7 @@ class Bench:
 
     def preset(self, name: str) -> dict[str, Any]:
         """The values of `params/<name>.yaml`, as `params` takes them."""
-        lines = parameters.preset(ROOT / f"params/{name}.yaml")
+        lines = overrides.preset(ROOT / f"params/{name}.yaml")
         return {key.replace(".", "__"): json.loads(value) for key, value in lines.items()}
 
     def trial(self, **values: Any) -> tuple[float, float]:

@@ -38,9 +38,10 @@ from ratchet import images
 from ratchet import params as parameters
 from ratchet.errors import RatchetError
 from ratchet.files import sha256
-from ratchet.params import ImageFolderSource, Params, ParquetSource
+from ratchet.params import Params
 from ratchet.shards import shards
 from ratchet.shards.shards import Shards
+from ratchet.source_params import ImageFolderSource, ParquetSource
 from ratchet.sources.base import IMAGE
 from ratchet.stage import Stage
 from tasks.ingest import ingest

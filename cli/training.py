@@ -47,13 +47,13 @@ def train(
     Stages whose data, params and code are unchanged are skipped. Uses the Prefect server at
     PREFECT_API_URL, or starts a temporary one.
     """
-    from ratchet import params
+    from ratchet import overrides
     from ratchet.process import age_s
     from ratchet.stage import home, preload
     from ratchet.workspace.run_tree import check
     from service.server import server
 
-    values = params.preset(preset) if preset else {}
+    values = overrides.preset(preset) if preset else {}
     values |= dict(map(_pair, settings or ()))
     checkout = Path().resolve()
     check(checkout, values or None)  # fail before a server starts

@@ -18,7 +18,8 @@ from typing import Any, cast
 
 from ratchet import yaml_file
 from ratchet.errors import ParamsError
-from ratchet.params import CustomSource, Params
+from ratchet.params import Params
+from ratchet.source_params import CustomSource
 
 BY_NAME = {"import_module", "__import__"}
 BY_PATH = {

@@ -1,4 +1,4 @@
-"""What is wrong with a params.yaml, one line per problem: the key, what was expected, what was found, and the remedy."""
+"""The problems of a params.yaml, one per line: key, what was expected, the value, the remedy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import ValidationError
 
-Path = tuple[int | str, ...]
+KeyPath = tuple[int | str, ...]
 
-_KINDS = {  # pydantic's name of an error: what was expected instead
+_KINDS = {  # pydantic's type of an error: what was expected instead
     "bool_type": ["true", "false"],
     "int_type": ["a whole number"],
     "int_from_float": ["a whole number"],
@@ -34,7 +34,7 @@ _KINDS = {  # pydantic's name of an error: what was expected instead
     "string_too_long": ["at most {max_length} characters"],
     "model_attributes_type": ["a mapping with a type, such as {{type: csv, ...}}"],
 }
-_PATTERNS = {  # the last part of a key whose value has to match a pattern: an example, or what the pattern means
+_PATTERNS = {  # the last part of a key whose value must match a pattern: an example or description
     "path": "a path, without control characters",
     "root": "a path, without control characters",
     "separator": 'one character, such as ";", or "\\t" in double quotes for a tab',
@@ -50,50 +50,45 @@ _FEW = 12  # keys that a message lists
 
 @dataclass
 class Problem:
-    """What is wrong at one place.
+    """What is wrong at one key."""
 
-    `expected` are alternatives, where pydantic tried several types.
-    """
-
-    path: Path
-    expected: list[str] = field(default_factory=list)
-    text: str = ""  # instead of them
-    found: object = None
+    path: KeyPath
+    expected: list[str] = field(default_factory=list)  # alternatives, of the types that may apply
+    text: str = ""  # the whole message, if it is not about what was expected
+    value: object = None
 
     def __str__(self) -> str:
         key = dotted(self.path)
         if self.text:
             return f"{key}: {self.text}" if key else self.text
-        line = (
-            f"expected {_joined(self.expected)}, found"
-            f" {shown(self.found)}{_quotes(self.expected, self.found)}"
-        )
+        remedy = _about_quotes(self.expected, self.value)
+        line = f"expected {_joined(self.expected)}, found {shown(self.value)}{remedy}"
         return f"{key or 'the whole file'}: {line}"
 
 
 def problems(model: type, raw: object, error: ValidationError) -> list[Problem]:
-    """The problems in order, each once, without those that only follow from others."""
-    found: dict[tuple[Path, bool], Problem] = {}
+    """Return the problems in order, each once, without those that only follow from others."""
+    by_key: dict[tuple[KeyPath, bool], Problem] = {}
     for fault in error.errors(include_url=False):
         path = _path(raw, fault["loc"], fault["type"])
         text = _text(model, raw, path, fault)
-        problem = found.setdefault(
-            (path, bool(text)), Problem(path, text=text, found=fault["input"])
-        )
+        new = Problem(path, text=text, value=fault["input"])
+        problem = by_key.setdefault((path, bool(text)), new)
         if text and text != problem.text:
             problem.text += f"; {text}"
         if not text:
             problem.expected += _expected(model, raw, path, fault)
-    listed = list(found.values())
-    return [problem for problem in listed if not _follows(problem, listed)]
+    all_problems = list(by_key.values())
+    return [problem for problem in all_problems if not _follows(problem, all_problems)]
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
+    """Return the key as text: `ingest.sources.0.path`."""
     return ".".join(map(str, path))
 
 
 def shown(value: object) -> str:
-    """A value as YAML has it, shortened."""
+    """Return a value as YAML has it, shortened to 60 characters."""
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
@@ -102,27 +97,24 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _follows(problem: Problem, listed: Sequence[Problem]) -> bool:
-    """A list that is too short because its entries are wrong.
-
-    Or a value that is wrong in itself, and so as a whole.
-    """
+def _follows(problem: Problem, all_problems: Sequence[Problem]) -> bool:
+    """Does a problem only follow from one below its key, such as a list without its bad entry?"""
     depth = len(problem.path)
     return not problem.text and any(
-        other.path[:depth] == problem.path != other.path for other in listed
+        other.path[:depth] == problem.path != other.path for other in all_problems
     )
 
 
-def _text(model: type, raw: object, path: Path, fault: Mapping[str, Any]) -> str:
-    """The whole message, where it is not about the type or range of one value."""
+def _text(model: type, raw: object, path: KeyPath, fault: Mapping[str, Any]) -> str:
+    """Return the whole message of a fault that is not about the type or range of one value."""
     kind = fault["type"]
     if kind == "unexpected_keyword_argument":
         return f"unknown key; {advice(model, raw, path)}"
     if kind == "missing" and isinstance(fault["loc"][-1], str):
         return "missing; add it" if len(path) > 1 else "this section is missing; add it"
     if kind == "union_tag_invalid":
-        types_ = re.sub(r"^the expected tags: ", "", fault["ctx"]["expected_tags"])
-        return f"unknown type {shown(fault['input'].get('type'))}; use {_joined(_words(types_))}"
+        tags = fault["ctx"]["expected_tags"].removeprefix("the expected tags: ")
+        return f"unknown type {shown(fault['input'].get('type'))}; use {_joined(_words(tags))}"
     if kind == "union_tag_not_found":
         return "missing; name the type of the source, such as csv"
     if kind == "value_error":
@@ -130,15 +122,18 @@ def _text(model: type, raw: object, path: Path, fault: Mapping[str, Any]) -> str
     return ""
 
 
-def _expected(model: type, raw: object, path: Path, fault: Mapping[str, Any]) -> list[str]:
+def _expected(model: type, raw: object, path: KeyPath, fault: Mapping[str, Any]) -> list[str]:
+    """Return what was expected instead of a value, as alternatives."""
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "literal_error":
         return _words(context["expected"])
     if kind == "string_pattern_mismatch":
         return [_PATTERNS.get(str(path[-1]), f"text that matches {context['pattern']}")]
     if kind in ("dataclass_type", "dataclass_exact_type"):
-        names = [each.name for each in fields(_class(model, raw, path) or model)]
-        return [f"a mapping with {_joined(names, 'and')}" if len(names) <= _FEW else "a mapping"]
+        names = [key.name for key in fields(_class(model, raw, path) or model)]
+        if len(names) > _FEW:
+            return ["a mapping"]
+        return [f"a mapping with {_joined(names, 'and')}"]
     if kind == "missing":  # an entry of a list of a fixed length
         return [_entries("at least", int(fault["loc"][-1]) + 1)]
     if kind == "too_short":
@@ -155,65 +150,77 @@ def _entries(bound: str, count: int) -> str:
     return f"{bound} {count} {'entry' if count == 1 else 'entries'}"
 
 
-def _quotes(expected: Sequence[str], value: object) -> str:
-    """Whether quotes are the fault: `"3"` for a number, or `007` for text."""
+def _about_quotes(expected: Sequence[str], value: object) -> str:
+    """Return the remedy if quotes are the fault: `"3"` for a number, or `007` for text."""
     if "a string" in expected and isinstance(value, int | float | datetime.date):
         return "; put it in quotes"
     numbers = {"a whole number", "a number"} & {*expected}
     if isinstance(value, str) and numbers and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value):
         return "; remove the quotes"
-    return "; remove the quotes" if "true" in expected and value in ("true", "false") else ""
+    if "true" in expected and value in ("true", "false"):
+        return "; remove the quotes"
+    return ""
 
 
-def advice(model: type, raw: object, path: Path) -> str:
-    """What to write instead of an unknown key: a near key of its section, or its full name in another section."""
+def advice(model: type, raw: object, path: KeyPath) -> str:
+    """Return what to write instead of an unknown key.
+
+    It is a similar key of the same section, or the full name of a key in another section.
+    """
     *place, name = path
     section, content = _class(model, raw, tuple(place)), _at(raw, tuple(place))
-    there = content if isinstance(content, dict) else {}
-    keys = [each.name for each in fields(section)] if section else []
-    lacking = (
-        [each.name for each in fields(section) if each.name not in there and _required(each)]
-        if section
-        else []
-    )
-    if near := _near(name, [key for key in keys if key not in there]) or _near(name, keys):
-        return f"did you mean {dotted((*place, near))}?"
-    if "type" in there:
-        return (
-            f"did you mean {dotted((*place, *lacking))}?"
-            if len(lacking) == 1
-            else _takes(f"a {there['type']} source", keys)
-        )
-    everywhere = {} if section is None else {key: key.split(".")[-1] for key in _leaves(model)}
-    if same := [key for key, last in everywhere.items() if last == name]:
-        return f"did you mean {_joined(same)}?"
-    if near := _near(name, list(everywhere.values()), cutoff=0.8):
-        return f"did you mean {_joined([key for key, last in everywhere.items() if last == near])}?"
+    present = content if isinstance(content, dict) else {}
+    keys = [key.name for key in fields(section)] if section else []
+    similar = _similar(name, [key for key in keys if key not in present]) or _similar(name, keys)
+    if similar:
+        return f"did you mean {dotted((*place, similar))}?"
+    if "type" in present:
+        required = [key.name for key in fields(section) if _required(key)] if section else []
+        lacking = [key for key in required if key not in present]
+        if len(lacking) == 1:
+            return f"did you mean {dotted((*place, *lacking))}?"
+        return _takes(f"a {present['type']} source", keys)
+    elsewhere = _named_alike(model, str(name)) if section else []
+    if elsewhere:
+        return f"did you mean {_joined(elsewhere)}?"
     return _takes("this section" if place else "the file", keys)
 
 
-def _near(name: object, keys: Sequence[str], cutoff: float = 0.6) -> str:
+def _named_alike(model: type, name: str) -> list[str]:
+    """Return the keys of all sections whose last part is `name`, or else is similar to it."""
+    last_parts = {key: key.split(".")[-1] for key in _leaves(model)}
+    if name not in last_parts.values():
+        name = _similar(name, list(last_parts.values()), cutoff=0.8)
+    return [key for key, last in last_parts.items() if last == name]
+
+
+def _similar(name: object, keys: Sequence[str], cutoff: float = 0.6) -> str:
+    """Return the key most similar to `name`, or "" if none is."""
     return "".join(difflib.get_close_matches(str(name), keys, n=1, cutoff=cutoff))
 
 
 def _takes(owner: str, keys: Sequence[str]) -> str:
-    return f"{owner} takes {_joined(keys, 'and')}" if 0 < len(keys) <= _FEW else "remove it"
+    if 0 < len(keys) <= _FEW:
+        return f"{owner} takes {_joined(keys, 'and')}"
+    return "remove it"
 
 
 def _required(key: Field[Any]) -> bool:
     return key.default is MISSING and key.default_factory is MISSING
 
 
-def _path(raw: object, location: Sequence[int | str], kind: str) -> Path:
-    """The keys of `location` as the file has them: pydantic adds the names of types that it tried."""
+def _path(raw: object, location: Sequence[int | str], kind: str) -> KeyPath:
+    """Return the keys of pydantic's `location`, without the names of types that it adds to them."""
     path: list[int | str] = []
     for part in location:
         if _has(raw, part):
-            raw = raw[part]  # type: ignore[index]  # `_has` says so
+            raw = raw[part]  # type: ignore[index]  # `_has` has checked that
             path.append(part)
     if kind == "missing" and isinstance(location[-1], str):
         path.append(location[-1])
-    return (*path, "type") if kind.startswith("union_tag") else tuple(path)
+    if kind.startswith("union_tag"):
+        path.append("type")
+    return tuple(path)
 
 
 def _has(raw: object, part: int | str) -> bool:
@@ -222,23 +229,20 @@ def _has(raw: object, part: int | str) -> bool:
     return isinstance(raw, dict) and part in raw
 
 
-def _at(raw: object, path: Path) -> object:
+def _at(raw: object, path: KeyPath) -> object:
     for part in path:
-        raw = raw[part]  # type: ignore[index]  # `_path` made sure of it
+        raw = raw[part]  # type: ignore[index]  # `_path` has checked that
     return raw
 
 
-def keys(model: type, raw: object, path: Path) -> list[str]:
-    """The keys of the mapping at `path`.
-
-    None where any are allowed, or where it is not a mapping.
-    """
+def keys(model: type, raw: object, path: KeyPath) -> list[str]:
+    """Return the keys of the section at `path`; empty if all keys are allowed there."""
     section = _class(model, raw, path)
-    return [each.name for each in fields(section)] if section else []
+    return [key.name for key in fields(section)] if section else []
 
 
-def _class(model: type, raw: object, path: Path) -> type | None:
-    """The dataclass that checks what is at `path`; None where any keys are allowed."""
+def _class(model: type, raw: object, path: KeyPath) -> type | None:
+    """Return the dataclass that checks the content at `path`; None if any key is allowed."""
     hint: Any = _bare(model, raw)
     for part in path:
         if isinstance(hint, type) and is_dataclass(hint):
@@ -249,13 +253,13 @@ def _class(model: type, raw: object, path: Path) -> type | None:
             hint = get_args(hint)[1]
         else:
             return None
-        raw = raw[part] if _has(raw, part) else None  # type: ignore[index]  # `_has` says so
+        raw = raw[part] if _has(raw, part) else None  # type: ignore[index]  # `_has` checks that
         hint = _bare(hint, raw)
     return hint if isinstance(hint, type) and is_dataclass(hint) else None
 
 
 def _bare(hint: Any, raw: object) -> Any:
-    """A type without its annotations, and of a union the member that has the `type` of the content, or the only one."""
+    """Return a type without annotations; of a union the member for the `type` of the content."""
     if get_origin(hint) is Annotated:
         return _bare(get_args(hint)[0], raw)
     if get_origin(hint) not in (Union, types.UnionType):
@@ -267,12 +271,15 @@ def _bare(hint: Any, raw: object) -> Any:
 
 
 def _tags(section: Any) -> tuple[object, ...]:
+    """Return the values that the key `type` of a source may have."""
     hint = get_type_hints(section).get("type")
-    return get_args(hint) if get_origin(hint) is Literal else ()
+    if get_origin(hint) is not Literal:
+        return ()
+    return get_args(hint)
 
 
 def _leaves(model: Any, prefix: str = "") -> Iterator[str]:
-    """All keys below the sections of `model`, dotted: `train.optimizer.name`."""
+    """Yield all keys below the sections of `model`, dotted: `train.optimizer.name`."""
     for name, hint in get_type_hints(model, include_extras=True).items():
         if prefix:
             yield prefix + name
@@ -281,12 +288,13 @@ def _leaves(model: Any, prefix: str = "") -> Iterator[str]:
             yield from _leaves(section, f"{prefix}{name}.")
 
 
-def _words(listed: str) -> list[str]:
-    return [word.strip("'") for word in re.split(r", | or ", listed)]
+def _words(text: str) -> list[str]:
+    """Return the alternatives that pydantic lists: `'a', 'b' or 'c'`."""
+    return [word.strip("'") for word in re.split(r", | or ", text)]
 
 
 def _joined(words: Sequence[str], last: str = "or") -> str:
     words = list(dict.fromkeys(words))
-    return (
-        f" {last} ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
-    )
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -167,7 +167,7 @@ def _ignoring_signals() -> Iterator[None]:
 
 
 def _living(group: int) -> bool:
-    """Does the group have a process other than zombies? (`killpg(group, 0)` counts zombies.)"""
+    """Does the group have a process that is not a zombie? `killpg(group, 0)` counts zombies."""
     if sys.platform != "linux":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, 0)

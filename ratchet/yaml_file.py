@@ -1,4 +1,7 @@
-"""YAML 1.2, read by the parser that DVC uses (libyaml): what DVC would refuse later is refused here, with its line."""
+"""YAML 1.2, read with the parser that DVC uses (libyaml).
+
+A file that DVC would refuse later is refused here, with the line and a remedy.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from ratchet.errors import ParamsError
 
 _QUOTE = "put the value in quotes"
-_REMEDIES = {  # part of the parser's message: what to do
+_REMEDIES = {  # a part of the parser's message: the remedy
     "found unexpected ':'": (
         'put values that contain a colon in quotes, such as "custom.models.net:Net" or '
         '"https://...", and a space after the colon of a key'
@@ -33,10 +36,10 @@ _INDENTATION = "check the indentation of this line and the one above"
 
 
 def read(file: Path) -> object:
-    """The content of a YAML file.
+    """Return the content of a YAML file.
 
     Raises:
-        ParamsError: it is not UTF-8 or not YAML; the message gives the line and the likely remedy.
+        ParamsError: it is not UTF-8 or not valid YAML; the message has the line and the remedy.
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -49,7 +52,15 @@ def read(file: Path) -> object:
 
 
 def parse(text: str, name: str) -> object:
-    """The content of a YAML text that messages call `name`; raises `ParamsError` as `read` does."""
+    """Return the content of a YAML text.
+
+    Args:
+        text: the YAML document.
+        name: the name of the document in messages.
+
+    Raises:
+        ParamsError: it is not valid YAML; the message has the line and the remedy.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -57,23 +68,28 @@ def parse(text: str, name: str) -> object:
         return YAML(typ="safe").load(text)
     except YAMLError as error:
         where, problem = _described(error, text)
-        remedy = next(
-            (advice for part, advice in _REMEDIES.items() if part in problem), _INDENTATION
-        )
-        raise ParamsError(f"{name} is not valid YAML{where}: {problem}; {remedy}") from None
+        message = f"{name} is not valid YAML{where}: {problem}; {_remedy(problem)}"
+        raise ParamsError(message) from None
     except (RecursionError, ValueError) as error:  # nested too deeply; a date such as 2026-02-30
         cause = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ParamsError(f"{name} is not valid YAML: {cause}; {_QUOTE} if it is text") from None
 
 
+def _remedy(problem: str) -> str:
+    for part, remedy in _REMEDIES.items():
+        if part in problem:
+            return remedy
+    return _INDENTATION
+
+
 def _described(error: Exception, text: str) -> tuple[str, str]:
-    """Where the parser stopped, and what it says about it."""
+    """Return where the parser stopped, and its message."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
     problem = " ".join(problem.splitlines()[0].split()).split(" (original value")[0]
     if mark is not None:
         return f" at line {mark.line + 1}, column {mark.column + 1}", problem
     position = getattr(error, "position", None)
-    return (
-        f" at line {text.count(chr(10), 0, position) + 1}" if isinstance(position, int) else ""
-    ), problem
+    if isinstance(position, int):
+        return f" at line {text.count(chr(10), 0, position) + 1}", problem
+    return "", problem

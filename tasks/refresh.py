@@ -14,7 +14,8 @@ from typing import Any
 
 from ratchet import custom_imports
 from ratchet.errors import SourceMissing
-from ratchet.params import Params, Source
+from ratchet.params import Params
+from ratchet.source_params import Source
 from ratchet.sources import source_lock
 from ratchet.sources.base import Entry, Places
 from ratchet.sources.types import resolve

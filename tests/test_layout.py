@@ -36,7 +36,8 @@ LEARNING = ("ratchet.training", "ratchet.evaluation", "ratchet.models", "ratchet
 NO_DEPS = {
     f"ratchet.{name}"
     for name in (
-        *("errors", "params", "param_faults", "overrides", "yaml_file"),
+        *("errors", "params", "param_types", "source_params", "train_params", "param_faults"),
+        *("overrides", "yaml_file"),
         *("environment", "locks", "process", "stage"),
     )
 }

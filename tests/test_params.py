@@ -15,7 +15,7 @@ import pytest
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 from ruamel.yaml import YAML
 
-from ratchet import params
+from ratchet import overrides, params
 from ratchet.errors import ParamsError
 
 ROOT = Path(__file__).parents[1]
@@ -430,13 +430,13 @@ def test_a_preset_that_is_none_is_explained(tmp_path: Path, text: str | None, me
     if text is not None:
         file.write_text(text)
     with pytest.raises(ParamsError, match=message):
-        params.preset(file)
+        overrides.preset(file)
 
 
 def test_a_preset_gives_what_set_takes(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train.lr: 1e-3\ntrain.schedule: null\nmodel.arguments: {widths: [8, 16]}\n")
-    assert params.preset(file) == {
+    assert overrides.preset(file) == {
         "train.lr": "0.001",
         "train.schedule": "null",
         "model.arguments": '{"widths": [8, 16]}',

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ratchet.errors import TrainingError
-from ratchet.params import TrainParams
+from ratchet.train_params import TrainParams
 
 # Multiplications of a whole network for each output of its depthwise convolutions, below which
 # bfloat16 is slower than float32 on a CPU: its kernels for such convolutions are slow. Measured on

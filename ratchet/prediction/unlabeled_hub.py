@@ -9,9 +9,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ratchet.dataset.spec import Spec
 from ratchet.errors import ParamsError
-from ratchet.params import HuggingFaceSource
 from ratchet.prediction import unlabeled_rows as rows
 from ratchet.prediction.unlabeled_rows import Arrivals
+from ratchet.source_params import HuggingFaceSource
 
 ADDRESS = "hf://datasets/"
 ROWS = 100  # that are fetched at once

@@ -14,7 +14,7 @@ import pyarrow.csv
 from ratchet import columns
 from ratchet.columns import FEATURE
 from ratchet.errors import CorruptData, SourceMissing
-from ratchet.params import CsvSource
+from ratchet.source_params import CsvSource
 from ratchet.sources.base import (
     Entry,
     Part,

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ratchet import custom_code
 from ratchet.columns import FEATURE, KEEP
 from ratchet.errors import CorruptData, ParamsError, RatchetError, SourceChanged
-from ratchet.params import CustomSource
+from ratchet.source_params import CustomSource
 from ratchet.sources import items
 from ratchet.sources.base import Entry, Part, Places, Rows, image_table
 from ratchet.sources.items import Row

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ratchet.errors import CorruptData, SourceMissing, Unreachable
 from ratchet.files import sha256
-from ratchet.params import HuggingFaceSource
+from ratchet.source_params import HuggingFaceSource
 from ratchet.sources import parquet_files
 from ratchet.sources.base import IMAGE, Entry, Part, Places, Rows, named, require, wanted
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from ratchet import images
 from ratchet.errors import CorruptData, SourceMissing
-from ratchet.params import ImageFolderSource
 from ratchet.shards.splits import SPLITS, split_of
+from ratchet.source_params import ImageFolderSource
 from ratchet.sources.base import Entry, Part, Places, Rows, image_table, pin
 from ratchet.sources.skipped import Skipped, printable
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from ratchet.columns import is_number, is_text
 from ratchet.errors import CorruptData, SourceChanged, SourceMissing
-from ratchet.params import ParquetSource
 from ratchet.shards import labels, parquet
+from ratchet.source_params import ParquetSource
 from ratchet.sources import linked_images, urls
 from ratchet.sources.base import (
     IMAGE,

@@ -15,7 +15,8 @@ from typing import Any
 from ratchet.errors import ParamsError, SourceChanged
 from ratchet.files import to_json, writing
 from ratchet.formats import Format
-from ratchet.params import IngestParams, Source
+from ratchet.params import IngestParams
+from ratchet.source_params import Source
 from ratchet.sources.base import Entry
 from ratchet.sources.urls import shown
 

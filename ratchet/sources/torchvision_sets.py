@@ -26,7 +26,7 @@ from ratchet.errors import (
     Unreachable,
 )
 from ratchet.files import FULL, beside, sha256, writing
-from ratchet.params import TorchvisionSource
+from ratchet.source_params import TorchvisionSource
 from ratchet.sources import fashion_mnist
 from ratchet.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table, pin
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import cast
 
 from ratchet.errors import DataError, ParamsError
-from ratchet.params import Source
+from ratchet.source_params import Source
 from ratchet.sources import urls
 from ratchet.sources.base import Entry, Part, Places, Rows
 

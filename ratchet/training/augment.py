@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ratchet.params import Augment
+from ratchet.train_params import Augment
 
 
 def augment(images: Tensor, settings: Augment) -> Tensor:

@@ -20,7 +20,8 @@ from ratchet.dataset.prepared import PreparedDataset
 from ratchet.dataset.spec import Spec
 from ratchet.errors import TrainingError
 from ratchet.models import architectures, devices
-from ratchet.params import Params, RunParams, TrainParams
+from ratchet.params import Params, RunParams
+from ratchet.train_params import TrainParams
 from ratchet.training import batches
 from ratchet.training.augment import augment, mixer
 from ratchet.training.checkpoint import Checkpoints

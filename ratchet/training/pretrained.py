@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ratchet.errors import CorruptModel, TrainingError
-from ratchet.params import Pretrained
+from ratchet.train_params import Pretrained
 
 
 def load(model: nn.Module, settings: Pretrained) -> list[str]:

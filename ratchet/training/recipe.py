@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from ratchet.errors import TrainingError
-from ratchet.params import Named, Schedule, TrainParams
+from ratchet.train_params import Named, Schedule, TrainParams
 
 T = TypeVar("T")
 

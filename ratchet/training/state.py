@@ -22,7 +22,8 @@ from ratchet.dataset.spec import Spec
 from ratchet.errors import DataError, TrainingError
 from ratchet.models import architectures, devices, heads
 from ratchet.models.devices import Plan
-from ratchet.params import Params, TrainParams
+from ratchet.params import Params
+from ratchet.train_params import TrainParams
 from ratchet.training import batches, pretrained, recipe
 from ratchet.training.distributed import Group
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ratchet.params import ParquetSource
+from ratchet.source_params import ParquetSource
 from ratchet.sources.base import Places, unused_split
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import CorruptData, DataError, SourceMissing
-from ratchet.params import ImageFolderSource
 from ratchet.shards.shards import Shards
+from ratchet.source_params import ImageFolderSource
 from ratchet.sources import imagefolder
 from ratchet.sources.base import Places
 from ratchet.sources.skipped import Skipped
@@ -389,7 +389,7 @@ def test_the_command_prints_what_it_skips(tree):
     odd(tree, "not UTF-8")
     code = (
         "from pathlib import Path; from ratchet.sources import imagefolder; "
-        "from ratchet.sources.base import Places; from ratchet.params import ImageFolderSource; "
+        "from ratchet.sources.base import Places; from ratchet.source_params import ImageFolderSource; "
         "places = Places(Path(), Path()); "
         "imagefolder.resolve(ImageFolderSource(type='imagefolder', path='photos'), places); print(*places.notes)"
     )

@@ -108,7 +108,7 @@ import sys
 from pathlib import Path
 from ratchet import params
 from tasks.refresh import refresh
-from ratchet.params import TorchvisionSource
+from ratchet.source_params import TorchvisionSource
 from ratchet.sources import base, types
 places = base.Places(Path({str(tree)!r}), Path({str(tree)!r}))
 types.resolve(TorchvisionSource(type="torchvision", name="FashionMNIST", root={str(ASSETS)!r}, arguments={{}}), places)

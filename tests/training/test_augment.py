@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ratchet.params import Augment
+from ratchet.train_params import Augment
 from ratchet.training.augment import augment, crop, erase, flip, mixer
 
 

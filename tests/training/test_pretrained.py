@@ -11,7 +11,7 @@ import torch
 
 from ratchet.errors import CorruptModel, TrainingError
 from ratchet.models import architectures
-from ratchet.params import Pretrained
+from ratchet.train_params import Pretrained
 from ratchet.training import pretrained
 
 
