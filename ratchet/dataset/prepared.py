@@ -1,4 +1,4 @@
-"""The prepared rows of one split as a plain `torch.utils.data.Dataset`."""
+"""The prepared rows of a split as a plain `torch.utils.data.Dataset`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ratchet.dataset.spec import Spec
 
 
 class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Memory-mapped arrays: images leave it as uint8, features as float32; normalise on the device.
+    """Memory-mapped rows: images as uint8, features as float32, to be normalised on the device.
 
-    `DataLoader(PreparedDataset(folder), batch_size=32)` works as with any Dataset. Faster, since a batch is one gather:
-    `DataLoader(data, batch_size=None, sampler=batches)`, where `batches` yields lists of row
-    numbers.
+    `DataLoader(PreparedDataset(folder), batch_size=32)` works as with any Dataset.
+    `DataLoader(data, batch_size=None, sampler=batches)` is faster, because it gathers a batch at
+    once; `batches` yields lists of row numbers.
 
     Args:
-        folder: `data/prepared/train`, `val` or `test`.
+        folder: `data/prepared/train`, `data/prepared/val` or `data/prepared/test`.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -34,9 +34,13 @@ class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.targets)
 
     def __getitem__(self, index: int | Sequence[int]) -> tuple[Tensor, Tensor]:
-        """One row, (C, H, W) uint8 or (F,) float32 and () int64.
+        """Return the input and the target of one row, or of several.
 
-        Or rows in the order of `index`, (B, ...) and (B,).
+        Args:
+            index: a row number, or row numbers in any order.
+
+        Returns:
+            (C, H, W) uint8 or (F,) float32, and () int64; for several rows (B, ...) and (B,).
         """
         if isinstance(index, Sequence):
             rows = np.asarray(index, np.int64)
@@ -44,21 +48,24 @@ class PreparedDataset(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.array(self.inputs[index])), torch.tensor(self.targets[index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """The rows one by one, as a `DataLoader` with a batch size asks for them."""
+        """Return the rows one by one, for a `DataLoader` with a batch size."""
         inputs, targets = self[list(indices)]
         return list(zip(inputs, targets, strict=True))
 
 
 def open_inputs(folder: Path) -> Any:
-    """The inputs of a split as something to index like an array: (N, C, H, W) uint8 or (N, F) float32."""
+    """Open the inputs of a split, which can be indexed like an array.
+
+    They are (N, C, H, W) uint8 or (N, F) float32.
+    """
     decoded = folder / "inputs.npy"
     return np.load(decoded, mmap_mode="r") if decoded.exists() else EncodedInputs(folder)
 
 
 class EncodedInputs:
-    """Images kept as they came, decoded when they are asked for.
+    """Images in their original encoding, which indexing decodes.
 
-    Indexed along the first axis like an array.
+    They are indexed along the first axis, like an array.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,11 +73,9 @@ class EncodedInputs:
         assert spec.size is not None and spec.channels is not None
         self._size, self._channels = spec.size, spec.channels
         self._offsets = np.load(folder / "offsets.npy")  # (N + 1,) int64
-        self._bytes = (
-            np.memmap(folder / "inputs.bin", np.uint8, "r")
-            if self._offsets[-1]
-            else np.empty(0, np.uint8)
-        )
+        self._bytes: np.ndarray = np.empty(0, np.uint8)
+        if self._offsets[-1]:  # an empty file cannot be mapped
+            self._bytes = np.memmap(folder / "inputs.bin", np.uint8, "r")
         self.shape = (len(self._offsets) - 1, *spec.input_shape)
         self.dtype = np.dtype(np.uint8)
         self.nbytes = int(np.prod(self.shape))

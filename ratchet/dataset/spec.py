@@ -1,6 +1,6 @@
-"""What a model is fed: shape, classes, and statistics of the training split.
+"""The spec of a model's inputs: shape, classes, and statistics of the training split.
 
-And how rows become such inputs.
+The functions below convert rows to such inputs.
 """
 
 from __future__ import annotations
@@ -19,52 +19,58 @@ from ratchet.errors import CorruptData
 from ratchet.files import write_json
 from ratchet.formats import Format, known, required
 
-# 2: prepare standardises features. 1 (no number): it left them as they were, for `Normalise`
+# Format 2: `prepare` standardises features. Format 1 (no number): `Normalise` does.
 FORMAT = Format("a spec", 2, "run `dvc repro prepare`")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The content of `spec.json`.
-
-    `mean` and `std` are per channel (of pixels as 0..1) or per feature.
-    """
+    """The content of `spec.json`."""
 
     kind: str  # "image" or "features"
     input_shape: tuple[int, ...]  # (C, H, W) or (F,)
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, of pixels from 0 to 1, or per feature
+    std: tuple[float, ...]  # likewise
     counts: Mapping[str, int] = field(default_factory=dict)  # rows per split
     features: tuple[str, ...] | None = None
     size: tuple[int, int] | None = None  # height, width
     channels: int | None = None
-    format: int = 1  # what a file without a number has
+    format: int = 1  # of a file without a number
 
     @property
     def standardised(self) -> bool:
-        """Are inputs brought to mean 0 and standard deviation 1 before they are stored or handed on?
+        """Whether `prepare` and `inputs` standardise the inputs; otherwise `Normalise` does.
 
-        The one place that knows the formats: if not, `Normalise` does it on the device.
+        Only this property depends on the format.
         """
         return self.kind == "features" and self.format >= 2
 
     @classmethod
     def read(cls, path: Path) -> Spec:
-        """Raises `CorruptData` if the file is missing or does not hold a spec."""
+        """Read a spec from a file.
+
+        Raises:
+            CorruptData: the file is missing or is not a spec.
+        """
         try:
             return cls.parse(json.loads(path.read_text(encoding="utf-8")), path)
         except (OSError, ValueError, TypeError) as error:
             raise CorruptData(
-                f"{path} does not hold a spec: {error}; run `dvc repro prepare`"
+                f"{path} cannot be read as a spec: {error}; run `dvc repro prepare`"
             ) from None
 
     @classmethod
     def parse(cls, content: object, where: object = "the spec in the card") -> Spec:
-        """From JSON's lists and objects, as a card holds them too; unknown fields are ignored.
+        """Build a spec from parsed JSON, such as a card contains, ignoring unknown fields.
+
+        Args:
+            content: the parsed JSON.
+            where: the name of its file in messages.
 
         Raises:
-            CorruptData: it is not a spec, or of a newer format that this Ratchet would misread.
+            CorruptData: the content is not a spec, or has a newer format that this Ratchet would
+                misread.
         """
         values = known(cls, FORMAT.require(content, REQUIRED, where))
         if values["kind"] == "image":
@@ -78,6 +84,7 @@ class Spec:
         return cls(**values)
 
     def write(self, path: Path) -> None:
+        """Write the spec to a file."""
         write_json(path, asdict(self))
 
 
@@ -85,9 +92,16 @@ REQUIRED = required(Spec)
 
 
 def inputs(table: pa.Table, spec: Spec) -> np.ndarray:
-    """Rows as shards hold them, as a model of `spec` is fed: uint8 (N, C, H, W) or float32 (N, F).
+    """Convert the rows of a shard to the inputs of a model.
 
     Missing and infinite features become the mean of the training split.
+
+    Args:
+        table: N rows, with the columns of a shard.
+        spec: the spec of the model's inputs.
+
+    Returns:
+        (N, C, H, W) uint8 or (N, F) float32.
 
     Raises:
         BadImage: an image cannot be decoded.
@@ -98,9 +112,18 @@ def inputs(table: pa.Table, spec: Spec) -> np.ndarray:
 
 
 def raw(table: pa.Table, spec: Spec) -> np.ndarray:
-    """Images as in `inputs`.
+    """Convert the rows of a shard to arrays, without standardising features.
 
-    Features as they are, float64 (N, F) with NaN for what is missing or not finite.
+    Args:
+        table: N rows, with the columns of a shard.
+        spec: the spec of the model's inputs.
+
+    Returns:
+        Images as in `inputs`; features as (N, F) float64, with NaN for missing and infinite values.
+
+    Raises:
+        BadImage: an image cannot be decoded.
+        CorruptData: a column of the spec is missing.
     """
     needed = ["image"] if spec.kind == "image" else prefixed(FEATURE, spec.features or ())
     missing = [own(name) for name in needed if name not in table.column_names]
@@ -115,22 +138,29 @@ def raw(table: pa.Table, spec: Spec) -> np.ndarray:
 
 
 def numeric(array: np.ndarray, spec: Spec) -> np.ndarray:
-    """Features as `raw` gives them, as a model of `spec` is fed: float32 (N, F) without NaN.
+    """Convert features from `raw` to the inputs of a model.
 
-    They are standardised in float64: a float32 of 1.7e9 seconds is off by up to a minute.
+    They are standardised in float64, because a float32 of 1.7e9 seconds is off by up to a minute.
+
+    Args:
+        array: (N, F) float64, with NaN for missing values.
+        spec: the spec of the model's inputs.
+
+    Returns:
+        (N, F) float32 without NaN.
     """
     mean, std = np.asarray(spec.mean), np.asarray(spec.std)
     if not spec.standardised:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
         return np.where(np.isfinite(array), array, mean.astype(np.float32))
-    with np.errstate(over="ignore"):  # a value that overflows is infinite, and its row is refused
+    with np.errstate(over="ignore"):  # a value that overflows becomes infinite, and its row is bad
         standardised: np.ndarray = (np.where(np.isnan(array), mean, array) - mean) / std
         return standardised.astype(np.float32)
 
 
 def decoded(column: pa.ChunkedArray, spec: Spec) -> np.ndarray:
-    """uint8 (N, C, H, W)"""
+    """Decode N images to (N, C, H, W) uint8; raise `BadImage` if one cannot be decoded."""
     assert spec.size is not None and spec.channels is not None
     encoded = column.combine_chunks().field("bytes").to_pylist()
     return images.stacked(encoded, spec.size, spec.channels)

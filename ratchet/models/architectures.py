@@ -1,10 +1,11 @@
 """Models by name.
 
-A named architecture never changes, so that every old version keeps loading: a change is a new name.
+A named architecture never changes, so that every old version keeps loading. A changed architecture
+gets a new name.
 
-`build` knows the models below, every classifier of `torchvision.models` (zoo.py) and classes in
-`custom/models/`. A model takes (N, *input_shape) float32 and gives (N, classes) scores, or (N, 1)
-where there are two classes.
+`build` knows the models below, every classifier of `torchvision.models` (torchvision_models.py) and
+classes in `custom/models/`. A model maps (N, *input_shape) float32 to (N, classes) scores, or to
+(N, 1) if there are two classes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,80 +29,79 @@ def build(
     classes: int,
     package: str = "custom",
 ) -> nn.Module:
-    """Make the model `name` with random weights.
+    """Build the model `name` with random weights.
 
-    A class is called with those of `input_shape` and `classes` it takes.
+    The model receives `input_shape` and `classes` if it has parameters of these names.
 
     Args:
+        name: a name from `names`, or `custom.models.<module>:<Class>`.
         arguments: keyword arguments of that model.
         input_shape: (channels, height, width) of an image, or (features,).
         classes: number of classes, 2 or more.
-        package: where a class of `custom/` comes from; an old version's has a name of its own
+        package: the package that stands for `custom`; an old version has a package of its own
             (custom_code.package).
 
     Raises:
-        TrainingError: no such model, arguments that it does not take, or inputs that it is not made
-            for.
+        TrainingError: the model does not exist, or it does not take these arguments or inputs.
     """
     make = _maker(name, package)
-    taken = inspect.signature(make).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
-    unknown = [key for key in arguments if key not in taken and not takes_any]
+    signature = inspect.signature(make).parameters
+    kinds = [parameter.kind for parameter in signature.values()]
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+    unknown = [key for key in arguments if key not in signature and not takes_any]
     if unknown:
-        expected = (
-            ", ".join(key for key in taken if key not in ("input_shape", "classes")) or "none"
-        )
+        own = [key for key in signature if key not in ("input_shape", "classes")]
+        expected = ", ".join(own) or "none"
         raise TrainingError(
             f"model.arguments: {name} takes no {', '.join(unknown)}; it takes: {expected}"
         )
-    of_data = {"input_shape": tuple(input_shape), "classes": classes}
-    offered = {key: value for key, value in of_data.items() if key in taken or takes_any}
+    shapes = {"input_shape": tuple(input_shape), "classes": classes}
+    keywords = {key: value for key, value in shapes.items() if key in signature or takes_any}
     try:
-        model = make(**{**offered, **arguments})
+        model = make(**{**keywords, **arguments})
     except (TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(
-            f"model: {name} cannot be made with {dict(arguments)}: {error}"
+            f"model: {name} cannot be built with {dict(arguments)}: {error}"
         ) from error
     if not isinstance(model, nn.Module):
         raise TrainingError(
-            f"model: {name} gives a {type(model).__name__}, expected a torch.nn.Module"
+            f"model: {name} returns a {type(model).__name__}; expected a torch.nn.Module"
         )
     return model
 
 
 def names() -> list[str]:
-    """Every name that `build` knows, less those in `custom/`."""
+    """List every name that `build` knows, except those in `custom/`."""
     from ratchet.models import torchvision_models
 
     return [*OWN, *torchvision_models.names()]
 
 
 def described() -> dict[str, int]:
-    """Every name with its number of trained values.
+    """Return the number of parameters of every name.
 
-    Ours for ten classes of 28 x 28 grey images (`simple_net`: of ten features), torchvision's as it
-    publishes them, for ImageNet's thousand classes.
+    Ratchet's own models are counted for ten classes of 28×28 grey images, and `simple_net` for two
+    classes of ten features. For the others, torchvision publishes the number for the 1,000 classes
+    of ImageNet.
     """
     from ratchet.models import torchvision_models
 
-    shapes = {"simple_net": (10,)}
-    ours = {
-        name: parameters(
-            build(name, {}, shapes.get(name, (1, 28, 28)), 2 if name in shapes else 10)
-        )
-        for name in OWN
-    }
-    return ours | {
-        name: torchvision_models.published_parameters(name) for name in torchvision_models.names()
-    }
+    counts = {}
+    for name in OWN:
+        shape, classes = ((10,), 2) if name == "simple_net" else ((1, 28, 28), 10)
+        counts[name] = parameters(build(name, {}, shape, classes))
+    for name in torchvision_models.names():
+        counts[name] = torchvision_models.published_parameters(name)
+    return counts
 
 
 def parameters(model: nn.Module) -> int:
-    """The number of trained values."""
+    """Count the parameters of `model`."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _maker(name: str, package: str) -> Callable[..., nn.Module]:
+    """Return the function or class that builds `name`; raise `TrainingError` if there is none."""
     if name in OWN:
         return OWN[name]
     if ":" in name:
@@ -115,28 +116,25 @@ def _maker(name: str, package: str) -> Callable[..., nn.Module]:
 
 
 def _custom(name: str, package: str) -> Callable[..., nn.Module]:
+    """Import the class `name` from `package`, which stands for `custom`."""
     module, _, attribute = name.partition(":")
-    if not module.startswith("custom.") or not all(
-        part.isidentifier() for part in [*module.split("."), attribute]
-    ):
+    parts = [*module.split("."), attribute]
+    if not module.startswith("custom.") or not all(part.isidentifier() for part in parts):
         raise TrainingError(
             f"model.name: {name!r} is not a class in custom/; expected"
             " custom.models.<module>:<Class>"
         )
     try:
-        made: Callable[..., nn.Module] = getattr(
-            importlib.import_module(package + module.removeprefix("custom")), attribute
-        )
+        code = importlib.import_module(package + module.removeprefix("custom"))
+        kind: Callable[..., nn.Module] = getattr(code, attribute)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise TrainingError(f"model.name: {name!r} cannot be imported: {error}") from error
-    return made
+    return kind
 
 
 def _features(input_shape: Sequence[int]) -> int:
-    size = 1
-    for extent in input_shape:
-        size *= extent
-    return size
+    """Count the values of one input."""
+    return math.prod(input_shape)
 
 
 def _channels(name: str, input_shape: Sequence[int]) -> int:
@@ -151,12 +149,12 @@ def _channels(name: str, input_shape: Sequence[int]) -> int:
 def simple_net(
     input_shape: Sequence[int], classes: int, hidden: int = 50, dropout: float = 0.5
 ) -> nn.Module:
-    """The probability of the second of two classes, (N, 1): linear, ReLU, dropout, linear, sigmoid.
+    """Linear, ReLU, dropout, linear, sigmoid, for two classes and `BCELoss`.
 
-    For `BCELoss`.
+    The output, (N, 1), is the probability of the second class.
     """
     if classes != 2:
-        raise ValueError(f"simple_net tells two classes apart, the data have {classes}; take mlp")
+        raise ValueError(f"simple_net is for two classes, but the data have {classes}; use mlp")
     first = nn.Linear(_features(input_shape), hidden)
     return nn.Sequential(
         nn.Flatten(), first, nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1), nn.Sigmoid()
@@ -171,11 +169,11 @@ def mlp(
 ) -> nn.Module:
     """Fully connected layers of `widths`, each with ReLU and dropout."""
     layers: list[nn.Module] = [nn.Flatten()]
-    before = _features(input_shape)
+    last = _features(input_shape)
     for width in widths:
-        layers += [nn.Linear(before, width), nn.ReLU(), nn.Dropout(dropout)]
-        before = width
-    return nn.Sequential(*layers, nn.Linear(before, classes))
+        layers += [nn.Linear(last, width), nn.ReLU(), nn.Dropout(dropout)]
+        last = width
+    return nn.Sequential(*layers, nn.Linear(last, classes))
 
 
 def cnn(
@@ -185,29 +183,24 @@ def cnn(
     hidden: int = 128,
     dropout: float = 0.3,
 ) -> nn.Module:
-    """A 3×3 convolution per width, each pooled *before* its batch normalisation and ReLU, then two linear layers.
+    """A 3×3 convolution per width, then two linear layers.
 
-    Pooled first, the element-wise layers see a quarter of the values: 1.5 times the images a second
-    at the same accuracy.
+    Each convolution is pooled *before* its batch normalisation and ReLU, which then see a quarter
+    of the values. This gives 1.5 times the images per second at the same accuracy.
     """
-    before, height, width = _channels("cnn", input_shape), *input_shape[1:]
+    channels, height, width = _channels("cnn", input_shape), *input_shape[1:]
     layers: list[nn.Module] = []
     for after in widths:
-        layers += [
-            nn.Conv2d(before, after, 3, padding=1, bias=False),
-            nn.MaxPool2d(2),
-            nn.BatchNorm2d(after),
-            nn.ReLU(),
-        ]
-        before, height, width = after, height // 2, width // 2
+        layers += _pooled(channels, after)
+        channels, height, width = after, height // 2, width // 2
     if not height * width:
         raise ValueError(
             f"images of {input_shape[1]}×{input_shape[2]} pixels cannot be halved {len(widths)}"
-            " times"
+            " times; use fewer widths"
         )
     head = [
         nn.Flatten(),
-        nn.Linear(before * height * width, hidden),
+        nn.Linear(channels * height * width, hidden),
         nn.ReLU(),
         nn.Dropout(dropout),
     ]
@@ -215,7 +208,7 @@ def cnn(
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions around a short cut (He et al., 2016, arXiv:1512.03385)."""
+    """Two 3×3 convolutions with a shortcut (He et al., 2016, arXiv:1512.03385)."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -223,9 +216,7 @@ class _Residual(nn.Module):
         self.norm1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(after)
-        self.short = (
-            nn.Sequential() if before == after and stride == 1 else _shortcut(before, after, stride)
-        )
+        self.short = _shortcut(before, after, stride)
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.norm1(self.conv1(inputs)).relu_()
@@ -234,16 +225,19 @@ class _Residual(nn.Module):
 
 
 def _shortcut(before: int, after: int, stride: int) -> nn.Module:
+    """Return the identity, or a 1×1 convolution if the shape changes."""
+    if before == after and stride == 1:
+        return nn.Sequential()
     return nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
 
 
 def resnet_small(
     input_shape: Sequence[int], classes: int, widths: Sequence[int] = (32, 64, 128), blocks: int = 1
 ) -> nn.Module:
-    """A residual network for small images: `blocks` blocks per width, each width after the first at half the size.
+    """A residual network for small images, with `blocks` blocks per width.
 
-    The first convolution is pooled before its normalisation, as in `cnn`: 2.5 times the images a
-    second.
+    Each width after the first halves the height and width of the images. The first convolution is
+    pooled before its normalisation, as in `cnn`, which gives 2.5 times the images per second.
     """
     stem = _pooled(_channels("resnet_small", input_shape), widths[0])
     return nn.Sequential(*stem, *_residuals(widths, blocks, classes))
@@ -256,7 +250,7 @@ def resnet_medium(
     widths: Sequence[int] = (64, 128, 256),
     blocks: int = 1,
 ) -> nn.Module:
-    """As `resnet_small`, and a convolution with `stem` channels that sees every pixel before anything is pooled."""
+    """`resnet_small` after a convolution with `stem` channels at full resolution."""
     first = nn.Conv2d(_channels("resnet_medium", input_shape), stem, 3, padding=1, bias=False)
     return nn.Sequential(
         first,
@@ -268,6 +262,7 @@ def resnet_medium(
 
 
 def _pooled(before: int, after: int) -> list[nn.Module]:
+    """Convolve, pool, normalise, then apply ReLU, at half the height and width."""
     return [
         nn.Conv2d(before, after, 3, padding=1, bias=False),
         nn.MaxPool2d(2),
@@ -277,14 +272,14 @@ def _pooled(before: int, after: int) -> list[nn.Module]:
 
 
 def _residuals(widths: Sequence[int], blocks: int, classes: int) -> list[nn.Module]:
-    """The blocks and the head."""
+    """Build the residual blocks and the head."""
     layers: list[nn.Module] = []
-    before = widths[0]
+    last = widths[0]
     for stage, after in enumerate(widths):
         for block in range(blocks):
-            layers.append(_Residual(before, after, stride=2 if stage and not block else 1))
-            before = after
-    return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)]
+            layers.append(_Residual(last, after, stride=2 if stage and not block else 1))
+            last = after
+    return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)]
 
 
 OWN: dict[str, Callable[..., nn.Module]] = {

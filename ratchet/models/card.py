@@ -1,6 +1,6 @@
-"""The card beside the weights: all that rebuilds a model.
+"""The card of a model: everything needed to rebuild it from its weights.
 
-Weights are read only through it, never as pickled code.
+Weights are read only through their card, never as pickled code.
 """
 
 from __future__ import annotations
@@ -29,24 +29,29 @@ FORMAT = Format("the card of a model", 1, "run `dvc checkout models` or train ag
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """`models/classifier.json`; the fields with a default may be missing in it."""
+    """The content of `models/classifier.json`; fields with a default are optional there."""
 
-    architecture: dict[str, Any]  # name, arguments
-    spec: dict[str, Any]  # what spec.json held
+    architecture: dict[str, Any]  # name and arguments
+    spec: dict[str, Any]  # the content of spec.json
     weights_sha256: str
     params: dict[str, Any]  # the sections model and train
     spec_sha256: str = ""
-    libraries: dict[str, str] = field(default_factory=dict)  # versions
+    libraries: dict[str, str] = field(default_factory=dict)  # their versions
     device_type: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Card:
-        """Raises `CorruptModel` if the file is missing, not JSON, or lacks what building the model takes."""
+        """Read a card from a file.
+
+        Raises:
+            CorruptModel: the file is missing, is not JSON, or lacks a field that building the model
+                needs.
+        """
         try:
             return cls.parse(json.loads(path.read_text(encoding="utf-8")), path)
         except FileNotFoundError:
             raise CorruptModel(
-                f"{path}: there is no card; run `dvc checkout models` or train first"
+                f"{path} does not exist; run `dvc checkout models` or train first"
             ) from None
         except (OSError, ValueError) as error:
             raise CorruptModel(
@@ -55,7 +60,15 @@ class Card:
 
     @classmethod
     def parse(cls, content: object, where: object) -> Card:
-        """From the file's content; fields that this Ratchet does not know are ignored."""
+        """Build a card from the content of its file, ignoring unknown fields.
+
+        Args:
+            content: the parsed JSON.
+            where: the name of the file in messages.
+
+        Raises:
+            CorruptModel: a field is missing or has a wrong value.
+        """
         complete = FORMAT.require(content, REQUIRED, where)
         try:
             card = cls(**known(cls, complete))
@@ -72,7 +85,11 @@ class Card:
         return card
 
     def check(self) -> None:
-        """Raise unless what `load_model` and predictions take from the card has the right kind."""
+        """Check the types of the fields that `load_model` and predictions read.
+
+        Raises:
+            KeyError, TypeError, ValueError, CorruptData: a field is missing or has a wrong value.
+        """
         if not isinstance(self.architecture["name"], str):
             raise TypeError("architecture.name is not text")
         dict(self.architecture.get("arguments", {}))
@@ -80,22 +97,26 @@ class Card:
         self.parsed_spec()
 
     def write(self, path: Path) -> None:
+        """Write the card to a file."""
         write_json(path, FORMAT.stamped(dataclasses.asdict(self)))
 
     @property
     def classes(self) -> list[str]:
+        """The names of the classes, in the order of the model's outputs."""
         return list(self.spec["classes"])
 
     @property
     def is_custom(self) -> bool:
-        """Is the model a class in `custom/`?"""
+        """Whether the model is a class in `custom/`."""
         return str(self.architecture["name"]).startswith("custom.")
 
     @property
     def criterion(self) -> str:
+        """The name of the loss that the model was trained with."""
         return str(self.params["train"]["criterion"]["name"])
 
     def parsed_spec(self) -> Spec:
+        """Parse `spec`; raise `CorruptData` if it is not a spec."""
         return Spec.parse(self.spec)
 
 
@@ -105,38 +126,43 @@ REQUIRED = required(Card)
 def load_model(
     card: Path, weights: Path | None = None, *, trust: bool = False, package: str = "custom"
 ) -> tuple[nn.Module, Card]:
-    """The model of a card, in eval mode on the CPU, after its weights were checked against the card's SHA-256.
+    """Load a model, in eval mode on the CPU, and its card.
 
-    `load_model(path, trust=True)` reads what `ratchet export --format whole_model` wrote instead.
-    `package` is where a class of `custom/` comes from: `ratchet.load` passes that of the version's
-    own commit.
+    The SHA-256 of the weights must be the one in the card.
+
+    Args:
+        card: the card, or a file that `ratchet export --format whole_model` wrote.
+        weights: the weights, or None if `card` is such a file.
+        trust: allow a whole model, which is a pickle and can run any code.
+        package: the package that stands for `custom`; `ratchet.load` passes that of the version's
+            own commit.
 
     Raises:
         CorruptModel: the weights are missing, are not those of the card, or do not fit its
-            architecture; or a whole model was given without `trust`, or is none.
+            architecture; or `card` is a whole model without `trust`, or not a whole model.
     """
     if weights is None:
-        return _whole(card, trust)
-    read = Card.read(card)
+        return _load_whole(card, trust)
+    loaded_card = Card.read(card)
     try:
         content = weights.read_bytes()
     except FileNotFoundError:
         raise CorruptModel(
-            f"{weights}: there are no weights; run `dvc checkout models` or train first"
+            f"{weights} does not exist; run `dvc checkout models` or train first"
         ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != read.weights_sha256:
+    digest, expected = hashlib.sha256(content).hexdigest(), loaded_card.weights_sha256
+    if digest != expected:
         raise CorruptModel(
-            f"{weights}: SHA-256 {found[:12]}…, but {card} names {read.weights_sha256[:12]}…; not"
-            " loaded"
+            f"{weights} was not loaded: its SHA-256 is {digest[:12]}…, but {card} names"
+            f" {expected[:12]}…; run `dvc checkout models` or train again"
         )
-    architecture = read.architecture
+    architecture = loaded_card.architecture
     try:
         model = architectures.build(
             architecture["name"],
             architecture.get("arguments", {}),
-            input_shape=read.spec["input_shape"],
-            classes=len(read.classes),
+            input_shape=loaded_card.spec["input_shape"],
+            classes=len(loaded_card.classes),
             package=package,
         )
         model.load_state_dict(
@@ -144,19 +170,22 @@ def load_model(
         )
     except TrainingError as error:
         raise CorruptModel(f"{card}: {error}") from error
-    except pickle.UnpicklingError:  # torch's own words advise to read it all the same
+    except pickle.UnpicklingError:  # torch's own message advises reading it without the check
         raise CorruptModel(
-            f"{weights}: it holds more than tensors, which may be code; nothing of it was run;"
-            " `ratchet train` makes others"
+            f"{weights} holds more than tensors, which may be code, and none of it was run; train"
+            " again with `ratchet train`"
         ) from None
     except (RuntimeError, KeyError, TypeError) as error:
-        raise CorruptModel(f"{weights}: they do not fit {architecture}: {error}") from error
-    return model.eval(), read
+        raise CorruptModel(f"{weights} does not fit {architecture}: {error}") from error
+    return model.eval(), loaded_card
 
 
 @dataclass(frozen=True)
 class WholeModel:
-    """What `torch.save` pickles of a model whose class is in `custom/`: its code and the model, which finds that code."""
+    """The pickled form of a model whose class is in `custom/`: the code and the model.
+
+    Unpickling restores the code first, so that the model finds its class.
+    """
 
     code: dict[str, bytes]
     model: bytes
@@ -166,16 +195,17 @@ class WholeModel:
 
 
 def _restored(code: dict[str, bytes], model: bytes) -> nn.Module:
+    """Unpickle a `WholeModel`; exported files refer to this function by its name."""
     custom_code.unpacked(code)
     restored: nn.Module = torch.load(io.BytesIO(model), weights_only=False, map_location="cpu")
     return restored
 
 
-def _whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
+def _load_whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
     if not trust:
         raise CorruptModel(
-            f"{path}: a whole model is a pickle, and reading one runs whatever code it holds; pass"
-            " trust=True if you made it yourself, else load the weights through their card:"
+            f"{path}: a whole model is a pickle, and loading it runs any code in it; pass"
+            " trust=True if you made it yourself, or load the weights through their card with"
             " load_model(card, weights)"
         )
     try:
@@ -190,14 +220,16 @@ def _whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
         TypeError,
     ) as error:
         raise CorruptModel(
-            f"{path}: not what `ratchet export --format whole_model` writes: {error}"
+            f"{path} is not a file that `ratchet export --format whole_model` writes: {error}"
         ) from error
 
 
 def pack(state: dict[str, torch.Tensor]) -> bytes:
-    """A `state_dict` as bytes that depend on nothing else: contiguous CPU tensors, no file name inside."""
+    """Serialise a `state_dict` to bytes that depend on nothing else.
+
+    The tensors are contiguous and on the CPU, and the bytes contain no file name.
+    """
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     buffer = io.BytesIO()
-    torch.save(
-        {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, buffer
-    )
+    torch.save(tensors, buffer)
     return buffer.getvalue()

@@ -1,8 +1,9 @@
-"""How a device computes: what `auto` means for device, precision, layout, compile, fused kernels and residence.
+"""How a device computes: the meaning of `auto` for each setting.
 
-The table is fixed by the device and by what the model is made of. It is never a trial at run time,
-which would make the weights depend on noise. docs/training.md shows it; benchmarks/precision.py
-measures it.
+The settings are device, precision, memory layout, compilation, fused kernels, TF32 and residence.
+The device and the layers of the model determine their values. Ratchet never measures at run time,
+because the weights would then depend on noise. docs/training.md has the table, and
+benchmarks/precision.py measures it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from torch import Tensor, nn
 from ratchet.errors import TrainingError
 from ratchet.train_params import TrainParams
 
-# Multiplications of a whole network for each output of its depthwise convolutions, below which
-# bfloat16 is slower than float32 on a CPU: its kernels for such convolutions are slow. Measured on
-# 27 networks: those with 130 to 426 are slower, 611 is even, 863 and 2,077 are faster
-# (benchmarks/results.md).
+# A CPU's bfloat16 kernels for depthwise convolutions are slow. A network is slower in bfloat16 than
+# in float32 if it does fewer than this many multiplications per output of its depthwise
+# convolutions. Of 27 networks, those with 130 to 426 are slower, one with 611 is even, and those
+# with 863 and 2,077 are faster (benchmarks/results.md).
 DEPTHWISE_WORK = 600
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How this run computes; `why` gives a reason for each choice."""
+    """How this run computes; `why` is the reason for the precision."""
 
     device: torch.device
     bfloat16: bool
@@ -37,35 +38,35 @@ class Plan:
     why: str
 
     def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which the forward pass runs."""
         if not self.bfloat16:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def __str__(self) -> str:
-        named = {
+        switches = {
             "channels-last": self.channels_last,
             "compiled": self.compile,
             "fused": self.fused,
             "tf32": self.tf32,
+            "resident": self.resident,
         }
-        parts = [
-            f"{self.device}",
-            "bfloat16" if self.bfloat16 else "float32",
-            *(key for key, on in named.items() if on),
-        ]
-        return ", ".join([*parts, *(["resident"] if self.resident else [])]) + f" ({self.why})"
+        parts = [str(self.device), "bfloat16" if self.bfloat16 else "float32"]
+        parts += [name for name, is_on in switches.items() if is_on]
+        return f"{', '.join(parts)} ({self.why})"
 
 
 def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan:
-    """What `params` ask for, with every `auto` looked up.
+    """Resolve every `auto` in the params.
 
     Args:
-        data_bytes: size of the training inputs, for residence.
-        local: number of this process among those on this machine, each of which has a device of its
-            own.
+        params: the section `train`.
+        data_bytes: size of the training inputs, in bytes; decides whether they stay on the device.
+        local: number of this process among those on this machine, each of which has its own device;
+            None if it is alone.
 
     Raises:
-        TrainingError: the device is not there, or cannot do what is asked.
+        TrainingError: the device is not available.
     """
     place = device(params.device) if local is None else own(device(params.device), local)
     fast, why = _bfloat16(place)
@@ -84,10 +85,12 @@ def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan
 
 
 def suited(plan: Plan, params: TrainParams, model: nn.Module, rows: Tensor) -> Plan:
-    """The plan with float32 where `auto` chose bfloat16 on a CPU and this model is slower in it.
+    """Change the precision to float32 if `auto` chose bfloat16 and this model is slower in it.
 
     Args:
-        model: on the CPU.
+        plan: what `plan` returned.
+        params: the section `train`.
+        model: the model, on the CPU.
         rows: (N, C, H, W) or (N, F) float32, some inputs of the model.
     """
     if params.precision != "auto" or not plan.bfloat16 or plan.device.type != "cpu":
@@ -101,10 +104,14 @@ def suited(plan: Plan, params: TrainParams, model: nn.Module, rows: Tensor) -> P
 
 
 def depthwise_work(model: nn.Module, rows: Tensor) -> float | None:
-    """Multiplications of all convolutions and linear layers for each output of the depthwise convolutions.
+    """Count multiplications per output of a depthwise convolution.
+
+    Args:
+        model: the model; all its convolutions and linear layers count.
+        rows: (N, C, H, W) or (N, F) float32, some inputs of the model.
 
     Returns:
-        None if the model has no depthwise convolution.
+        The ratio, or None if the model has no depthwise convolution.
     """
     if not any(map(_is_depthwise, model.modules())):
         return None
@@ -130,54 +137,61 @@ def depthwise_work(model: nn.Module, rows: Tensor) -> float | None:
 
 
 def _is_depthwise(layer: nn.Module) -> bool:
-    """Does the layer convolve each channel by itself?"""
+    """Return whether the layer convolves each channel separately."""
     return isinstance(layer, nn.Conv2d) and 1 < layer.in_channels == layer.groups
 
 
-def own(named: torch.device, local: int) -> torch.device:
-    """The device of process `local` on this machine.
+def own(place: torch.device, local: int) -> torch.device:
+    """Return the device of process `local` on this machine.
 
-    Raises `TrainingError` if there are fewer devices.
+    Raises:
+        TrainingError: there are fewer devices.
     """
-    return named if named.type == "cpu" else device(f"{named.type}:{local}")
+    return place if place.type == "cpu" else device(f"{place.type}:{local}")
 
 
 def select(place: torch.device) -> None:
-    """Make it this process's current device, which collectives, streams and pinned memory use."""
+    """Make `place` the current device, which collectives, streams and pinned memory use."""
     if place.type != "cpu":
         torch.accelerator.set_device_index(place.index or 0)
 
 
-def _switch(asked: bool | str, automatic: bool) -> bool:
-    return automatic if asked == "auto" else bool(asked)
+def _switch(setting: bool | str, automatic: bool) -> bool:
+    return automatic if setting == "auto" else bool(setting)
 
 
 def device(name: str) -> torch.device:
-    """The device of a name; raises `TrainingError` if it is not there."""
+    """Return the device called `name`.
+
+    Raises:
+        TrainingError: `name` is not a device, or this machine does not have it.
+    """
+    accelerator = None
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
     if name == "auto":
-        found = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
-        return found or torch.device("cpu")
+        return accelerator or torch.device("cpu")
     try:
-        wanted = torch.device(name)
+        place = torch.device(name)
     except RuntimeError:
         raise TrainingError(
-            f"train.device: {name!r} is no device; expected auto, cpu, cuda, cuda:1, mps, ..."
+            f"train.device: {name!r} is not a device; expected auto, cpu, cuda, cuda:1, mps, ..."
         ) from None
-    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    known = wanted.type == "cpu" or (there is not None and there.type == wanted.type)
-    if not known or (wanted.index or 0) >= (
-        torch.accelerator.device_count() if wanted.type != "cpu" else 1
-    ):
+    count = 0
+    if place.type == "cpu":
+        count = 1
+    elif accelerator is not None and accelerator.type == place.type:
+        count = torch.accelerator.device_count()
+    if (place.index or 0) >= count:
         raise TrainingError(
-            f"train.device: {name} is not there; this machine has {there or 'cpu alone'}; take auto"
+            f"train.device: {name} is not available; this machine has"
+            f" {accelerator or 'only a cpu'}; use auto"
         )
-    return wanted
+    return place
 
 
 def _bfloat16(device: torch.device) -> tuple[bool, str]:
-    """Whether bfloat16 is faster than float32 there, and why."""
+    """Return whether bfloat16 is faster than float32 on `device`, and the reason."""
     if device.type == "cpu":
         able = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
         return able, f"CPU {'with' if able else 'without'} AVX-512 bf16"

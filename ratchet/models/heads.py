@@ -1,21 +1,22 @@
-"""How a model's outputs meet targets in a loss, and how they become probabilities.
+"""Compare a model's outputs with targets in a loss, and convert them to probabilities.
 
 | criterion | outputs | probabilities |
 |---|---|---|
 | `CrossEntropyLoss`, `MultiMarginLoss` | (N, C) scores | softmax |
 | `NLLLoss` | (N, C) log-probabilities | exp |
-| `BCELoss` | (N, 1) or (N, C) probabilities | the outputs; of C columns, divided by their sum |
-| `BCEWithLogitsLoss` | (N, 1) or (N, C) scores | sigmoid; of C columns, divided by their sum |
-| `MSELoss`, `L1Loss`, `SmoothL1Loss`, `HuberLoss` | (N, 1) or (N, C) near 0 and 1 | the nearest probabilities |
+| `BCELoss` | (N, 1) or (N, C) probabilities | the outputs; C columns: divided by their sum |
+| `BCEWithLogitsLoss` | (N, 1) or (N, C) scores | sigmoid; C columns: divided by their sum |
+| `MSELoss`, `L1Loss`, `SmoothL1Loss`, `HuberLoss` | (N, 1) or (N, C) near 0 and 1 | the nearest |
 
-The prediction is the class with the highest probability. One output is about the second of two
-classes, so its threshold is 0.5. A model that defines `probabilities(outputs)`, which returns (N,
-C), may use any other loss of `torch.nn` too.
+The prediction is the class with the highest probability. A single output stands for the second of
+two classes, so its threshold is 0.5. A model may use any other loss of `torch.nn` if it defines
+`probabilities(outputs)`, which returns (N, C).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,8 @@ from torch.nn import functional
 
 from ratchet.errors import TrainingError
 
-BY_CLASS_NUMBER = (
-    "CrossEntropyLoss",
-    "NLLLoss",
-    "MultiMarginLoss",
-)  # the others compare outputs with 0 and 1
+# These losses take class numbers as targets. The others compare outputs with 0 and 1.
+BY_CLASS_NUMBER = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss")
 TOLERANCE = 1e-3  # of the sum of a row's probabilities
 LINEAR = ("AddmmBackward0", "MmBackward0", "ConvolutionBackward0")
 SQUASHED = {
@@ -35,32 +33,39 @@ SQUASHED = {
     "HardsigmoidBackward0": "a sigmoid",
     "SoftmaxBackward0": "a softmax",
 }
-VIEWS = (  # autograd's names of operations that keep the values they return
-    *(
-        "Squeeze",
-        "Unsqueeze",
-        "View",
-        "UnsafeView",
-        "ReshapeAlias",
-        "Alias",
-        "T",
-        "Transpose",
-        "Permute",
-    ),
-    *("Slice", "Select", "Index", "Clone", "ToCopy"),
+# Autograd's names of the operations that return values of their input unchanged.
+VIEWS = (
+    "Squeeze",
+    "Unsqueeze",
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "Alias",
+    "T",
+    "Transpose",
+    "Permute",
+    "Slice",
+    "Select",
+    "Index",
+    "Clone",
+    "ToCopy",
 )
 BOUNDS = ("Clamp", "ClampMin", "ClampMax")
 
 
 def loss(criterion: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean loss of a batch, ().
+    """Compute the mean loss of a batch, in float32, or in float64 for float64 outputs.
 
     Args:
-        outputs: (N, classes) or (N, 1), of any float type; computed in float32, or float64 if they
-        are that.
+        criterion: what `recipe.criterion` returned.
+        outputs: (N, classes) or (N, 1), of any float dtype.
         targets: (N,) int64 class numbers, or (N, classes) float shares of a mixed batch.
+
+    Returns:
+        The loss, ().
     """
-    outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+    if outputs.dtype != torch.float64:
+        outputs = outputs.float()
     values: Tensor = criterion(outputs, _shaped(type(criterion).__name__, outputs, targets))
     if not hasattr(criterion, "row_weights"):
         return values
@@ -69,26 +74,32 @@ def loss(criterion: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def mass(criterion: nn.Module, targets: Tensor) -> Tensor | int:
-    """What the mean of `loss` divides by: the sum of the rows' weights, (), or their number if they weigh the same."""
+    """Return the divisor of the mean in `loss`.
+
+    Args:
+        criterion: what `recipe.criterion` returned.
+        targets: as in `loss`.
+
+    Returns:
+        The sum of the rows' weights, (), or the number of rows if all weigh the same.
+    """
     weights = getattr(criterion, "row_weights", None)
-    if (
-        weights is None
-        and type(criterion).__name__ in ("CrossEntropyLoss", "NLLLoss")
-        and targets.ndim == 1
-    ):
+    divides_by_weights = type(criterion).__name__ in ("CrossEntropyLoss", "NLLLoss")
+    if weights is None and divides_by_weights and targets.ndim == 1:
         weights = getattr(criterion, "weight", None)
     return len(targets) if weights is None else _row_weights(weights, targets).sum()
 
 
 def _row_weights(weights: Tensor, targets: Tensor) -> Tensor:
-    """(N,), out of (classes,)"""
+    """Look up the weight of each row, (N,), in the weights of the classes, (classes,)."""
     return weights[targets] if targets.ndim == 1 else targets.to(weights.dtype) @ weights
 
 
 def _shaped(criterion: str, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The targets as `criterion` compares them with such outputs."""
+    """Convert the targets to what `criterion` compares with such outputs."""
     if outputs.shape[1:] == (1,):
-        return (targets[:, 1:] if targets.ndim == 2 else targets[:, None]).to(outputs.dtype)
+        column = targets[:, 1:] if targets.ndim == 2 else targets[:, None]
+        return column.to(outputs.dtype)
     if criterion in BY_CLASS_NUMBER or targets.ndim == 2:
         return targets
     return functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
@@ -98,14 +109,24 @@ def _shaped(criterion: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def probabilities(model: nn.Module, criterion: str, outputs: Tensor) -> Tensor:
-    """(N, classes) float32 probabilities out of the outputs of a `model` that was trained with `criterion`."""
+    """Convert outputs to probabilities.
+
+    Args:
+        model: the model; its own method `probabilities` takes precedence.
+        criterion: the name of the loss that it was trained with.
+        outputs: (N, classes) or (N, 1), of any float dtype.
+
+    Returns:
+        (N, classes) float32.
+    """
     own: Callable[[Tensor], Tensor] | None = getattr(model, "probabilities", None)
-    found = own(outputs) if own is not None else RULES.get(criterion, _of_scores)(outputs.float())
-    return found.float()
+    if own is not None:
+        return own(outputs).float()
+    return RULES.get(criterion, _of_scores)(outputs.float()).float()
 
 
 def _of_scores(outputs: Tensor) -> Tensor:
-    """For versions trained with a criterion that is refused today."""
+    """Convert the outputs of an old version, whose criterion `check` no longer accepts."""
     return _of_logits(outputs) if outputs.shape[1] == 1 else _softmax(outputs)
 
 
@@ -126,23 +147,21 @@ def _of_probabilities(outputs: Tensor) -> Tensor:
 def _of_logits(outputs: Tensor) -> Tensor:
     if outputs.shape[1] == 1:
         return _of_probabilities(outputs.sigmoid())
-    return functional.logsigmoid(outputs).softmax(
-        1
-    )  # sigmoid / sum of sigmoids, for any size of the scores
+    # sigmoid / sum of sigmoids, without overflow for large scores
+    return functional.logsigmoid(outputs).softmax(1)
 
 
 def _nearest(outputs: Tensor) -> Tensor:
-    """The nearest point whose values are 0 or more and add up to 1 (Duchi et al., 2008, ICML).
+    """Project each row on the nearest probabilities (Duchi et al., 2008, ICML).
 
-    Keeps the order.
+    These are 0 or more, add up to 1 and have the order of the outputs.
     """
     if outputs.shape[1] == 1:
         return _of_probabilities(outputs.clamp(0, 1))
     ordered = outputs.sort(1, descending=True).values
     ranks = torch.arange(1, outputs.shape[1] + 1, device=outputs.device)
-    excess = (
-        ordered.cumsum(1) - 1
-    ) / ranks  # (N, C): what each value loses if so many stay above 0
+    # (N, C): what each value loses if the first 1, 2, ... values stay above 0
+    excess = (ordered.cumsum(1) - 1) / ranks
     last = (ordered > excess).sum(1, keepdim=True) - 1
     return (outputs - excess.gather(1, last.clamp(min=0))).clamp(min=0)
 
@@ -166,7 +185,14 @@ RULES: dict[str, Callable[[Tensor], Tensor]] = {
 def check(
     model: nn.Module, criterion: nn.Module, inputs: Tensor, classes: int, mixed: bool = False
 ) -> None:
-    """Try two rows on the CPU before training starts; `mixed`: targets will be shares of classes.
+    """Try two rows on the CPU before training starts.
+
+    Args:
+        model: the model, on the CPU.
+        criterion: what `recipe.criterion` returned.
+        inputs: (2, C, H, W) or (2, F) float32.
+        classes: number of classes.
+        mixed: whether targets will be shares of classes (mixup, cutmix).
 
     Raises:
         TrainingError: the criterion does not define predictions, the model does not take the rows,
@@ -176,21 +202,20 @@ def check(
     if name not in RULES and not own:
         raise TrainingError(
             f"train.criterion: {name} does not define how outputs become predictions; expected one"
-            f" of {', '.join(RULES)}, or a model in custom/ that has a method"
-            " `probabilities(outputs)`"
+            f" of {', '.join(RULES)}, or a model in custom/ with a method `probabilities(outputs)`"
         )
     if mixed and name in ("NLLLoss", "MultiMarginLoss"):
         raise TrainingError(
-            f"train.criterion: {name} does not take mixed targets (train.augment); take"
+            f"train.criterion: {name} does not take mixed targets (train.augment); use"
             " CrossEntropyLoss, or set mixup and cutmix to 0"
         )
     model.eval()
     try:
         outputs = model(inputs)
-    except Exception as error:  # whatever the code in custom/ raises
+    except Exception as error:  # code in custom/ may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise TrainingError(
-            f"model: it does not take rows of shape {tuple(inputs.shape[1:])}: {reason}"
+            f"model: the model does not take rows of shape {tuple(inputs.shape[1:])}: {reason}"
         ) from error
     finally:
         model.train()
@@ -201,30 +226,31 @@ def check(
         _check_fit(name, outputs, classes)
     if not outputs.is_floating_point() or not outputs.requires_grad:
         raise TrainingError(
-            f"model: its outputs ({outputs.dtype}) have no gradient, so it cannot learn; do not"
-            " detach, round or compare them, and leave a weight that is trained"
+            f"model: the model's outputs ({outputs.dtype}) have no gradient, so it cannot learn; do"
+            " not detach, round or compare them, and leave at least one weight trainable"
         )
     _check_loss(criterion, outputs.detach(), classes, mixed)
 
 
-def _check_own(model: nn.Module, outputs: object, classes: int) -> None:
+def _check_own(model: Any, outputs: object, classes: int) -> None:
+    """Raise `TrainingError` if the model's method `probabilities` does not return probabilities."""
     with torch.no_grad():
-        found = model.probabilities(outputs)  # type: ignore[operator]  # a method of the user's class
-    shape = tuple(getattr(found, "shape", ()))
+        values = model.probabilities(outputs)
+    shape = tuple(getattr(values, "shape", ()))
     if (
         not isinstance(outputs, Tensor)
         or len(shape) != 2
         or shape != (len(outputs), classes)
-        or not _sum_to_one(found)
+        or not _sum_to_one(values)
     ):
         raise TrainingError(
-            f"model: its `probabilities` must return ({classes} columns) numbers from 0 to 1 that"
-            f" add up to 1 in each row; for two rows it returned {type(found).__name__} of shape"
-            f" {shape}"
+            f"model: `probabilities` returned a {type(values).__name__} of shape {shape} for two"
+            f" rows; expected {classes} columns of numbers from 0 to 1 that add up to 1 in each row"
         )
 
 
 def _sum_to_one(values: Tensor) -> bool:
+    """Return whether every row is 0 or more and adds up to 1."""
     return bool((values >= 0).all() and (values.sum(1) - 1).abs().max() <= TOLERANCE)
 
 
@@ -232,50 +258,52 @@ def _check_shape(outputs: object, rows: int, classes: int) -> None:
     widths = {classes, 1} if classes == 2 else {classes}
     if isinstance(outputs, Tensor) and outputs.shape in [(rows, width) for width in widths]:
         return
-    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    actual = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+    expected = f"({rows}, {classes})"
+    if classes == 2:
+        expected += f" or ({rows}, 1)"
     raise TrainingError(
-        f"model: its output for {rows} rows is {found}; {classes} classes need ({rows}, {classes})"
-        + (f" or ({rows}, 1)" if classes == 2 else "")
+        f"model: its output for {rows} rows is {actual}; {classes} classes need {expected}"
     )
 
 
 def _check_fit(criterion: str, outputs: Tensor, classes: int) -> None:
-    """Raise `TrainingError` if the criterion reads scores as probabilities, or the other way round."""
+    """Raise `TrainingError` if the criterion takes scores for probabilities or vice versa."""
     squash = SQUASHED.get(_last_operation(outputs, VIEWS + BOUNDS))
     width = outputs.shape[1]
     if width == 1 and criterion in BY_CLASS_NUMBER:
         fitting = "BCELoss" if squash else "BCEWithLogitsLoss"
         raise TrainingError(
-            f"train.criterion: {criterion} needs {classes} outputs, the model gives 1; take"
+            f"train.criterion: {criterion} needs {classes} outputs, but the model has 1; use"
             f" {fitting}"
         )
     if squash and criterion in ("CrossEntropyLoss", "MultiMarginLoss", "BCEWithLogitsLoss"):
-        fitting = "take BCELoss" if width == 1 else "take BCELoss or MSELoss"
+        fitting = "BCELoss" if width == 1 else "BCELoss or MSELoss"
         raise TrainingError(
-            f"train.criterion: {criterion} needs scores, but the model ends with {squash};"
-            f" {fitting}, or leave that last layer out"
+            f"train.criterion: {criterion} needs scores, but the model ends with {squash}; use"
+            f" {fitting}, or remove that last layer"
         )
     values = outputs.detach().float()
     if criterion == "NLLLoss" and not _sum_to_one(values.exp()):
         raise TrainingError(
-            "train.criterion: NLLLoss needs log-probabilities, but the model's outputs are not;"
-            " take CrossEntropyLoss, or end the model with nn.LogSoftmax(1)"
+            "train.criterion: NLLLoss needs log-probabilities, but the model returns something"
+            " else; use CrossEntropyLoss, or end the model with nn.LogSoftmax(1)"
         )
     is_linear = _last_operation(outputs, VIEWS) in LINEAR
     if criterion == "BCELoss" and (is_linear or not bool(((values >= 0) & (values <= 1)).all())):
         raise TrainingError(
-            "train.criterion: BCELoss does not take this model's outputs: they are not"
-            " probabilities; take BCEWithLogitsLoss, or end the model with nn.Sigmoid()"
+            "train.criterion: BCELoss needs probabilities, but the model returns something else;"
+            " use BCEWithLogitsLoss, or end the model with nn.Sigmoid()"
         )
 
 
-def _last_operation(outputs: Tensor, passed_over: Sequence[str]) -> str:
-    """Autograd's name for the operation that computed the outputs, less those passed over.
+def _last_operation(outputs: Tensor, skipped: Sequence[str]) -> str:
+    """Return autograd's name of the last operation before the outputs that is not `skipped`.
 
-    "" if it cannot say.
+    "" if autograd does not know it.
     """
     node = outputs.grad_fn
-    while node is not None and node.name().partition("Backward")[0] in passed_over:
+    while node is not None and node.name().partition("Backward")[0] in skipped:
         node = node.next_functions[0][0]
     return "" if node is None else node.name()
 
@@ -283,16 +311,16 @@ def _last_operation(outputs: Tensor, passed_over: Sequence[str]) -> str:
 def _check_loss(criterion: nn.Module, outputs: Tensor, classes: int, mixed: bool) -> None:
     name = type(criterion).__name__
     targets = torch.arange(len(outputs)) % classes
+    if mixed:
+        targets = functional.one_hot(targets, classes).float()
     try:
-        value = loss(
-            criterion, outputs, functional.one_hot(targets, classes).float() if mixed else targets
-        )
+        value = loss(criterion, outputs, targets)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise TrainingError(
             f"train.criterion: {name} does not take this model's outputs: {error}"
         ) from error
     if value.ndim:
         raise TrainingError(
-            f"train.criterion: {name} gives a loss of shape {tuple(value.shape)}; expected one"
-            " number: reduction: mean"
+            f"train.criterion: {name} returns a loss of shape {tuple(value.shape)}; expected one"
+            " number, as with reduction: mean"
         )

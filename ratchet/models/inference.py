@@ -1,4 +1,7 @@
-"""Probabilities out of a trained model: float32, channels-last, the same path for evaluation, gate and prediction."""
+"""Compute the probabilities of a trained model, in float32 and channels-last.
+
+Evaluation, gate and prediction all use this function.
+"""
 
 from __future__ import annotations
 
@@ -15,37 +18,37 @@ from ratchet.models.card import Card
 
 
 def probabilities(model: nn.Module, card: Card, inputs: np.ndarray, batch_size: int) -> np.ndarray:
-    """Score rows as prepare makes them.
+    """Score prepared rows.
 
     Args:
-        inputs: uint8 (N, C, H, W) or float32 (N, F), a memory map too.
+        model: the model, on any device.
+        card: its card.
+        inputs: (N, C, H, W) uint8 or (N, F) float32; may be a memory map.
         batch_size: rows at a time, 1 or more.
 
     Returns:
-        float32 (N, classes), each row summing to 1.
+        (N, classes) float32; each row adds up to 1.
 
     Raises:
-        DataError: the rows have another shape than the model's.
+        DataError: the rows do not have the shape of the model's inputs.
     """
     shape = tuple(card.spec["input_shape"])
     if inputs.shape[1:] != shape:
-        raise DataError(f"the model takes rows of shape {shape}, found {inputs.shape[1:]}")
+        raise DataError(f"the model takes rows of shape {shape}, but found {inputs.shape[1:]}")
     device = next(model.parameters()).device
     model.eval().to(memory_format=torch.channels_last)
     normalise = Normalise(card.parsed_spec(), device)
-    found = np.empty((len(inputs), len(card.classes)), np.float32)
+    result = np.empty((len(inputs), len(card.classes)), np.float32)
     with torch.inference_mode():
         for start, rows in _slices(inputs, batch_size):
-            scores = model(normalise(rows.to(device)))
-            found[start : start + len(rows)] = (
-                heads.probabilities(model, card.criterion, scores).cpu().numpy()
-            )
-    return found
+            outputs = model(normalise(rows.to(device)))
+            values = heads.probabilities(model, card.criterion, outputs)
+            result[start : start + len(rows)] = values.cpu().numpy()
+    return result
 
 
 def _slices(inputs: np.ndarray, batch_size: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first row number of each batch, and the batch."""
     for start in range(0, len(inputs), batch_size):
-        yield (
-            start,
-            torch.from_numpy(np.array(inputs[start : start + batch_size])),
-        )  # copied: a map is read-only
+        rows = np.array(inputs[start : start + batch_size])  # a copy, as a map is read-only
+        yield start, torch.from_numpy(rows)

@@ -1,4 +1,7 @@
-"""The classifiers of `torchvision.models`, adapted to the data: first convolution to the channels, head to the classes."""
+"""The classifiers of `torchvision.models`, adapted to the data.
+
+The first convolution gets the channels of the images, and the head gets the classes.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,22 @@ from torch import nn
 
 @cache
 def names() -> list[str]:
-    """Every classifier that torchvision has."""
+    """List every classifier that torchvision has."""
     return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
 def published_parameters(name: str) -> int:
-    """The number of parameters that torchvision states with its weights for ImageNet."""
+    """Return the number of parameters that torchvision publishes for its ImageNet weights."""
     return int(torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"])
 
 
 def maker(name: str) -> Callable[..., nn.Module]:
+    """Return a function that builds the classifier `name` for given data.
+
+    The function takes `input_shape`, (channels, height, width), `classes` and torchvision's own
+    keyword arguments. It raises `ValueError` if the rows are not images.
+    """
+
     def make(input_shape: Sequence[int], classes: int, **arguments: Any) -> nn.Module:
         if len(input_shape) != 3:
             raise ValueError(
@@ -40,10 +49,9 @@ def maker(name: str) -> Callable[..., nn.Module]:
 
 
 def _extra(name: str, input_shape: Sequence[int]) -> dict[str, Any]:
-    if name in (
-        "googlenet",
-        "inception_v3",
-    ):  # their side heads give tuples while training, for images of one size
+    """Return the arguments that `name` needs in addition."""
+    if name in ("googlenet", "inception_v3"):
+        # Their auxiliary heads return tuples in training and require one image size.
         return {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
         return {"image_size": input_shape[-1]}
@@ -51,19 +59,22 @@ def _extra(name: str, input_shape: Sequence[int]) -> dict[str, Any]:
 
 
 def _replace_first_convolution(model: nn.Module, channels: int) -> None:
-    """Give the first convolution `channels` input channels; everything else of it stays."""
-    path, old = next(
-        (path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    )
-    new = nn.Conv2d(
-        channels,
-        old.out_channels,
-        kernel_size=old.kernel_size,  # type: ignore[arg-type]  # nn.Conv2d annotates its own tuples too widely
-        stride=old.stride,  # type: ignore[arg-type]
-        padding=old.padding,  # type: ignore[arg-type]
-        dilation=old.dilation,  # type: ignore[arg-type]
-        groups=old.groups,
-        bias=old.bias is not None,
-    )
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, new)
+    """Replace the first convolution with one for `channels` input channels, otherwise equal."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            parent, _, leaf = path.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, _with_channels(module, channels))
+            return
+    raise AssertionError("every classifier of torchvision has a convolution")
+
+
+def _with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
+    geometry: dict[str, Any] = {
+        "kernel_size": convolution.kernel_size,
+        "stride": convolution.stride,
+        "padding": convolution.padding,
+        "dilation": convolution.dilation,
+    }
+    has_bias = convolution.bias is not None
+    groups, outputs = convolution.groups, convolution.out_channels
+    return nn.Conv2d(channels, outputs, **geometry, groups=groups, bias=has_bias)

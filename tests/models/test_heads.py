@@ -197,12 +197,12 @@ def test_other_criteria_are_refused_by_name(name: str) -> None:
         (
             "BCEWithLogitsLoss",
             "one_probability",
-            r"needs scores, but the model ends with a sigmoid; take BCELoss, or",
+            r"needs scores, but the model ends with a sigmoid; use BCELoss, or",
         ),
         (
             "CrossEntropyLoss",
             "two_probabilities",
-            r"needs scores, but the model ends with a softmax; take BCELoss or MS",
+            r"needs scores, but the model ends with a softmax; use BCELoss or MS",
         ),
         (
             "MultiMarginLoss",
@@ -212,30 +212,30 @@ def test_other_criteria_are_refused_by_name(name: str) -> None:
         (
             "CrossEntropyLoss",
             "one_probability",
-            r"needs 2 outputs, the model gives 1; take BCELoss$",
+            r"needs 2 outputs, but the model has 1; use BCELoss$",
         ),
-        ("NLLLoss", "one_probability", r"needs 2 outputs, the model gives 1; take BCELoss$"),
+        ("NLLLoss", "one_probability", r"needs 2 outputs, but the model has 1; use BCELoss$"),
         (
             "CrossEntropyLoss",
             "one_score",
-            r"needs 2 outputs, the model gives 1; take BCEWithLogitsLoss$",
+            r"needs 2 outputs, but the model has 1; use BCEWithLogitsLoss$",
         ),
-        ("NLLLoss", "two_scores", r"NLLLoss needs log-probabilities.*take CrossEntropyLoss"),
+        ("NLLLoss", "two_scores", r"NLLLoss needs log-probabilities.*use CrossEntropyLoss"),
         ("NLLLoss", "two_probabilities", r"NLLLoss needs log-probabilities"),
         (
             "BCELoss",
             "one_score",
-            r"BCELoss does not take this model's outputs: they are not probabilities; take BCEW",
+            r"BCELoss needs probabilities, but the model returns something else; use BCEW",
         ),
         (
             "BCELoss",
             "two_scores",
-            r"BCELoss does not take this model's outputs: they are not probabilities",
+            r"BCELoss needs probabilities, but the model returns something else",
         ),
         (
             "BCELoss",
             "two_logs",
-            r"BCELoss does not take this model's outputs: they are not probabilities",
+            r"BCELoss needs probabilities, but the model returns something else",
         ),
     ],
 )

@@ -175,7 +175,7 @@ def test_code_in_a_model_never_runs(toy: Toy, tmp_path: Path) -> None:
     toy.lock()
     version = register.fn(toy.params, toy.tree, toy.decide(sha256), head(toy.tree))
     with pytest.raises(
-        CorruptModel, match="it holds more than tensors, which may be code; nothing of it was run"
+        CorruptModel, match="holds more than tensors, which may be code, and none of it was run"
     ):
         load(version.name, toy.tree)
     assert [each.what for each in verify(toy.tree)] == ["models/classifier.pt"]

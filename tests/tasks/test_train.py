@@ -208,7 +208,7 @@ def test_features_train_the_simple_net(
 
 def test_without_prepared_data_it_says_what_to_run(tmp_path: Path, trained: Trainer) -> None:
     with pytest.raises(
-        CorruptData, match=r"spec\.json does not hold a spec.*run `dvc repro prepare`"
+        CorruptData, match=r"spec\.json cannot be read as a spec.*run `dvc repro prepare`"
     ):
         trained(tmp_path)
 

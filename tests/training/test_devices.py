@@ -115,7 +115,7 @@ def test_one_process_selects_the_device_that_the_params_name(machine: Machine) -
 def test_a_process_without_a_device_of_its_own_is_refused(machine: Machine) -> None:
     with (
         machine.process(4),
-        pytest.raises(TrainingError, match=r"train\.device: cuda:4 is not there"),
+        pytest.raises(TrainingError, match=r"train\.device: cuda:4 is not available"),
         distributed.group(devices.device("auto")),
     ):
         pass

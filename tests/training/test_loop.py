@@ -297,8 +297,8 @@ def test_the_average_is_that_of_torch_to_the_last_bit() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train__device": "cuda:7"}, r"train\.device: cuda:7 is not there; this machine has "),
-        ({"train__device": "warp"}, r"train\.device: 'warp' is no device; expected auto, cpu"),
+        ({"train__device": "cuda:7"}, r"train\.device: cuda:7 is not available; this machine has "),
+        ({"train__device": "warp"}, r"train\.device: 'warp' is not a device; expected auto, cpu"),
         (
             {"train__schedule": {"name": "ReduceLROnPlateau", "arguments": {}, "every": "step"}},
             r"follows the validation loss; expected epoch",

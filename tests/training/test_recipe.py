@@ -183,7 +183,7 @@ def classify(width: int) -> nn.Module:
             classify(1),
             nn.CrossEntropyLoss(),
             2,
-            r"needs 2 outputs, the model gives 1; take BCEWithLogitsLoss",
+            r"needs 2 outputs, but the model has 1; use BCEWithLogitsLoss",
         ),
         (nn.Linear(7, 2), nn.CrossEntropyLoss(), 2, r"does not take rows of shape \(4,\)"),
         (nn.LSTM(4, 2), nn.CrossEntropyLoss(), 2, r"its output for 2 rows is a tuple"),
@@ -191,7 +191,7 @@ def classify(width: int) -> nn.Module:
             classify(2),
             nn.CrossEntropyLoss(reduction="none"),
             2,
-            r"gives a loss of shape \(2,\).*reduction: mean",
+            r"returns a loss of shape \(2,\).*reduction: mean",
         ),
         (
             classify(2),
@@ -205,7 +205,7 @@ def classify(width: int) -> nn.Module:
             2,
             r"CrossEntropyLoss does not take this model's outputs",
         ),
-        (classify(2), nn.BCELoss(), 2, r"BCELoss does not take this model's outputs"),
+        (classify(2), nn.BCELoss(), 2, r"BCELoss needs probabilities"),
     ],
 )
 def test_what_does_not_fit_is_found_before_training(

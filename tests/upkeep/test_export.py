@@ -42,7 +42,7 @@ def test_a_whole_model_asks_for_trust(files: tuple[Path, Path], tmp_path: Path) 
     target = tmp_path / "whole.pt"
     export(*files, "whole_model", target)
     with pytest.raises(
-        CorruptModel, match=r"runs whatever code it holds; pass trust=True if you made it"
+        CorruptModel, match=r"loading it runs any code in it; pass trust=True if you made it"
     ):
         load_model(target)
     model, card = load_model(target, trust=True)
@@ -56,7 +56,7 @@ def test_a_whole_model_that_is_none_is_explained(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), bare)
     for path, words in ((bare, "no attribute 'card'"), (tmp_path / "none.pt", "No such file")):
         with pytest.raises(
-            CorruptModel, match=rf"not what `ratchet export --format whole_model` writes: .*{words}"
+            CorruptModel, match=rf"is not a file that `ratchet export --format whole_model` writes: .*{words}"
         ):
             load_model(path, trust=True)
 
