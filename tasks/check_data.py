@@ -1,9 +1,8 @@
-"""Has the data changed since the newest version? A class gone or too few rows stop the run.
+"""Compare the data with those of the newest version.
 
-Other changes are reported.
-
-Reads `reports/validation.json` and the same file of the newest version; writes
-`reports/drift.json`, which a version keeps. A step of the flow, since a stage knows no versions.
+A missing class or too few rows stop the run; other changes are reported. Reads
+`reports/validation.json` and the same file of the newest version. Writes `reports/drift.json`,
+which becomes part of the version. It is a step of the flow, because a stage knows no versions.
 Params: `gate` and `prepare`.
 """
 
@@ -32,37 +31,36 @@ if TYPE_CHECKING:
 
 REPORT, DRIFT = "reports/validation.json", "reports/drift.json"
 FORMAT = Format("a comparison of the data", 1, "run `ratchet train`")
-ALPHA = 0.001  # of all tests together: chance alone reports a change once in a thousand runs
-DISTANCE = 0.02  # a smaller shift is not reported, however certain it is
+ALPHA = 0.001  # for all tests together: chance alone reports a change once in a thousand runs
+DISTANCE = 0.02  # a smaller shift is not reported, however significant it is
 
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What changed since version `against` (None: there is none yet), a sentence each.
+    """What changed in the data, and whether the gate will have enough test rows."""
 
-    `few_rows`: a sentence where the gate will not have enough test rows for its margin.
-    """
-
-    against: str | None
-    changes: tuple[str, ...]
-    few_rows: str | None
+    against: str | None  # the newest version; None if there is none yet
+    changes: tuple[str, ...]  # a sentence each
+    few_rows: str | None  # a sentence, if the test rows are too few for the gate's margin
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Everything there is to tell, a line each."""
-        changes = (f"since {self.against}: {change}" for change in self.changes)
-        return (*changes, *([self.few_rows] if self.few_rows else []))
+        """The report, one line for each fact."""
+        lines = [f"since {self.against}: {change}" for change in self.changes]
+        if self.few_rows:
+            lines.append(self.few_rows)
+        return tuple(lines)
 
 
 @step("git")
 def check_data(params: Params, tree: Path) -> DataCheck:
-    """Compare the data with those of the newest version, and the number of test rows with `gate.margin`.
+    """Compare the data with those of the newest version, and check that the test rows are enough.
 
     Raises:
-        ValidationFailed: a class is gone, or more rows than `gate.max_shrink` allows; where that is
-        1, neither stops.
+        ValidationFailed: a class is gone, or more rows are than `gate.max_shrink` allows. With
+            `gate.max_shrink` 1, neither stops the run.
         ObjectsMissing: the newest version's report is unavailable.
-        CorruptData: only a newer Ratchet understands that report.
+        CorruptData: a newer Ratchet wrote that report, in a format that this one does not read.
     """
     report = json.loads((tree / REPORT).read_text(encoding="utf-8"))
     newest = _newest(Registry(tree))
@@ -72,10 +70,10 @@ def check_data(params: Params, tree: Path) -> DataCheck:
         changes=drift.sentences if drift else (),
         few_rows=_few_rows(params, report),
     )
-    details = (
-        {key: value for key, value in asdict(drift).items() if key != "changed"} if drift else {}
-    )
-    write_json(tree / DRIFT, FORMAT.stamped({**asdict(check), **details}))
+    content = asdict(check)
+    if drift:
+        content |= {key: value for key, value in asdict(drift).items() if key != "changed"}
+    write_json(tree / DRIFT, FORMAT.stamped(content))
     if newest and drift and drift.faults:
         raise ValidationFailed(
             f"against {newest.name}: {'; '.join(drift.faults)}; see"
@@ -94,7 +92,7 @@ def _newest(registry: Registry) -> Version | None:
 
 
 def _drift(params: Params, tree: Path, newest: Version, report: Mapping[str, Any]) -> Drift | None:
-    """None where both reports are the same file."""
+    """The changes since `newest`; None if both reports are the same file."""
     if digest(tree / REPORT, "md5") == newest.data.get("hashes", {}).get(REPORT):
         return None
     from ratchet.validation.drift import drift
@@ -107,7 +105,7 @@ def _drift(params: Params, tree: Path, newest: Version, report: Mapping[str, Any
 
 
 def _few_rows(params: Params, report: Mapping[str, Any]) -> str | None:
-    """A sentence where not even models that never disagree could be shown to be within `gate.margin`."""
+    """A sentence if the rows cannot show even identical models to be within `gate.margin`."""
     gate = params.gate
     rows = power.rows_for_testing(report, params.prepare.test_fraction)
     smallest = tango.detectable(rows, gate.confidence, 0.0)

@@ -1,7 +1,7 @@
 """The gate: may this run's model take the place of the one in service?
 
 Reads `models/`, `reports/metrics.json`, `reports/predictions.parquet`, `data/raw/` and the version
-in service; writes `reports/gate.json` and, for people, `reports/gate.html`. Params: `gate`. Where
+in service. Writes `reports/gate.json` and, for people, `reports/gate.html`. Params: `gate`. If
 nothing serves yet, torch is not imported.
 """
 
@@ -17,6 +17,7 @@ from ratchet import params as parameters
 from ratchet.errors import CorruptData, RatchetError, VersionError
 from ratchet.gate import decisions, judgement, page
 from ratchet.gate.decisions import Decision
+from ratchet.gate.judgement import Judgement
 from ratchet.params import Params
 from ratchet.registry import number
 from ratchet.registry.records import Version, rolled_back
@@ -39,9 +40,9 @@ def gate(params: Params, tree: Path, environment: str) -> Decision:
     """Decide on the run in `tree` and write `reports/gate.json` and `reports/gate.html`.
 
     Raises:
-        VersionError: there is no run to decide on, or no such environment can be.
-        ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, so nothing can
-            be compared.
+        VersionError: there is no run to decide on, or `environment` is not a valid name.
+        ObjectsMissing, CorruptData, CorruptModel: the champion is unavailable or damaged, so
+            nothing can be compared.
     """
     checked_environment(environment)
     metrics, registry = _json(tree / METRICS), Registry(tree)
@@ -52,9 +53,9 @@ def gate(params: Params, tree: Path, environment: str) -> Decision:
         "accuracy": float(metrics["accuracy"]),
     }
     champion, seen = registry.serving(environment), _NOTHING
-    known = registry.with_weights(figures["weights_sha256"])
-    if known is not None:
-        decision = _known(params, registry, known, champion, figures)
+    version = registry.with_weights(figures["weights_sha256"])
+    if version is not None:
+        decision = _known(params, registry, version, champion, figures)
     elif champion is None:
         verdict, reason = judgement.first(params.gate, figures["accuracy"])
         decision = Decision(verdict=verdict, reason=reason, **figures)
@@ -68,67 +69,69 @@ def gate(params: Params, tree: Path, environment: str) -> Decision:
 def _known(
     params: Params,
     registry: Registry,
-    known: Version,
+    version: Version,
     champion: Version | None,
     figures: dict[str, Any],
 ) -> Decision:
-    """These weights are a version already: nothing to do, unless a run was cut off before it promoted them."""
-    environment, serving = figures["environment"], champion.name if champion else None
-    figures = {**figures, "champion": serving, "version": known.name}
-    before = known.data.get("gate", {})
-    served = any(assignment.version == known.name for assignment in registry.history(environment))
-    cut_off = (
+    """The decision on weights that are a version already.
+
+    Nothing is left to do, unless an earlier run was interrupted before it promoted that version.
+    """
+    environment, name = figures["environment"], version.name
+    serving = champion.name if champion else None
+    figures = {**figures, "champion": serving, "version": name}
+    before = version.data.get("gate", {})
+    has_served = any(entry.version == name for entry in registry.history(environment))
+    is_interrupted = (
         before.get("environment") == environment
         and before.get("champion") == serving
-        and not known.withdrawn
+        and before.get("verdict") == "promote"
+        and not version.withdrawn
+        and not has_served
     )
-    if cut_off and not served and before.get("verdict") == "promote":
-        reason = f"{known.name} was registered and not yet promoted: {before.get('reason')}"
-        verdict, accuracy = judgement.first(
-            params.gate, figures["accuracy"]
-        )  # the floor may have been raised since
-        return Decision(
-            verdict=verdict,
-            reason=reason if verdict == "promote" else f"{accuracy}; {reason}",
-            **figures,
-        )
-    where = (
-        f"which serves in {environment}"
-        if serving == known.name
-        else f"which does not serve in {environment}"
-    )
-    if known.withdrawn:
+    if is_interrupted:
+        reason = f"{name} was registered and not yet promoted: {before.get('reason')}"
+        # gate.min_accuracy may have been raised since
+        verdict, accuracy = judgement.first(params.gate, figures["accuracy"])
+        if verdict != "promote":
+            reason = f"{accuracy}; {reason}"
+        return Decision(verdict=verdict, reason=reason, **figures)
+    if version.withdrawn:
         where = (
-            f"which is withdrawn ({known.withdrawn.data.get('reason') or 'no reason was given'});"
-            f" `ratchet reinstate {known.name} --reason ...` makes it usable again, or train with"
+            f"which is withdrawn ({version.withdrawn.data.get('reason') or 'no reason was given'});"
+            f" `ratchet reinstate {name} --reason ...` makes it usable again, or train with"
             " another seed (`ratchet train --set train.seed=...`)"
         )
-    return Decision(verdict="known", reason=f"the same weights as {known.name}, {where}", **figures)
+    elif serving == name:
+        where = f"which serves in {environment}"
+    else:
+        where = f"which does not serve in {environment}"
+    return Decision(verdict="known", reason=f"the same weights as {name}, {where}", **figures)
 
 
 def _against(
     params: Params, tree: Path, champion: Version, figures: dict[str, Any]
 ) -> tuple[Decision, _Seen]:
-    """Both answer the same test rows, the champion from the raw rows with its own spec."""
+    """Compare the run in `tree` with the champion on the run's test rows.
+
+    The champion predicts from the raw rows, with its own spec.
+    """
     from ratchet.gate import scoring
 
     if not math.isfinite(float(_json(tree / METRICS)["loss"])):
-        return (
-            Decision(
-                verdict="refuse", reason="its loss is not finite", champion=champion.name, **figures
-            ),
-            _NOTHING,
-        )
+        reason = "its loss is not finite"
+        decision = Decision(verdict="refuse", reason=reason, champion=champion.name, **figures)
+        return decision, _NOTHING
     best = best_before(Registry(tree), figures["environment"], champion, params.gate.metric)
     return _judged(params, tree, scoring.of_tree(tree), champion, best, figures)
 
 
 def gate_versions(params: Params, tree: Path, champion: str, challenger: str) -> Decision:
-    """Compare any two versions by hand, on the test rows of `challenger`; nothing is written.
+    """Compare any two versions on the test rows of `challenger`, without writing anything.
 
     Raises:
         VersionError: there is no such version.
-        ObjectsMissing, CorruptData, CorruptModel: one of them can't be had whole.
+        ObjectsMissing, CorruptData, CorruptModel: one of them is unavailable or damaged.
     """
     from ratchet.gate import scoring
 
@@ -148,36 +151,40 @@ def gate_versions(params: Params, tree: Path, champion: str, challenger: str) ->
 def best_before(
     registry: Registry, environment: str, champion: Version, metric: str
 ) -> Version | None:
-    """The best version that served there since the last major one, by the differences in `metric` that the gates measured.
+    """The best version that served there since the last major one, other than the champion.
 
-    A gain counts only where its gate showed it: a champion that was let through without that is not
-    above the one before it, and the oldest of equally good versions is the measure. None where that
-    is the champion itself, or the gates' figures do not reach back to it. Versions that were rolled
-    back or withdrawn do not count.
+    Each gate measured the difference in `metric` between a champion and the one before. These
+    differences add up to a level for every champion. A gain counts only if its gate showed it:
+    otherwise the new champion is not above the one before. Of equally good versions the oldest is
+    the best. Versions that were rolled back or withdrawn do not count.
+
+    Returns:
+        None if the champion is the best, or if the gates' figures do not reach back any further.
     """
     level: dict[str, float] = {champion.name: 0.0}
     versions = {version.name: version for version in registry.versions()}
     current = champion
-    while True:  # down the chain of champions: each gate compared with the one before
-        judged = current.data.get("gate", {})
-        before, difference = versions.get(str(judged.get("champion"))), judged.get("difference")
-        same = judged.get("environment") == environment and judged.get("metric") == metric
+    while True:  # back along the chain of champions
+        decision = current.data.get("gate", {})
+        before, difference = versions.get(str(decision.get("champion"))), decision.get("difference")
+        same = decision.get("environment") == environment and decision.get("metric") == metric
         if before is None or difference is None or not same or before.name in level:
             break
         if before.number.major != champion.number.major:
             break
-        shown = float(judged.get("low") or 0) > 0
-        level[before.name] = level[current.name] - (
-            float(difference) if shown else min(float(difference), 0.0)
-        )
+        gain = float(difference)
+        is_shown = float(decision.get("low") or 0) > 0
+        if not is_shown:
+            gain = min(gain, 0.0)
+        level[before.name] = level[current.name] - gain
         current = before
-    out = rolled_back(registry.history(environment))
-    fit = [
+    unfit = rolled_back(registry.history(environment))
+    candidates = [
         name
         for name in level
-        if (name not in out and versions[name].withdrawn is None) or name == champion.name
+        if (name not in unfit and versions[name].withdrawn is None) or name == champion.name
     ]
-    best = max(reversed(fit), key=lambda name: level[name])
+    best = max(reversed(candidates), key=lambda name: level[name])
     return None if best == champion.name else versions[best]
 
 
@@ -204,54 +211,56 @@ def _judged(
     except CorruptData as error:
         if not contract:
             raise
-        found = judgement.Judgement(
-            "undecided", f"{champion.name} can't answer these rows: {error}"
-        )
+        judged = Judgement("undecided", f"{champion.name} can't answer these rows: {error}")
     else:
-        before = (
-            scoring.compared(tree, run, best, params.evaluate.batch_size).answers if best else None
-        )
+        with_best = None
+        if best:
+            with_best = scoring.compared(tree, run, best, params.evaluate.batch_size).answers
         groups = scoring.groups(run, compared.rows)
-        found = judgement.decide(params.gate, compared.answers, run.classes, before, groups)
-        figures |= _figures(params, found, compared, len(run.targets), best)
+        judged = judgement.decide(params.gate, compared.answers, run.classes, with_best, groups)
+        figures |= _figures(params, judged, compared, len(run.targets), best)
         seen = run, compared
-    accuracy, was = figures["accuracy"], champion.metrics.get("accuracy")
-    verdict, reason = judgement.settle(params.gate, found, accuracy, champion.name, was, contract)
+    verdict, reason = judgement.settle(
+        params.gate,
+        judged,
+        figures["accuracy"],
+        champion.name,
+        champion.metrics.get("accuracy"),
+        contract,
+    )
     return Decision(verdict=verdict, reason=reason, **figures), seen
 
 
 def _figures(
-    params: Params, found: judgement.Judgement, compared: Compared, rows: int, best: Version | None
+    params: Params, judged: Judgement, compared: Compared, rows: int, best: Version | None
 ) -> dict[str, Any]:
-    """The numbers of a comparison, as `Decision` names them.
-
-    `rows` are all test rows of the run.
-    """
+    """The numbers of a comparison, as `Decision` names them. `rows` counts all test rows."""
     figures: dict[str, Any] = {
         "metric": params.gate.metric,
         "compared": len(compared.rows),
         "excluded": rows - len(compared.rows),
-        "detectable": found.reach.detectable if found.reach else None,
-        "p": found.p,
-        "slices": tuple(tuple(part) for part in found.slices),
+        "detectable": judged.reach.detectable if judged.reach else None,
+        "p": judged.p,
+        "slices": tuple(tuple(part) for part in judged.slices),
         "best": best.name if best else None,
-        "best_difference": found.against.difference if found.against else None,
+        "best_difference": judged.against.difference if judged.against else None,
     }
-    if found.estimate is not None:
+    if judged.estimate is not None:
         names = ("champion_score", "challenger_score", "difference", "low", "high", "luck")
-        figures |= dict(zip(names, found.estimate, strict=True))
+        figures |= dict(zip(names, judged.estimate, strict=True))
     return figures
 
 
 def _new_contract(champion: Version, contract: dict[str, Any]) -> list[str]:
-    was = champion.data.get("contract", {})
-    return [key for key in number.CONTRACT if was.get(key) != contract.get(key)]
+    """The parts of the contract that differ from the champion's."""
+    old = champion.data.get("contract", {})
+    return [key for key in number.CONTRACT if old.get(key) != contract.get(key)]
 
 
 def _digest(file: Path) -> str:
     if not file.is_file():
         raise VersionError(
-            f"{file} is missing, so there is nothing to compare; `dvc repro` makes it"
+            f"{file} is missing, so there is nothing to compare; make it with `dvc repro`"
         )
     return digest(file, "sha256")
 
@@ -261,14 +270,16 @@ def _json(file: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise VersionError(
-            f"{file} is missing, so there is nothing to compare; `dvc repro` makes it"
+            f"{file} is missing, so there is nothing to compare; make it with `dvc repro`"
         ) from None
     except ValueError as error:
-        raise VersionError(f"{file} is no JSON ({error}); `dvc repro` makes it again") from None
+        raise VersionError(
+            f"{file} is not valid JSON ({error}); make it again with `dvc repro`"
+        ) from None
 
 
 def main(arguments: list[str]) -> None:
-    """`python -m tasks.gate ENVIRONMENT`: decide on the run in this checkout and print the verdict."""
+    """Decide on the run in this checkout and print the verdict."""
     if len(arguments) != 1:
         sys.exit("usage: python -m tasks.gate ENVIRONMENT")
     try:

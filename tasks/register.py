@@ -1,8 +1,8 @@
 """Register a run as a version: a commit of its own beside the branch, and an annotated tag.
 
 Reads the checkout as the run left it (`dvc.lock`, `params.yaml`, metrics, card) and the gate's
-decision. Writes git objects, one tag, and the DVC remote if there is one. The tag comes last: a
-version exists if and only if its tag does.
+decision. Writes git objects, one tag, and to the DVC remote if there is one. The tag comes last: a
+version exists if and only if its tag does. Params: `register`.
 """
 
 from __future__ import annotations
@@ -40,42 +40,43 @@ def register(
     base: str,
     settings: Mapping[str, Any] | None = None,
 ) -> Version:
-    """Make the run in `tree` a version whose parent is `base`, the commit that the run started from.
-
-    Weights that are already a version do not become another: that version is returned.
+    """Make the run in `tree` a version. If a version has these weights already, return that one.
 
     Args:
+        params: the params of the run.
+        tree: the checkout as the run left it.
+        decision: the decision of the gate on this run.
+        base: the commit that the run started from; the parent of the version's commit.
         settings: values that replaced those in params.yaml for this run. Those of sections that no
             stage lists (`gate`, `run`, `register`) are recorded in the tag and stay out of the
             version's params.yaml.
 
     Raises:
-        DirtyCode: code that the run used is not what `base` holds.
-        VersionError: the gate did not let this run through, or `dvc.lock` is not whole.
-        CorruptModel: the weights are not those that the gate saw.
-        ObjectsMissing, Unreachable: the DVC remote does not hold every object; there is no tag.
+        DirtyCode: the code that the run used is not that of `base`.
+        VersionError: the gate did not let this run through, or `dvc.lock` is incomplete.
+        CorruptModel: the weights are not those that the gate judged.
+        ObjectsMissing, Unreachable: the DVC remote does not have every object. There is no tag.
     """
     if decision.version:
         return Registry(tree).find(decision.version)
     if not decision.registers:
         raise VersionError(
-            f"the gate says {decision.verdict} ({decision.reason}); only what it promotes is"
-            " registered"
+            f"the gate says {decision.verdict} ({decision.reason}), and only a run that it promotes"
+            " is registered; see `reports/gate.html`"
         )
     run = pipeline.of_tree(tree)
     check_clean(tree, base, run)
     card = _card(tree, decision)
-    belonging = lasting(settings or {}, pipeline.listed_sections(tree, base))
-    overrides = {key: value for key, value in (settings or {}).items() if key not in belonging}
+    settings = settings or {}
+    permanent = lasting(settings, pipeline.listed_sections(tree, base))
+    overrides = {key: value for key, value in settings.items() if key not in permanent}
     contents: dict[str, str] = {}
     if overrides:
-        contents[pipeline.PARAMS] = replaced(
-            (read(tree, base, pipeline.PARAMS) or b"").decode(), belonging
-        )
+        text = (read(tree, base, pipeline.PARAMS) or b"").decode()
+        contents[pipeline.PARAMS] = replaced(text, permanent)
     push_to = params.register.push_to
-    with locked(
-        tree, name=OBJECTS, shared=True
-    ):  # no collection deletes objects that have no version yet
+    # the lock keeps `ratchet gc` from deleting objects that have no version yet
+    with locked(tree, name=OBJECTS, shared=True):
         remote.push(tree, run.outputs)
         remote.check_present(tree, run.outputs)
         publication.sync(tree, push_to)
@@ -83,7 +84,7 @@ def register(
 
 
 def check_clean(tree: Path, base: str, run: Pipeline) -> None:
-    """Raise `DirtyCode` if a code dep of the run, or `dvc.yaml`, is not what commit `base` holds."""
+    """Raise `DirtyCode` if `dvc.yaml` or a code dep of the run is not that of commit `base`."""
     pipeline.refuse_dirty(tree, pipeline.edited(tree, base, run.code), base)
 
 
@@ -99,15 +100,14 @@ def _publish(
 ) -> Version:
     """Number, commit and tag."""
     registry = Registry(tree)
-    known: Version | None = None
+    same: Version | None = None  # the version that has these weights already
 
     def draft() -> Draft | None:
-        nonlocal known
-        newest = (
-            registry.newest()
-        )  # first: what is fetched after this is known, or has the same number
-        known = registry.with_weights(decision.weights_sha256)
-        if known is not None:
+        nonlocal same
+        # first: a version that is fetched after this has the same weights or the same number
+        newest = registry.newest()
+        same = registry.with_weights(decision.weights_sha256)
+        if same is not None:
             return None
         name, why = _numbered(tree, newest, run, card)
         metrics = json.loads((tree / METRICS).read_bytes())
@@ -124,17 +124,17 @@ def _publish(
             lines.append(f"For this run alone: {in_words(overrides)}.")
         body = f"{subject}\n\n" + "\n".join(lines) + "\n"
         commit = snapshot.commit(tree, base, snapshot.laid_over(tree, run), body, contents)
-        data = _data(tree, decision, base, run, card, metrics, why) | (
-            {"overrides": overrides} if overrides else {}
-        )
+        data = _data(tree, decision, base, run, card, metrics, why)
+        if overrides:
+            data["overrides"] = overrides
         text = tags.message(subject, lines, data)
         after = [newest.tag if newest else None, registry.last_assignment()]
         return Draft(tags.version_tag(name), commit, text, after)
 
     tag = publication.publish(tree, push_to, draft)
     if tag is None:
-        assert known is not None
-        return replace(known, changed=False)
+        assert same is not None
+        return replace(same, changed=False)
     return registry.find(tag.name)
 
 
@@ -144,10 +144,8 @@ def _numbered(
     if newest is None:
         return number.FIRST, "first version"
     before = pipeline.of_commit(tree, newest.commit)
-    was = newest.data.get("contract", {})
-    return number.successor(
-        newest.number, number.change(before, run, was, number.contract(card["spec"]))
-    )
+    old, new = newest.data.get("contract", {}), number.contract(card["spec"])
+    return number.successor(newest.number, number.change(before, run, old, new))
 
 
 def _data(
@@ -159,16 +157,20 @@ def _data(
     metrics: dict[str, Any],
     why: str,
 ) -> dict[str, Any]:
-    """The tag's JSON block: what only the flow knows."""
-    figures = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    """The JSON block of the tag."""
+    figures: dict[str, Any] = {
+        key: value for key, value in metrics.items() if isinstance(value, int | float)
+    }
     intervals = {
         key: value for key, value in metrics.get("intervals", {}).items() if key in figures
     }
+    if intervals:
+        figures["intervals"] = intervals
     return {
         "base": base,
         "contract": number.contract(card["spec"]),
         "gate": decision.to_dict(),
-        "metrics": figures | ({"intervals": intervals} if intervals else {}),
+        "metrics": figures,
         "libraries": card.get("libraries", {}),
         "device_type": card.get("device_type"),
         "hashes": {output.path: output.md5 for output in run.outputs},
@@ -180,13 +182,14 @@ def _data(
 
 
 def _card(tree: Path, decision: Decision) -> dict[str, Any]:
-    """The card as plain JSON, once the weights beside it are known to be those that the gate saw."""
+    """The card as plain JSON, after a check that its weights are those that the gate judged."""
     card = json.loads((tree / CARD).read_bytes())
-    found = digest(tree / WEIGHTS, "sha256")
-    if not found == decision.weights_sha256 == card.get("weights_sha256"):
+    sha256 = digest(tree / WEIGHTS, "sha256")
+    in_card = card.get("weights_sha256")
+    if not sha256 == decision.weights_sha256 == in_card:
         raise CorruptModel(
-            f"{tree / WEIGHTS} has SHA-256 {found[:12]}, its card says"
-            f" {str(card.get('weights_sha256'))[:12]} and the gate saw"
-            f" {decision.weights_sha256[:12]}; `dvc checkout`, then `python -m tasks.gate`"
+            f"{tree / WEIGHTS} has SHA-256 {sha256[:12]}, its card says {str(in_card)[:12]} and the"
+            f" gate saw {decision.weights_sha256[:12]}; run `dvc checkout`, then"
+            f" `python -m tasks.gate {decision.environment}`"
         )
     return dict(card)

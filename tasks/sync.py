@@ -1,4 +1,7 @@
-"""Exchange the registry's tags with the git remote at the start of a run: a step, so an outage is retried."""
+"""Exchange the registry's tags with the git remote at the start of a run.
+
+It is a step of its own, so that an outage of the remote is retried. Params: `register`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from ratchet.stage import log, step
 
 @step("network")
 def sync(tree: Path) -> None:
-    """Push assignments that are still pending and fetch the tags of other machines.
+    """Push assignments that are still pending, and fetch the tags of other machines.
 
     Raises:
-        VersionError: a tag was moved by hand, or there is no such remote.
+        VersionError: someone moved a tag, or there is no such remote.
+        RemoteRefused: the remote denies access.
         Unreachable: the remote does not respond.
     """
     problem = publication.sync(tree, params.load(tree).register.push_to)

@@ -50,7 +50,7 @@ def test_what_was_rolled_back_is_for_people_only(toy: Toy) -> None:
         True,
     ]
     with pytest.raises(
-        VersionError, match=r"v1\.0\.2 was rolled back from prod, so no flow puts it there again"
+        VersionError, match=r"v1\.0\.2 was rolled back from prod, so no flow promotes it there again"
     ):
         promote.fn(toy.tree, "v1.0.2", "prod", decision=judged_against("v1.0.0"))
     promote.fn(toy.tree, "v1.0.2", "prod")
@@ -65,7 +65,7 @@ def test_no_flow_replaces_a_champion_that_nobody_compared_with(toy: Toy) -> None
     last = toy.register("c")
     with pytest.raises(
         VersionError,
-        match=r"v1\.0\.1 came to serve in prod after v1\.0\.2 was judged against v1\.0\.0",
+        match=r"v1\.0\.1 went into service in prod after v1\.0\.2 was compared with v1\.0\.0",
     ):
         promote.fn(toy.tree, last.name, "prod", decision=judged_against("v1.0.0"))
     assert toy.serves() == "v1.0.1"
