@@ -57,7 +57,7 @@ def read_dataset(content: Content, tree: Path) -> object:
         found.kind,
         found.format,
         list(found),
-        found.given(),
+        found.source_splits(),
         found.info["features"],
         found.info["rows"],
     )

@@ -167,7 +167,7 @@ def _split_again(
     moved = splits.to_training(raw.strata(dropped), *fractions) if raw.format > 1 else frozenset()
     trained: set[str] = set()
     for rows in raw.strata(dropped):
-        index = splits.splits(rows.row_ids, rows.given, rows.known, *fractions, moved)
+        index = splits.splits(rows.row_ids, rows.splits, rows.source_splits, *fractions, moved)
         trained.update(
             row_id for row_id, split in zip(rows.row_ids, index, strict=True) if split == 0
         )

@@ -1,4 +1,4 @@
-"""All shards prepared: their arrays joined by split, and the spec."""
+"""Prepare all shards: join their arrays by split, and write the spec."""
 
 from __future__ import annotations
 
@@ -28,54 +28,60 @@ from ratchet.shards.shards import Shards
 from ratchet.shards.splits import SPLITS, to_training
 
 INPUTS, TARGETS, META = "inputs.npy", "targets.npy", "meta.parquet"
-PRECISION_ROWS = 100_000  # of the training split, in which distinct values are counted
-ENCODED, OFFSETS = "inputs.bin", "offsets.npy"  # instead of INPUTS
+PRECISION_ROWS = 100_000  # rows of the training split in which distinct values are counted
+ENCODED, OFFSETS = "inputs.bin", "offsets.npy"  # replace INPUTS for images that stay encoded
 
 
 def run(
     params: PrepareParams, shards: Shards, bad: Path, store: Path, pool: Executor, out: Path
 ) -> Spec:
-    """Fill the empty folder `out`; `bad` is the quarantine.
+    """Fill the empty folder `out` with a folder of arrays per split and `spec.json`.
+
+    Args:
+        params: the section `prepare`.
+        shards: the shards of `ingest`.
+        bad: the quarantine, whose rows are left out.
+        store: the folder of memoised results.
+        pool: where the shards are prepared.
+        out: the folder to fill.
+
+    Returns:
+        The content of `spec.json`.
 
     Raises:
-        ValidationFailed: no row is left for training, or it lacks a class that another split has.
+        ValidationFailed: no row is left for training, the training split has a single class, or
+            it lacks a class of another split.
     """
-    dropped, known, outline = (
-        dict(quarantine.by_shard(bad)),
-        shards.given(),
-        _outline(params, shards),
-    )
+    dropped = dict(quarantine.by_shard(bad))
+    outline = _outline(params, shards)
     fractions = params.val_fraction, params.test_fraction
     moved = to_training(shards.strata(dropped), *fractions)
-    encoded = (
-        shards.kind == "image"
-        and shards.info["rows"] * math.prod(outline.input_shape) > params.decoded_limit_bytes
-    )
-    kept = prefixed(KEEP, shards.info["kept"])
-    facts = [kept, outline.input_shape, outline.features, encoded, *fractions]
+    decoded_bytes = shards.info["rows"] * math.prod(outline.input_shape)
+    encoded = shards.kind == "image" and decoded_bytes > params.decoded_limit_bytes
+    keep = prefixed(KEEP, shards.info["kept"])
+    facts = [keep, outline.input_shape, outline.features, encoded, *fractions]
+    source_splits = shards.source_splits()
     jobs = []
     for shard in shards:
-        rows, given = dropped.get(shard.path.name, np.empty(0, np.int64)), known[shard.source]
+        rows = dropped.get(shard.path.name, np.empty(0, np.int64))
+        splits = source_splits[shard.source]
         ids = shard.among(moved)
-        inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), given, ids, *facts]
-        jobs.append(
-            memo.Job(
-                one_shard.shape, (shard, rows, given, ids, kept, outline, encoded, params), inputs
-            )
-        )
+        inputs = [shard.sha256, hashlib.sha256(rows.tobytes()).hexdigest(), splits, ids, *facts]
+        arguments = (shard, rows, splits, ids, keep, outline, encoded, params)
+        jobs.append(memo.Job(one_shard.shape, arguments, inputs))
     folders = list(memo.folders(jobs, store, pool, "prepare"))
     spec = _spec(outline, shards, [one_shard.summary(folder) for folder in folders])
     for split in SPLITS:
         (out / split).mkdir()
         join = _join_encoded if encoded else _join
         join(split, folders, spec, out / split)
-        _targets(split, folders, spec, kept, out / split)
+        _targets(split, folders, spec, keep, out / split)
     spec.write(out / "spec.json")
     return spec
 
 
 def _outline(params: PrepareParams, shards: Shards) -> Spec:
-    """The spec as far as it is known without the rows."""
+    """The part of the spec that does not depend on the rows."""
     blank: dict[str, Any] = {
         "format": FORMAT.number,
         "kind": shards.kind,
@@ -94,59 +100,56 @@ def _outline(params: PrepareParams, shards: Shards) -> Spec:
 
 
 def _spec(outline: Spec, shards: Shards, summaries: Sequence[dict[str, Any]]) -> Spec:
-    """The complete spec.
+    """Complete the spec with the classes, counts and statistics of the rows.
 
-    Classes are those of the training split, in the order of `labels.ordered`.
+    The classes are those of the training split, in the order of `labels.ordered`.
     """
     counts = {
         split: sum((Counter(summary["rows"][split]) for summary in summaries), Counter[str]())
         for split in SPLITS
     }
-    seen = ordered(counts["train"], shards.info["classes"])
-    if not seen:
+    classes = ordered(counts["train"], shards.info["classes"])
+    if not classes:
+        raise ValidationFailed(_untrained(counts, set().union(*shards.source_splits().values())))
+    if len(classes) == 1:
         raise ValidationFailed(
-            _untrained(counts, {split for splits in shards.given().values() for split in splits})
-        )
-    if len(seen) == 1:
-        raise ValidationFailed(
-            f"all {counts['train'].total():,} training rows have the class {seen[0]}; a classifier"
-            " needs at least two classes: correct the source, or name another label in"
+            f"all {counts['train'].total():,} training rows have the class {classes[0]}, but a"
+            " classifier needs at least two classes; correct the source, or name another label in"
             " ingest.sources"
         )
     for split in ("val", "test"):
         if unseen := sorted(counts[split].keys() - counts["train"].keys()):
             raise ValidationFailed(
-                f"class {', '.join(unseen)} is in the {split} split that the source gives, but has"
-                " no training row; add training rows of it to the source, or take it out of that"
-                " split"
+                f"class {', '.join(unseen)} is in the source's {split} split, but has no training"
+                " row; add training rows of this class to the source, or remove it from that split"
             )
     mean, std = moments.joined(summaries, outline).mean_std()
     return replace(
         outline,
-        classes=tuple(seen),
+        classes=tuple(classes),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         counts={split: counts[split].total() for split in SPLITS},
     )
 
 
-def _untrained(counts: Mapping[str, Counter[str]], given: Collection[str]) -> str:
-    """Why no row is left for training."""
-    if {*given} & {"val", "test"}:
+def _untrained(counts: Mapping[str, Counter[str]], source_splits: Collection[str]) -> str:
+    """The message that no row is left for training."""
+    if {*source_splits} & {"val", "test"}:
         rows = " and ".join(
             f"{counts[split].total():,} rows for {split}" for split in SPLITS[1:] if counts[split]
         )
         return (
-            f"no row is left for training; the source gives {rows}: mark some of them as train in"
-            " the source"
+            f"no row is left for training, because the source marks {rows}; mark some of them as"
+            " train in the source"
         )
     return "no row is left for training; lower prepare.val_fraction and prepare.test_fraction"
 
 
 def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
-    """The inputs of one split from those of the shards.
+    """Join the inputs of one split from those of the shards.
 
-    Features are standardised here, where the statistics are known.
+    Features are standardised here, because their statistics depend on all shards.
     """
     image = spec.kind == "image"
     precision = _Precision(spec)
@@ -154,38 +157,40 @@ def _join(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
     def parts() -> Iterator[np.ndarray]:
         for folder in folders:
             path = folder / f"{split}.bin"
-            if path.stat().st_size:
-                rows = np.memmap(path, np.uint8 if image else np.float64, "r").reshape(
-                    -1, *spec.input_shape
-                )
-                inputs = rows if image else numeric(rows, spec)
-                if not image:
-                    precision.check(rows, inputs, split)
+            if not path.stat().st_size:
+                continue
+            flat = np.memmap(path, np.uint8 if image else np.float64, "r")
+            rows = flat.reshape(-1, *spec.input_shape)
+            if image:
+                yield rows
+            else:
+                inputs = numeric(rows, spec)
+                precision.check(rows, inputs, split)
                 yield inputs
 
-    _save(
-        out / INPUTS,
-        np.dtype(np.uint8 if image else np.float32),
-        (spec.counts[split], *spec.input_shape),
-        parts(),
-    )
+    dtype = np.dtype(np.uint8 if image else np.float32)
+    _save(out / INPUTS, dtype, (spec.counts[split], *spec.input_shape), parts())
     if split == "train":
         for message in precision.warnings():
             print(f"prepare: warning: {message}")
 
 
 class _Precision:
-    """What is left of the features' values when they are standardised and stored as float32."""
+    """Counts how many distinct values each feature keeps after standardising to float32."""
 
     def __init__(self, spec: Spec) -> None:
         self._names = spec.features or ()
-        self._distinct, self._left = np.zeros((2, len(self._names)), np.int64)
+        self._distinct = np.zeros(len(self._names), np.int64)  # before, per feature
+        self._left = np.zeros(len(self._names), np.int64)  # after, per feature
         self._rows = 0
 
     def check(self, raw: np.ndarray, inputs: np.ndarray, split: str) -> None:
-        """Count the distinct values of the first rows.
+        """Count the distinct values of the first `PRECISION_ROWS` rows.
 
-        `raw` is float64 (N, F), `inputs` float32 (N, F).
+        Args:
+            raw: the values before standardising, float64 (N, F).
+            inputs: the values after standardising, float32 (N, F).
+            split: the name of the split, for the message.
 
         Raises:
             ValidationFailed: a value of the split overflows float32.
@@ -197,15 +202,17 @@ class _Precision:
                 " training split; correct it in the source, or limit the feature in"
                 " validate.columns"
             )
+
         if self._rows < PRECISION_ROWS:
             self._rows += len(raw)
             self._distinct += [len(np.unique(column[~np.isnan(column)])) for column in raw.T]
             self._left += [len(np.unique(column)) for column in inputs.T]
 
     def warnings(self) -> list[str]:
+        """A sentence for each feature that loses half of its distinct values or more."""
         return [
-            f"standardised as float32, {left:,} of {distinct:,} distinct values of the feature"
-            f" {name} are left, because a few values are far from the others or the values hardly"
+            f"standardised as float32, the feature {name} keeps only {left:,} of {distinct:,}"
+            " distinct values, because a few values are far from the others or the values hardly"
             " differ; correct or scale them in the source, or limit the feature in"
             " validate.columns"
             for name, distinct, left in zip(self._names, self._distinct, self._left, strict=True)
@@ -214,16 +221,17 @@ class _Precision:
 
 
 def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) -> None:
-    """The images of one split as they came, and where each begins and the last one ends: int64 (N + 1,)."""
+    """Join the encoded images of one split, and write their offsets, int64 (N + 1,).
+
+    The offsets are where each image begins in the file, and where the last one ends.
+    """
 
     def offsets() -> Iterator[np.ndarray]:
         end = np.zeros(1, np.int64)
         yield end
         for folder in folders:
-            lengths = pq.read_table(folder / f"{split}.parquet", columns=["length"])[
-                "length"
-            ].to_numpy()
-            ends = end[-1] + np.cumsum(lengths)
+            table = pq.read_table(folder / f"{split}.parquet", columns=["length"])
+            ends = end[-1] + np.cumsum(table["length"].to_numpy())
             yield ends
             end = ends if len(ends) else end
 
@@ -235,18 +243,18 @@ def _join_encoded(split: str, folders: Sequence[Path], spec: Spec, out: Path) ->
 
 
 def _targets(
-    split: str, folders: Sequence[Path], spec: Spec, kept: Sequence[str], out: Path
+    split: str, folders: Sequence[Path], spec: Spec, keep: Sequence[str], out: Path
 ) -> None:
-    """The places of the labels among the classes; the rows' ids and what is kept of them."""
-    schema = pa.schema([(name, pa.string()) for name in ("row_id", *kept)])
-    places = pa.array(spec.classes, pa.string())
+    """Write the index of each row's class, int64 (N,), and its id with the columns `keep`."""
+    schema = pa.schema([(name, pa.string()) for name in ("row_id", *keep)])
+    classes = pa.array(spec.classes, pa.string())
 
     def targets() -> Iterator[np.ndarray]:
         with pq.ParquetWriter(out / META, schema, write_page_checksum=True) as writer:
             for folder in folders:
                 table = pq.read_table(folder / f"{split}.parquet", columns=["label", *schema.names])
                 writer.write_table(table.select(schema.names))
-                index = pc.index_in(table["label"], places)
+                index = pc.index_in(table["label"], classes)
                 assert not index.null_count, "a label that no summary counted"
                 yield index.to_numpy().astype(np.int64)
 
@@ -256,7 +264,7 @@ def _targets(
 def _save(
     path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[np.ndarray]
 ) -> None:
-    """An `.npy` file of `parts` one after the other, never all in memory."""
+    """Write `parts` one after the other to an `.npy` file; they are never all in memory."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""Where the work on shards runs: in this process, on processes of this machine, or on a Dask cluster."""
+"""Where the work on shards runs: in this process, in local processes, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import pandas  # type: ignore[import-untyped]  # noqa: F401  # pyarrow does so on first use: once here, not in each worker
+# pyarrow imports pandas on first use. Imported here, it is loaded once and not in every worker.
+import pandas  # type: ignore[import-untyped]  # noqa: F401
 
 from ratchet.errors import ParamsError, Unreachable
 from ratchet.params import RunParams
@@ -18,10 +19,13 @@ from ratchet.process import die_with_parent
 
 @contextmanager
 def executor(params: RunParams) -> Iterator[Executor]:
-    """One worker stays in this process; more are processes. Open it before anything else is done.
+    """Open the executor that `run.cluster` and `run.workers` ask for.
+
+    A single worker is a thread of this process; several workers are processes, which may be
+    forked. So open the executor before doing anything else.
 
     Raises:
-        Unreachable: no scheduler answers at `run.cluster`.
+        Unreachable: no scheduler responds at `run.cluster`.
         ParamsError: the extra `dask` is not installed.
     """
     if params.cluster is not None:
@@ -31,39 +35,43 @@ def executor(params: RunParams) -> Iterator[Executor]:
         with ThreadPoolExecutor(1) as pool:
             yield pool
     else:
-        with ProcessPoolExecutor(
-            params.workers, multiprocessing.get_context(_start()), die_with_parent
-        ) as pool:
+        context = multiprocessing.get_context(_start_method())
+        with ProcessPoolExecutor(params.workers, context, die_with_parent) as pool:
             yield pool
 
 
-def _start() -> str:
-    """A stage's own process has not used polars' threads yet, so it may fork, which saves a second of imports."""
+def _start_method() -> str:
+    """How worker processes start: `fork` in a stage's own process on Linux, otherwise `spawn`.
+
+    A stage's own process has not used polars' threads yet, so forking is safe there. It saves a
+    second of imports.
+    """
     main = getattr(sys.modules["__main__"], "__spec__", None)
-    return (
-        "fork" if sys.platform == "linux" and main and main.name.startswith("tasks.") else "spawn"
-    )
+    if sys.platform == "linux" and main and main.name.startswith("tasks."):
+        return "fork"
+    return "spawn"
 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    """A cluster whose workers see this checkout at the same path.
+    """Connect to a cluster whose workers see this checkout at the same path.
 
-    A shard whose worker is lost goes to another.
+    If a worker is lost, another one takes over its shard.
     """
     try:
         import distributed
     except ImportError:
         raise ParamsError(
-            "run.cluster needs Dask: `pip install -c constraints.txt -e '.[dask]'`, or set it to"
-            " null"
+            "run.cluster needs Dask; run `pip install -c constraints.txt -e '.[dask]'`, or set"
+            " run.cluster to null"
         ) from None
     connect: Any = distributed.Client
     try:
         client = connect(address, timeout="5s")
     except (OSError, ValueError) as error:
         raise Unreachable(
-            f"no Dask scheduler answers at run.cluster {address}: {error}; start it, or set null"
+            f"no Dask scheduler responds at run.cluster {address}: {error}; start one, or set"
+            " run.cluster to null"
         ) from None
     with client, client.get_executor(pure=False) as pool:
         yield pool

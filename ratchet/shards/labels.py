@@ -1,13 +1,15 @@
 """Labels as text, whatever the source stores: one rule for all sources.
 
 null, NaN, blank text     null
-whole numbers             their digits; whole floats and decimals too (1.0 is 1), because pandas writes a column of integers
-                          with a gap as floats; text such as 1.0 likewise, so that a CSV and a
-                          parquet file of one table agree
+whole numbers             their digits; 1.0 is 1, as a float, as a decimal and as text
 other numbers             the shortest decimal that gives the same number
 booleans                  true, false
-text                      as it is: 007 is not 7, and spaces stay
-numbers of named classes  the name; -1, Hugging Face's "no label", is null; a number out of range stays a number
+text                      unchanged: 007 is not 7, and spaces stay
+numbers of named classes  the name; -1, Hugging Face's "no label", is null; a number out of range
+                          stays a number
+
+1.0 is 1 because pandas stores a column of integers with gaps as floats. The same rule applies to
+text, so that the CSV file and the parquet file of one table agree.
 """
 
 from __future__ import annotations
@@ -31,11 +33,12 @@ EXACT = 10**16  # from here on Python and pandas write floats with an exponent
 def text(
     column: pa.ChunkedArray | pa.Array, classes: Sequence[str] | None = None, name: str = "label"
 ) -> pa.Array:
-    """Labels as strings (N,), under the rules above.
+    """Return labels as strings (N,), by the rules above.
 
     Args:
+        column: labels of any type (N,).
         classes: names of integer labels, as `names` returns them.
-        name: of the column, for the message.
+        name: the column's name, for the message.
 
     Raises:
         CorruptData: the column holds something other than text, numbers or booleans.
@@ -65,7 +68,7 @@ def text(
 
 
 def _mapped(array: pa.Array, label: Callable[[Any], str | None]) -> pa.Array:
-    """`label` of each distinct value."""
+    """Apply `label` to each distinct value."""
     if pa.types.is_float16(array.type):
         array = array.cast(pa.float32())
     if pa.types.is_decimal32(array.type) or pa.types.is_decimal64(array.type):
@@ -73,9 +76,8 @@ def _mapped(array: pa.Array, label: Callable[[Any], str | None]) -> pa.Array:
     encoded = array.dictionary_encode()
     values: Iterable[Any] = encoded.dictionary.to_pylist()
     if pa.types.is_floating(array.type):
-        values = (
-            encoded.dictionary.to_numpy()
-        )  # a float32 has a shorter decimal than the same float64
+        # A float32 has a shorter decimal than the same float64.
+        values = encoded.dictionary.to_numpy()
     return pa.array(map(label, values), pa.string()).take(encoded.indices)
 
 
@@ -85,7 +87,9 @@ def _number(value: Any, classes: Sequence[str] | None) -> str | None:
     if isinstance(value, bool) and classes is None:
         return str(value).lower()
     if not isinstance(value, int) and (abs(value) >= EXACT or value != int(value)):
-        return format(value.normalize(), "f") if isinstance(value, Decimal) else str(value)
+        if isinstance(value, Decimal):
+            return format(value.normalize(), "f")
+        return str(value)
     return str(int(value)) if classes is None else _class(int(value), classes)
 
 
@@ -100,16 +104,16 @@ def _class(index: int, classes: Sequence[str]) -> str | None:
 def _word(value: str, classes: Sequence[str] | None) -> str | None:
     if classes and value in classes:
         return value
-    whole = WHOLE.fullmatch(value)
-    if whole:
-        return whole[1] if whole[1] != "-0" else "0"
+    if match := WHOLE.fullmatch(value):
+        return match[1] if match[1] != "-0" else "0"
     return value if value.strip() else None
 
 
 def names(classes: Sequence[object]) -> list[str]:
-    """The names of integer labels.
+    """Return the names of integer labels as distinct text.
 
-    Names that occur more than once get their number, so that none are merged.
+    A blank name becomes its number. Names that occur more than once get their number, so that no
+    classes are merged.
     """
     words = [str(name) if str(name).strip() else str(index) for index, name in enumerate(classes)]
     count = Counter(words)
@@ -117,7 +121,11 @@ def names(classes: Sequence[object]) -> list[str]:
 
 
 def ordered(labels: Iterable[str], classes: Sequence[str] | None) -> list[str]:
-    """Distinct labels in the order of the classes that the source names, or by number if all are integers, or as text."""
+    """Return the distinct labels in a fixed order.
+
+    They are in the order of `classes` if the source names its classes, by number if all of them
+    are integers, and otherwise sorted as text.
+    """
     distinct = set(labels)
     if classes:
         return sorted(

@@ -1,8 +1,8 @@
-"""Results for the same bytes, params and code are taken from `.memo/`, outside DVC's outputs.
+"""Reuse results for the same bytes, params and code from `.memo/`, outside DVC's outputs.
 
 An entry is a folder named by its key. It holds the files and their SHA-256, which is checked before
-each use: an entry that does not match is made again. Runs share the entries; none is deleted while
-a run uses them.
+each use. An entry that does not match is computed again. Runs share the entries, and no entry is
+deleted while a run uses it.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ LIBRARIES = ("numpy", "pandera", "pillow", "polars", "pyarrow")
 
 @dataclass(frozen=True)
 class Job:
-    """One pure function of its arguments: `work(*arguments, folder)` fills a new folder."""
+    """A call of a pure function: `work(*arguments, folder)` fills a new folder."""
 
     work: Callable[..., None]
     arguments: tuple[Any, ...]
-    inputs: Any  # what names the inputs by their content; must be JSON
+    inputs: Any  # identifies the inputs by their content; must be JSON
 
     @property
     def key(self) -> str:
+        """A hash of the function, its inputs, the code and the libraries."""
         content = to_json([self.work.__module__, self.work.__qualname__, self.inputs, _code()])
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 @cache
 def _code() -> list[str]:
-    """Hashes of the code that makes an entry, and the versions of the libraries that make its bytes."""
+    """Hashes of the code that writes entries, and versions of the libraries that encode them."""
     return [
         *map(sha256, code_files(*ROOMS)),
         *(importlib.metadata.version(name) for name in LIBRARIES),
@@ -63,33 +64,34 @@ def _code() -> list[str]:
 
 @contextlib.contextmanager
 def entries(area: Path, limit: int) -> Iterator[Path]:
-    """The folder of a stage's entries, for use in the block.
+    """Open the folder of a stage's entries for the block.
 
-    After it, the entries that were not used for longest are deleted until the rest take at most
-    `limit` bytes, unless other runs use them just then.
+    Afterwards, the least recently used entries are deleted until the rest take at most `limit`
+    bytes, unless another run is using the folder at that moment.
     """
     area.mkdir(parents=True, exist_ok=True)
     with area.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield area
         fcntl.flock(lock, fcntl.LOCK_UN)
-        with contextlib.suppress(OSError):  # others use them, or a file in them cannot be deleted
+        with contextlib.suppress(OSError):  # another run uses them, or a file cannot be deleted
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _prune(area, limit)
 
 
 def folders(jobs: Sequence[Job], memo: Path, executor: Executor, name: str) -> Iterator[Path]:
-    """Make what is not in `memo` yet on `executor`, showing progress as `name`.
+    """Run the jobs that `memo` has no entry for on `executor`, and show progress as `name`.
 
-    Yield a folder per job, in order.
+    Yields one folder per job, in order.
 
     Raises:
-        Whatever a job raised; jobs that wait are cancelled then.
+        CorruptData: a worker process died.
+        Exception: whatever a job raised. The waiting jobs are cancelled then.
     """
     running: dict[str, Future[None]] = {}
     for job in jobs:
         entry = memo / job.key
-        if job.key not in running and not _whole(entry):
+        if job.key not in running and not _is_complete(entry):
             running[job.key] = executor.submit(_make, job, entry)
     try:
         for done in progress(as_completed(running.values()), len(running), name):
@@ -116,22 +118,25 @@ def _make(job: Job, entry: Path) -> None:
         try:
             folder.rename(entry)
         except OSError:
-            if not _whole(entry):  # a complete one is that of a faster run, which may be reading it
+            # A complete entry comes from a faster run, which may be reading it: leave it alone.
+            if not _is_complete(entry):
                 replace(folder, entry, holder)
 
 
-def _whole(entry: Path) -> bool:
+def _is_complete(entry: Path) -> bool:
+    """Whether the files of an entry match its manifest. If so, the entry counts as just used."""
     try:
         manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-        whole = all(sha256(entry / name) == digest for name, digest in manifest.items())
+        complete = all(sha256(entry / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError):
         return False
-    if whole:
+    if complete:
         os.utime(entry)
-    return whole
+    return complete
 
 
 def _prune(area: Path, limit: int) -> None:
+    """Delete the least recently used entries beyond `limit` bytes."""
     remove_leftovers(area)
     total = 0
     for entry in newest_first(area):

@@ -1,4 +1,4 @@
-"""Parquet files read a few rows at a time, however they were written."""
+"""Read parquet files a few rows at a time, however they were written."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import pyarrow.parquet as pq
 
 from ratchet.errors import CorruptData
 
-ROWS = 1000  # in one batch, if they are small
-BATCH_BYTES = 1 << 24  # of one batch, by the mean size of a row
-BUFFER = 1 << 20  # bytes of a column that are read at once
-BOMB_BYTES, BOMB_RATIO = 1 << 28, 50  # what grows beyond both is refused before it is unpacked
+ROWS = 1000  # most rows of one batch
+BATCH_BYTES = 1 << 24  # bytes of one batch, estimated from the mean size of a row
+BUFFER = 1 << 20  # bytes of a column read at once
+BOMB_BYTES, BOMB_RATIO = 1 << 28, 50  # data that would grow beyond both limits are not unpacked
 
 
 def schema(path: Path) -> pa.Schema:
-    """Raises `CorruptData` if the file is no whole parquet file."""
+    """Read the file's schema.
+
+    Raises:
+        CorruptData: the file is cut or damaged, or it is not a parquet file.
+    """
     with corrupt_if(path), pq.ParquetFile(path) as file:
         return file.schema_arrow
 
@@ -28,12 +32,12 @@ def schema(path: Path) -> pa.Schema:
 def batches(
     path: Path, columns: Sequence[str] | None = None, rows: int = ROWS
 ) -> Iterator[pa.Table]:
-    """The rows in order, every page checked against its checksum where it has one.
+    """Yield the rows in order, at most `rows` at a time, with the page checksums verified.
 
-    Repeated values are held once until a batch is known to be of a bearable size.
+    Repeated values stay dictionary-encoded until the size of the decoded batch is known.
 
     Raises:
-        CorruptData: the file is cut or damaged, or it would grow out of all proportion.
+        CorruptData: the file is cut or damaged, or its data exceed `BOMB_BYTES` and `BOMB_RATIO`.
     """
     images = [name for field in schema(path) if (name := _bytes_of(field))]
     options = {"buffer_size": BUFFER, "page_checksum_verification": True, "read_dictionary": images}
@@ -48,6 +52,7 @@ def batches(
 
 @contextmanager
 def corrupt_if(path: Path) -> Iterator[None]:
+    """Turn the errors of reading `path` into `CorruptData`."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -58,30 +63,29 @@ def corrupt_if(path: Path) -> Iterator[None]:
 
 
 def _bytes_of(field: pa.Field) -> str | None:
-    """Where a column of images has its bytes."""
+    """The path of the bytes in a column of images; None for other columns."""
     if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
         return f"{field.name}.bytes"
-    return (
-        field.name
-        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
-        else None
-    )
+    if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+        return str(field.name)
+    return None
 
 
 def _fitting(path: Path, group: Any) -> int:
     """How many rows of a row group fit into a batch.
 
-    (A damaged footer can abort whoever asks for a column's numbers.).
+    This looks at the row group as a whole, because reading the statistics of a single column from
+    a damaged footer can abort the process.
     """
-    grown, packed = group.total_byte_size, path.stat().st_size
-    if grown > BOMB_BYTES and grown > BOMB_RATIO * packed:
-        _refuse(path, "its columns", grown, packed)
-    rows: int = BATCH_BYTES * group.num_rows // max(1, grown)
+    unpacked_size, packed_size = group.total_byte_size, path.stat().st_size
+    if unpacked_size > BOMB_BYTES and unpacked_size > BOMB_RATIO * packed_size:
+        raise _bomb(path, "its columns", unpacked_size, packed_size)
+    rows: int = BATCH_BYTES * group.num_rows // max(1, unpacked_size)
     return max(1, rows)
 
 
 def _unfolded(path: Path, table: pa.Table) -> pa.Table:
-    """Dictionaries of bytes as the bytes themselves."""
+    """Replace dictionaries of bytes, also inside structs, by the bytes themselves."""
     for index, field in enumerate(table.schema):
         column = table.column(index).combine_chunks()
         if pa.types.is_dictionary(field.type):
@@ -89,29 +93,25 @@ def _unfolded(path: Path, table: pa.Table) -> pa.Table:
         elif pa.types.is_struct(field.type) and any(
             pa.types.is_dictionary(child.type) for child in field.type
         ):
-            fields = [child.name for child in field.type]
-            children = [column.field(name) for name in fields]
-            children = [
-                _decoded(path, field.name, c) if pa.types.is_dictionary(c.type) else c
-                for c in children
-            ]
-            table = table.set_column(
-                index,
-                field.name,
-                pa.StructArray.from_arrays(children, fields, mask=column.is_null()),
-            )
+            names = [child.name for child in field.type]
+            children = [_decoded(path, field.name, column.field(name)) for name in names]
+            struct = pa.StructArray.from_arrays(children, names, mask=column.is_null())
+            table = table.set_column(index, field.name, struct)
     return table
 
 
-def _decoded(path: Path, name: str, column: pa.DictionaryArray) -> pa.Array:
-    grown = pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
-    if grown > BOMB_BYTES and grown > BOMB_RATIO * column.nbytes:
-        _refuse(path, name, grown, column.nbytes)
+def _decoded(path: Path, name: str, column: pa.Array) -> pa.Array:
+    """The values of a dictionary; any other array unchanged."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    unpacked_size = pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+    if unpacked_size > BOMB_BYTES and unpacked_size > BOMB_RATIO * column.nbytes:
+        raise _bomb(path, name, unpacked_size, column.nbytes)
     return column.dictionary_decode()
 
 
-def _refuse(path: Path, column: str, grown: int, packed: int) -> None:
-    raise CorruptData(
-        f"{path.name}: {packed:,} bytes of {column} would grow to {grown:,}; such a file is not"
-        " unpacked"
+def _bomb(path: Path, column: str, unpacked_size: int, packed_size: int) -> CorruptData:
+    return CorruptData(
+        f"{path.name}: {packed_size:,} bytes of {column} would grow to {unpacked_size:,}; such a"
+        " file is not unpacked"
     )

@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, else a line now and then."""
+"""Show the progress of a stage: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 10.0  # between two lines
 
 
 def progress(items: Iterable[T], total: int, name: str) -> Iterator[T]:
-    """Hand `items` on and show how many of `total` shards are done."""
+    """Yield `items` and show how many of `total` shards are done."""
     if sys.stdout.isatty():
         from rich.progress import track
 

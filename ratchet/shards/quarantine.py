@@ -1,4 +1,4 @@
-"""`data/quarantine.parquet`: the bad rows, by shard and row, and what they are in the source."""
+"""`data/quarantine.parquet`: the bad rows by shard and row, and their place in the source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
 
 
 def by_shard(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The shards that have bad rows, in order, and these: int64 (n,).
+    """Yield the name of each shard that has bad rows, and their numbers, int64 (n,), in order.
 
     Raises:
         CorruptData: the file is cut or damaged.

@@ -24,8 +24,9 @@ from ratchet.shards.splits import Rows
 DATASET = "dataset.json"
 ID_ROWS = 50_000  # whose ids and labels are read at once
 OWN = ("row_id", "label", "split", "image")  # columns of shards that are not the user's
-# 2: labels as text, the user's columns under prefixes. 1 (no number): labels as they came, plain
-# names
+
+# Format 1 has no number; it stores labels in the source's type, and columns without prefixes.
+# Format 2 stores labels as text, and the user's columns under prefixes.
 FORMAT = Format("the list of shards", 2, "run `dvc repro --force ingest`")
 REQUIRED = ("kind", "shards")
 OPTIONAL: dict[str, Any] = {
@@ -39,7 +40,7 @@ OPTIONAL: dict[str, Any] = {
 
 
 def write(path: Path, batches: Iterable[pa.Table]) -> int:
-    """Write one shard from `batches` of one schema, however small; returns its rows."""
+    """Write one shard from `batches` of one schema; return the number of its rows."""
     rows = 0
     with contextlib.ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
@@ -63,35 +64,34 @@ def write(path: Path, batches: Iterable[pa.Table]) -> int:
 
 
 def _groups(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of a row group each: they are read at once."""
-    held: list[pa.Table] = []
+    """Join batches until they are large enough for a row group, the unit of reading."""
+    tables: list[pa.Table] = []
     for table in batches:
-        held.append(table.replace_schema_metadata(None))
-        if (
-            sum(map(len, held)) >= parquet.ROWS
-            or sum(part.nbytes for part in held) >= parquet.BATCH_BYTES
-        ):
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
+        tables.append(table.replace_schema_metadata(None))
+        rows = sum(map(len, tables))
+        size = sum(part.nbytes for part in tables)
+        if rows >= parquet.ROWS or size >= parquet.BATCH_BYTES:
+            yield pa.concat_tables(tables)
+            tables = []
+    if tables:
+        yield pa.concat_tables(tables)
 
 
 @dataclass(frozen=True)
 class Shard:
+    """One parquet file of `data/raw/`, as `dataset.json` describes it."""
+
     path: Path
     rows: int
     sha256: str
-    source: int  # which of the sources, from 0
-    origin: str | None = (
-        None  # what its rows come from, by name; None: each image has a path of its own
-    )
-    start: int = 0  # rows of the origin before these
+    source: int  # index of the source, from 0
+    origin: str | None = None  # the file or data set of the rows; None: each image has its own path
+    start: int = 0  # rows of the origin before those of this shard
 
     def batches(
         self, columns: Sequence[str] | None = None, rows: int = parquet.ROWS
     ) -> Iterator[pa.Table]:
-        """The rows in order, at most `rows` at once.
+        """Yield the rows in order, at most `rows` at a time.
 
         Raises:
             CorruptData: the file is cut, or a page does not match its checksum.
@@ -99,22 +99,27 @@ class Shard:
         return parquet.batches(self.path, columns, rows)
 
     def among(self, row_ids: Collection[str]) -> list[str]:
-        """Which of these are rows of the shard, in order."""
+        """The ones of `row_ids` that are in the shard, sorted."""
         if not row_ids:
             return []
-        found: list[str] = []
+        present: set[str] = set()
         for table in self.batches(["row_id"], ID_ROWS):
-            found += [row_id for row_id in table["row_id"].to_pylist() if row_id in row_ids]
-        return sorted(set(found))
+            present.update(row_id for row_id in table["row_id"].to_pylist() if row_id in row_ids)
+        return sorted(present)
 
     def place(self, row: int, path: str | None) -> str | None:
-        """What a row is in its source: the file and the row in it, from 0, or the path of an image."""
+        """Where a row is in its source: the file and the row in it, from 0, or the image's path."""
         if self.origin is None:
             return path
-        return f"{self.origin}, row {self.start + row}" + (f" ({path})" if path else "")
+        place = f"{self.origin}, row {self.start + row}"
+        return f"{place} ({path})" if path else place
 
     def verify(self) -> None:
-        """Raises `CorruptData` unless the file is the one that `dataset.json` lists."""
+        """Check that the file is the one that `dataset.json` lists.
+
+        Raises:
+            CorruptData: it is missing, or its SHA-256 differs.
+        """
         if not self.path.is_file() or sha256(self.path) != self.sha256:
             raise CorruptData(
                 f"{self.path.name} is not what {DATASET} lists; run `dvc repro --force ingest`"
@@ -123,18 +128,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Shards:
-    """All of `data/raw/`: what `dataset.json` says, and the shards in order."""
+    """The content of `data/raw/`: `dataset.json`, and the shards in order."""
 
     raw: Path
     info: dict[str, Any]
 
     @classmethod
     def open(cls, raw: Path) -> Shards:
-        """Read `dataset.json`; optional fields that it lacks get their defaults.
+        """Read `dataset.json`. Optional fields that it lacks get their defaults.
 
         Raises:
-            CorruptData: it is missing, broken, or of a newer format that cannot be understood, or
-                names a file elsewhere.
+            CorruptData: it is missing or damaged, it needs a newer reader, or it names a file in
+                another folder.
         """
         try:
             info = json.loads((raw / DATASET).read_text(encoding="utf-8"))
@@ -167,16 +172,20 @@ class Shards:
                 start,
             )
 
-    def given(self) -> dict[int, list[str]]:
-        """The splits that each source gives, by its number."""
-        known: dict[int, set[str]] = {}
+    def source_splits(self) -> dict[int, list[str]]:
+        """The splits that each source defines, by the number of the source."""
+        splits: dict[int, set[str]] = {}
         for entry in self.info["shards"]:
-            known.setdefault(entry.get("source", 0), set()).update(entry.get("splits", ()))
-        return {source: sorted(names) for source, names in known.items()}
+            splits.setdefault(entry.get("source", 0), set()).update(entry.get("splits", ()))
+        return {source: sorted(names) for source, names in splits.items()}
 
     def strata(self, dropped: Mapping[str, np.ndarray]) -> Iterator[Rows]:
-        """What decides on the split of each row, some rows at a time, without the rows `dropped` by shard."""
-        known = self.given()
+        """Yield what decides the split of each row, up to `ID_ROWS` rows at a time.
+
+        Args:
+            dropped: rows to leave out, int64 (n,), by the name of the shard.
+        """
+        source_splits = self.source_splits()
         for shard in self:
             bad, start = dropped.get(shard.path.name, np.empty(0, np.int64)), 0
             names = [
@@ -188,35 +197,38 @@ class Shards:
                 rows = np.setdiff1d(np.arange(len(table)), bad - start)
                 start += len(table)
                 good = table.take(rows)
-                given = good["split"].to_pylist() if "split" in names else None
+                row_splits = good["split"].to_pylist() if "split" in names else None
                 ids, labels = good["row_id"].to_pylist(), good["label"].to_pylist()
-                yield Rows(ids, labels, given, known[shard.source])
+                yield Rows(ids, labels, row_splits, source_splits[shard.source])
 
     @property
     def format(self) -> int:
+        """The format number of `dataset.json`."""
         return FORMAT.of(self.info, self.raw / DATASET)
 
     @property
     def kind(self) -> str:
+        """`image` or `features`."""
         return str(self.info["kind"])
 
 
 def rows(raw: Path, row_ids: Sequence[str]) -> pa.Table:
-    """The rows named, in the order of `row_ids`; of rows that share an id the first stands for all.
+    """Read the rows with these ids, in the order of `row_ids`.
 
-    Those of an older format come with the names of this one.
+    If several rows share an id, the first one is returned. Columns of an older format get the
+    names of the current one.
 
     Raises:
-        CorruptData: some are not there.
+        CorruptData: a row is missing.
     """
-    wanted = pa.array(row_ids, pa.string())
-    found = []
+    ids = pa.array(row_ids, pa.string())
+    matches = []
     shards = Shards.open(raw)
     for shard in shards:
         for table in shard.batches():
-            found.append(table.filter(pc.is_in(table["row_id"], wanted)))
-    table = pa.concat_tables(found, promote_options="default")
-    order = pc.index_in(wanted, table["row_id"].combine_chunks())
+            matches.append(table.filter(pc.is_in(table["row_id"], ids)))
+    table = pa.concat_tables(matches, promote_options="default")
+    order = pc.index_in(ids, table["row_id"].combine_chunks())
     if order.null_count:
         raise CorruptData(f"{order.null_count} of {len(row_ids)} rows are not in {raw}")
     if shards.format == 1:

@@ -63,7 +63,9 @@ def test_a_cluster_that_is_not_there(sample, monkeypatch):
         return client(address, timeout="0.2s")
 
     monkeypatch.setattr(distributed, "Client", impatient)
-    message = r"^no Dask scheduler answers at run\.cluster tcp://127\.0\.0\.1:9: .*; start it, or set null"
+    message = (
+        r"^no Dask scheduler responds at run\.cluster tcp://127\.0\.0\.1:9: .*; start one, or set"
+    )
     with (
         pytest.raises(Unreachable, match=message),
         executor(replace(sample.run, cluster="tcp://127.0.0.1:9")),
@@ -160,12 +162,12 @@ def test_only_a_stage_forks_and_only_on_linux(main, platform, start, monkeypatch
     spec = main and importlib.machinery.ModuleSpec(main, None)
     monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
     monkeypatch.setattr(sys, "platform", platform)
-    assert execution._start() == start
+    assert execution._start_method() == start
 
 
 def test_without_dask_the_command_that_installs_it_is_named(sample, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     cluster = replace(sample.run, cluster="tcp://127.0.0.1:9")
-    message = r"^run\.cluster needs Dask: `pip install .*`, or set it to null"
+    message = r"^run\.cluster needs Dask; run `pip install .*`, or set run\.cluster to null"
     with pytest.raises(ParamsError, match=message), executor(cluster):
         pass

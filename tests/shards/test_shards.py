@@ -86,7 +86,7 @@ def test_what_a_row_is_in_its_source() -> None:
 
 
 def test_the_splits_that_each_source_gives(tmp_path: Path) -> None:
-    assert listed(tmp_path, *(table("a") for _ in range(4))).given() == {0: ["test"], 1: []}
+    assert listed(tmp_path, *(table("a") for _ in range(4))).source_splits() == {0: ["test"], 1: []}
 
 
 def test_a_shard_is_the_file_that_is_listed(tmp_path: Path) -> None:
@@ -165,11 +165,11 @@ def test_what_decides_on_splits_leaves_out_the_bad_rows_of_every_batch(
     bad = {"shard-00000.parquet": np.array([1, 4, 6]), "shard-00001.parquet": np.array([0])}
     parts = list(listed(tmp_path, first, table("x", "y", "z")).strata(bad))
     assert ["".join(part.row_ids) for part in parts] == ["a", "cd", "f", "", "y", "z"]
-    assert [part.given for part in parts] == [["train"], [None, "train"], [None], [], None, None]
+    assert [part.splits for part in parts] == [["train"], [None, "train"], [None], [], None, None]
     assert [label for part in parts for label in part.labels] == [
         f"label {name}" for name in "acdfyz"
     ]
-    assert {tuple(part.known) for part in parts} == {()}
+    assert {tuple(part.source_splits) for part in parts} == {()}
 
 
 def test_text_is_kept_once_and_images_are_not_compressed_again(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_of_a_class_without_training_rows_one_that_the_source_leaves_open_moves(
     own, lower, higher = "00" * 16, "80" * 8 + "01" * 8, "90" * 8 + "01" * 8
     rows = Rows([own, higher, lower], ["a"] * 3, [fixed, None, None], ("train",))
     assert to_training([rows], *FRACTIONS) == {lower}
-    moved = splits(rows.row_ids, rows.given, rows.known, *FRACTIONS, {own, lower})
+    moved = splits(rows.row_ids, rows.splits, rows.source_splits, *FRACTIONS, {own, lower})
     assert moved.tolist() == [SPLITS.index(fixed), 1, 0]
 
 
@@ -143,9 +143,7 @@ def test_small_classes_prepare(tree, configured, classes: int, rows: int) -> Non
 
 def test_a_class_of_a_given_test_split_without_training_rows_is_an_error(tree, configured) -> None:
     split = ["train"] * 4 + ["test"] * 2
-    with pytest.raises(
-        ValidationFailed, match=r"class newt is in the test split that the source gives"
-    ):
+    with pytest.raises(ValidationFailed, match=r"class newt is in the source's test split"):
         held_by(tree, ["cat", "dog", "cat", "dog", "newt", "cat"], configured, split)
 
 
@@ -164,7 +162,7 @@ def test_a_column_gives_the_split_in_the_usual_words(tree, configured) -> None:
     ],
 )
 def test_a_source_without_training_rows_is_an_error(tree, configured, words, rows) -> None:
-    message = f"the source gives {rows}: mark some of them as train"
+    message = f"the source marks {rows}; mark some of them as train"
     with pytest.raises(ValidationFailed, match=message):
         held_by(tree, ["cat", "dog"] * 5, configured, words)
 

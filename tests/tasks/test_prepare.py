@@ -116,7 +116,7 @@ def test_a_class_that_training_never_sees_is_named(configured, parquet, tree):
     image_file(tree / "data/incoming/a.parquet", pictures(4), labels, split=split)
     with pytest.raises(
         ValidationFailed,
-        match=r"class newt is in the test split that the source gives, but has no training row",
+        match=r"class newt is in the source's test split, but has no training row",
     ):
         run(params, tree)
     assert not (tree / "data/prepared").exists()
