@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from ratchet import params as parameters
-from ratchet.gate import judgement
+from ratchet.gate import judgement, policy
 from ratchet.gate.statistics import Answers
 from ratchet.params import GateParams
 
@@ -169,7 +169,7 @@ def _promoted(draws: int, rows: int, champion: float, challenger: float) -> str:
 
 def _passes(found: judgement.Judgement, choice: Choice) -> bool:
     params = replace(PARAMS, min_accuracy=0.0, on_undecided=choice)
-    return judgement.settle(params, found, 1.0, "the champion")[0] == "promote"
+    return policy.settle(params, found, 1.0, "the champion")[0] == "promote"
 
 
 def repeated_use(repeats: int) -> None:

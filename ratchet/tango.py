@@ -1,9 +1,10 @@
-"""Tango's score interval: how far apart two models may be that answered the same rows.
+"""Tango's score interval for the difference in accuracy of two models on the same rows.
 
 Tango, "Equivalence test and confidence interval for the difference in proportions for the
-paired-sample design" (Statistics in Medicine 17, 1998). It is right for few rows and for no
-disagreement at all, where a bootstrap would call any difference certain. Pure functions of counts;
-counts may be fractional.
+paired-sample design" (Statistics in Medicine 17, 1998). It holds for few rows and even without any
+disagreement, where a bootstrap would call every difference certain.
+
+These are pure functions of counts, which may be fractional.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-MOST_ROWS = 10**9  # `rows_for` looks no further
+MOST_ROWS = 10**9  # `rows_for` tries no more
 
 
 def interval(lost: float, won: float, rows: float, confidence: float) -> tuple[float, float]:
-    """One-sided lower and upper bounds of `(won - lost) / rows`, at `confidence` each.
+    """One-sided lower and upper bounds of `(won - lost) / rows`.
 
     Args:
-        lost: rows that only the champion answered right.
-        won: rows that only the challenger answered right.
+        lost: rows that only the champion got right.
+        won: rows that only the challenger got right.
+        rows: all rows.
+        confidence: of each bound, 0 to 1.
     """
     return lower(lost, won, rows, confidence), -lower(won, lost, rows, confidence)
 
@@ -28,7 +31,7 @@ def lower(lost: float, won: float, rows: float, confidence: float) -> float:
     """The lower bound of `interval` alone."""
     z = NormalDist().inv_cdf(confidence)
     low, high = -1.0, (won - lost) / rows
-    for _ in range(48):  # the score falls as the supposed difference grows, and is z at the bound
+    for _ in range(48):  # the score falls as the difference grows, and is z at the bound
         middle = (low + high) / 2
         if score(lost, won, rows, middle) > z:
             low = middle
@@ -38,12 +41,12 @@ def lower(lost: float, won: float, rows: float, confidence: float) -> float:
 
 
 def p_fallen(lost: float, won: float, rows: float, margin: float) -> float:
-    """One-sided p-value of Tango's test that the difference is no further below zero than `margin`."""
+    """One-sided p-value of the hypothesis that the loss is at most `margin`."""
     return NormalDist().cdf(score(lost, won, rows, -margin))
 
 
 def score(lost: float, won: float, rows: float, delta: float) -> float:
-    """Tango's test statistic of the hypothesis that the difference is `delta`."""
+    """Tango's test statistic for the hypothesis that the difference is `delta`."""
     a = 2.0 * rows
     b = -(won + lost) + (2 * rows - (won - lost)) * delta
     c = -lost * delta * (1 - delta)
@@ -56,14 +59,15 @@ def score(lost: float, won: float, rows: float, delta: float) -> float:
 
 
 def detectable(rows: float, confidence: float, disagreement: float) -> float:
-    """The smallest difference that `rows` test rows can show at `confidence`, 0 to 1.
+    """The smallest difference in accuracy that test rows can show, 0 to 1.
 
-    Two models that answer equally many rows right are then known to be no further apart than this:
-    it is the smallest margin at which the gate can call them equally good.
+    Two models that get equally many rows right are known to be no further apart than this, so it is
+    the smallest margin at which the gate can call them equally good.
 
     Args:
-        disagreement: share of the rows that one of two models answers right and the other wrong, 0
-            to 1.
+        rows: the number of test rows.
+        confidence: 0 to 1.
+        disagreement: the share of rows that exactly one of the two models gets right, 0 to 1.
     """
     if rows <= 0:
         return 1.0
@@ -72,7 +76,7 @@ def detectable(rows: float, confidence: float, disagreement: float) -> float:
 
 
 def rows_for(difference: float, confidence: float, disagreement: float) -> int | None:
-    """The fewest rows that can show `difference`.
+    """The fewest rows that can show `difference`; arguments as for `detectable`.
 
     None if `MOST_ROWS` are too few, as for a difference of 0.
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratchet import params as parameters
 from ratchet.errors import CorruptData, RatchetError, VersionError
-from ratchet.gate import decisions, judgement, page
+from ratchet.gate import decisions, judgement, page, policy
 from ratchet.gate.decisions import Decision
 from ratchet.gate.judgement import Judgement
 from ratchet.params import Params
@@ -57,7 +57,7 @@ def gate(params: Params, tree: Path, environment: str) -> Decision:
     if version is not None:
         decision = _known(params, registry, version, champion, figures)
     elif champion is None:
-        verdict, reason = judgement.first(params.gate, figures["accuracy"])
+        verdict, reason = policy.first(params.gate, figures["accuracy"])
         decision = Decision(verdict=verdict, reason=reason, **figures)
     else:
         decision, seen = _against(params, tree, champion, figures)
@@ -92,7 +92,7 @@ def _known(
     if is_interrupted:
         reason = f"{name} was registered and not yet promoted: {before.get('reason')}"
         # gate.min_accuracy may have been raised since
-        verdict, accuracy = judgement.first(params.gate, figures["accuracy"])
+        verdict, accuracy = policy.first(params.gate, figures["accuracy"])
         if verdict != "promote":
             reason = f"{accuracy}; {reason}"
         return Decision(verdict=verdict, reason=reason, **figures)
@@ -220,7 +220,7 @@ def _judged(
         judged = judgement.decide(params.gate, compared.answers, run.classes, with_best, groups)
         figures |= _figures(params, judged, compared, len(run.targets), best)
         seen = run, compared
-    verdict, reason = judgement.settle(
+    verdict, reason = policy.settle(
         params.gate,
         judged,
         figures["accuracy"],
@@ -243,7 +243,7 @@ def _figures(
         "p": judged.p,
         "slices": tuple(tuple(part) for part in judged.slices),
         "best": best.name if best else None,
-        "best_difference": judged.against.difference if judged.against else None,
+        "best_difference": judged.against_best.difference if judged.against_best else None,
     }
     if judged.estimate is not None:
         names = ("champion_score", "challenger_score", "difference", "low", "high", "luck")

@@ -1,6 +1,6 @@
-"""What the gate decided, as `reports/gate.json` and a version's tag hold it.
+"""The decision of the gate, as `reports/gate.json` and a version's tag record it.
 
-`judgement.py` decides.
+`judgement.py` and `policy.py` decide.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from ratchet.errors import VersionError
 from ratchet.files import write_json
 from ratchet.formats import Format, known, required
 
-# worse: a loss is shown at gate.confidence, but equally good models lose as much by bad luck now
-# and then. undecided: neither a loss nor its absence is shown. Only "promote" ever changes what
-# serves.
+# worse: a loss is shown at gate.confidence, but equally good models sometimes lose as much by bad
+# luck. undecided: neither a loss nor its absence is shown. Only "promote" changes what serves.
 Verdict = Literal["promote", "refuse", "worse", "undecided", "known"]
 FILE = "reports/gate.json"
 # 2: the verdict "worse"; in 1 it was "refuse"
@@ -26,12 +25,12 @@ FORMAT = Format("a decision of the gate", 2, "run `python -m tasks.gate prod`", 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What the gate decided and the numbers behind it; `reports/gate.json` holds the same.
+    """What the gate decided, and the numbers behind it.
 
     `champion`, `best` and `version` are version names. `rows` and `accuracy` are the run's own,
-    from `evaluate`; the figures of the comparison are of `compared` rows, in the metric that
-    `metric` names, and `low` and `high` bound the difference (challenger less champion) at
-    `confidence`, each from one side.
+    from `evaluate`. The figures of the comparison are over `compared` rows, in the metric that
+    `metric` names. `low` and `high` are one-sided bounds of the difference (challenger less
+    champion) at `confidence`.
     """
 
     verdict: Verdict
@@ -44,20 +43,18 @@ class Decision:
     champion: str | None = None
     metric: str | None = None
     compared: int | None = None
-    excluded: int | None = (
-        None  # test rows that a model was trained on, or of a class that the champion lacks
-    )
+    # test rows that one of the models was trained on, or whose class the champion lacks
+    excluded: int | None = None
     champion_score: float | None = None
     challenger_score: float | None = None
     difference: float | None = None
     low: float | None = None
     high: float | None = None
     confidence: float | None = None
-    detectable: float | None = (
-        None  # the smallest difference that the compared rows can show at `confidence`
-    )
-    p: float | None = None  # McNemar's, one-sided: as many rows won by chance alone
-    luck: float | None = None  # as many lost by chance alone; of `metric`
+    # the smallest difference that the compared rows can show at `confidence`
+    detectable: float | None = None
+    p: float | None = None  # one-sided, McNemar's test: a gain this large by chance alone
+    luck: float | None = None  # one-sided: a loss in `metric` this large by chance alone
     slices: Sequence[Sequence[Any]] = ()  # see `judgement.Slice`
     best: str | None = None
     best_difference: float | None = None
@@ -65,15 +62,16 @@ class Decision:
 
     @property
     def registers(self) -> bool:
-        """Does the challenger become a version?"""
+        """Whether the challenger becomes a version."""
         return self.verdict == "promote" and self.version is None
 
     @property
     def promotes(self) -> bool:
-        """Does the challenger (or the version that it already is) go into service?"""
+        """Whether the challenger, or the version that it already is, goes into service."""
         return self.verdict == "promote"
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as `reports/gate.json` records them, with floats rounded to six digits."""
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
@@ -81,15 +79,17 @@ REQUIRED = required(Decision)
 
 
 def write(decision: Decision, tree: Path) -> None:
-    """Write `reports/gate.json`, whole or not at all."""
+    """Write `reports/gate.json` in one step."""
     write_json(tree / FILE, FORMAT.stamped(decision.to_dict()))
 
 
 def read(tree: Path) -> Decision:
-    """Read `reports/gate.json`, as an older Ratchet wrote it too: missing figures are None, unknown ones are ignored.
+    """Read `reports/gate.json`, also that of an older Ratchet.
+
+    Missing figures become None; unknown ones are ignored.
 
     Raises:
-        VersionError: it is missing, or does not hold a decision.
+        VersionError: the file is missing, or does not contain a decision.
     """
     file = tree / FILE
     try:
@@ -97,20 +97,23 @@ def read(tree: Path) -> Decision:
         values = known(Decision, content)
         return Decision(**{name: _frozen(value) for name, value in values.items()})
     except FileNotFoundError:
-        raise VersionError(f"{file} is missing; `python -m tasks.gate prod` writes it") from None
+        raise VersionError(
+            f"{file} is missing; write it with `python -m tasks.gate prod`"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise VersionError(
-            f"{file} does not hold a decision of the gate ({error}); `python -m tasks.gate prod`"
-            " writes it"
+            f"{file} does not hold a decision of the gate ({error}); write it again with"
+            " `python -m tasks.gate prod`"
         ) from None
 
 
 def _plain(value: Any) -> Any:
-    """As JSON holds it: floats rounded to six digits, lists for tuples."""
+    """A value for JSON: floats rounded to six digits, lists instead of tuples."""
     if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
+    """The inverse of `_plain`: tuples instead of lists."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,7 +1,4 @@
-"""`reports/gate.html`: what the gate decided and why, for people.
-
-One file, in the look of the report.
-"""
+"""`reports/gate.html`: what the gate decided and why, for people, in a single file."""
 
 from __future__ import annotations
 
@@ -48,53 +45,60 @@ def write(
     run: Run | None = None,
     compared: Compared | None = None,
 ) -> None:
-    """Write the page; `run` and `compared` are what was compared, if anything was.
+    """Write the page.
+
+    Args:
+        tree: the checkout with the run.
+        decision: the decision of the gate.
+        params: the params of the gate.
+        run: the run, if it was compared with a champion.
+        compared: the answers of both, if they were compared.
 
     Raises:
-        VersionError: the run in `tree` is not whole.
+        VersionError: the run in `tree` is incomplete.
     """
     bars, examples = [], []
     if run is not None and compared is not None and len(compared.rows):
         bars = _bars(decision, params, run, compared)
         examples = _examples(run, compared)
-    changed = (
-        history.diff(tree, decision.champion, None)
-        if decision.champion and not decision.version
-        else None
-    )
+    changed = None
+    if decision.champion and not decision.version:
+        changed = history.diff(tree, decision.champion, None)
+    bounds = [abs(bar[end]) for bar in bars for end in ("low", "high")]
     values = {
         "decision": decision,
         "gate": params,
         "headline": HEADLINES[decision.verdict],
         "tone": {"promote": "good", "refuse": "bad", "worse": "bad"}.get(decision.verdict, "third"),
         "bars": bars,
-        "limit": max(
-            [
-                params.margin,
-                params.slice_margin,
-                *(abs(b[end]) for b in bars for end in ("low", "high")),
-            ]
-        ),
+        "limit": max([params.margin, params.slice_margin, *bounds]),
         "examples": examples,
         "moved": compared.disagreements if compared else None,
         "changed": changed,
-        "shares": (
-            {n: found["support"] for n, found in changed.per_class.items() if "support" in found}
-            if changed
-            else {}
-        ),
+        "shares": _shares(changed),
         **_origin(tree, decision),
     }
     page.write(tree / FILE, TEMPLATE, values)
 
 
+def _shares(changed: history.Difference | None) -> dict[str, tuple[Any, Any]]:
+    """The test rows of each class where their number changed: class to (before, now)."""
+    if changed is None:
+        return {}
+    return {
+        name: metrics["support"]
+        for name, metrics in changed.per_class.items()
+        if "support" in metrics
+    }
+
+
 def _bars(
     decision: Decision, params: GateParams, run: Run, compared: Compared
 ) -> list[dict[str, Any]]:
-    """All rows, then each class and group: rows, lost, won, difference, bounds, and what the gate made of it."""
+    """The rows of the table of differences: all rows, then each class and group."""
     from ratchet.gate import scoring
 
-    fallen = {each[0]: each[5] for each in decision.slices}
+    is_worse: dict[str, bool] = {part[0]: part[5] for part in decision.slices}
     masks = {
         f"class {name}": compared.answers.targets == index for index, name in enumerate(run.classes)
     }
@@ -102,40 +106,49 @@ def _bars(
     for name, mask in {**masks, **scoring.groups(run, compared.rows)}.items():
         if mask.any():
             bar = _bar(name, compared.answers.at(mask), params.confidence, params.slice_margin)
-            within = (
-                "within the margin"
-                if bar["difference"] >= -bar["margin"]
-                else "not shown to be lost"
-            )
-            said = (
-                ("lost too much" if fallen[name] else within)
-                if name in fallen
-                else "too few rows to be judged"
-            )
-            bars.append({**bar, "said": said})
+            bar["result"] = _result(bar, is_worse.get(name))
+            bars.append(bar)
     return bars
+
+
+def _result(bar: dict[str, Any], is_worse: bool | None) -> str:
+    """What the gate concludes about a class or group; `is_worse` is None if it was not judged."""
+    if is_worse is None:
+        return "too few rows to be judged"
+    if is_worse:
+        return "lost too much"
+    if bar["difference"] >= -bar["margin"]:
+        return "within the margin"
+    return "not shown to be lost"
 
 
 def _bar(name: str, answers: Answers, confidence: float, margin: float) -> dict[str, Any]:
     rows, (lost, won) = len(answers.targets), statistics.disagreements(answers)
     low, high = tango.interval(lost, won, rows, confidence)
-    facts = {"name": name, "rows": rows, "lost": lost, "won": won, "margin": margin, "said": ""}
-    return facts | {"difference": (won - lost) / rows, "low": low, "high": high}
+    return {
+        "name": name,
+        "rows": rows,
+        "lost": lost,
+        "won": won,
+        "margin": margin,
+        "result": "",
+        "difference": (won - lost) / rows,
+        "low": low,
+        "high": high,
+    }
 
 
 def _examples(run: Run, compared: Compared) -> list[dict[str, Any]]:
-    """Rows that one of both has right, the surest mistakes first.
+    """Rows that exactly one of both got right, the most confident mistakes first.
 
-    What the champion alone had right comes first.
+    Rows that only the champion got right come first.
     """
     targets, theirs, ours = compared.answers
-    sure = run.sure[compared.rows]
+    confidences = run.confidences[compared.rows]
     lost = np.flatnonzero((theirs == targets) & (ours != targets))
     won = np.flatnonzero((ours == targets) & (theirs != targets))
-    lost, won = (
-        lost[np.argsort(-sure[lost], kind="stable")],
-        won[np.argsort(-compared.sure[won], kind="stable")],
-    )
+    lost = lost[np.argsort(-confidences[lost], kind="stable")]
+    won = won[np.argsort(-compared.confidences[won], kind="stable")]
     rows = np.concatenate([lost[:EXAMPLES], won[:EXAMPLES]])
     ids = run.row_ids[compared.rows[rows]].tolist()
     pictures = _pictures(run, ids)
@@ -150,10 +163,14 @@ def _examples(run: Run, compared: Compared) -> list[dict[str, Any]]:
             "target": name(targets[row]),
             "champion": (
                 name(theirs[row]),
-                float(compared.sure[row]),
+                float(compared.confidences[row]),
                 bool(theirs[row] == targets[row]),
             ),
-            "challenger": (name(ours[row]), float(sure[row]), bool(ours[row] == targets[row])),
+            "challenger": (
+                name(ours[row]),
+                float(confidences[row]),
+                bool(ours[row] == targets[row]),
+            ),
             "picture": pictures.get(row_id),
         }
         for row, row_id in zip(rows.tolist(), ids, strict=True)
@@ -161,30 +178,32 @@ def _examples(run: Run, compared: Compared) -> list[dict[str, Any]]:
 
 
 def _pictures(run: Run, row_ids: list[str]) -> dict[str, str]:
-    """Pictures of some rows as the run's model is fed them, as far as `BUDGET` reaches.
+    """The pictures of these rows, as the run's model reads them, within `BUDGET`.
 
-    None where they are numbers.
+    Empty if the inputs are not images.
     """
     from ratchet.dataset.spec import Spec, inputs
     from ratchet.shards import shards
 
     if run.contract["kind"] != "image" or not row_ids:
         return {}
-    found: dict[str, str] = {}
-    for row_id, pixels in zip(
-        row_ids, inputs(shards.rows(run.raw, row_ids), Spec.parse(run.contract)), strict=True
-    ):
+    pictures: dict[str, str] = {}
+    images = inputs(shards.rows(run.raw, row_ids), Spec.parse(run.contract))
+    for row_id, pixels in zip(row_ids, images, strict=True):
         uri = page.picture(pixels)
-        if sum(map(len, found.values())) + len(uri) <= BUDGET:
-            found[row_id] = uri
-    return found
+        if sum(map(len, pictures.values())) + len(uri) <= BUDGET:
+            pictures[row_id] = uri
+    return pictures
 
 
 def _origin(tree: Path, decision: Decision) -> dict[str, Any]:
     """Where this run and the champions before it come from."""
     registry = Registry(tree)
     versions = {version.name: version for version in registry.versions()}
-    held = pipeline.of_tree(tree)
+    contents = pipeline.of_tree(tree)
+    inputs = {}
+    if pipeline.SOURCES in contents.inputs:
+        inputs[pipeline.SOURCES] = contents.inputs[pipeline.SOURCES]
     served = {span.version: span for span in history.spans(registry, decision.environment)}
     chain: list[Version] = []
     name = decision.champion
@@ -193,24 +212,24 @@ def _origin(tree: Path, decision: Decision) -> dict[str, Any]:
         name = chain[-1].data.get("gate", {}).get("champion")
     return {
         "commit": head(tree),
-        "inputs": {path: held.inputs[path] for path in (pipeline.SOURCES,) if path in held.inputs},
-        "outputs": {output.path: output.md5 for output in held.outputs},
+        "inputs": inputs,
+        "outputs": {output.path: output.md5 for output in contents.outputs},
         "chain": [_link(version, served) for version in chain],
     }
 
 
 def _link(version: Version, served: Mapping[str, history.Span]) -> dict[str, Any]:
-    judged = version.data.get("gate", {})
+    """One champion in the chain: its accuracy, its gain over the one before, and its origin."""
+    decision = version.data.get("gate", {})
+    since = None
+    if version.name in served:
+        since = f"{datetime.fromtimestamp(served[version.name].since, UTC):%Y-%m-%d}"
     return {
         "name": version.name,
         "accuracy": version.metrics.get("accuracy"),
-        "difference": judged.get("difference"),
-        "against": judged.get("champion"),
+        "difference": decision.get("difference"),
+        "against": decision.get("champion"),
         "base": str(version.data.get("base") or ""),
         "why": str(version.data.get("reason", "")),
-        "since": (
-            f"{datetime.fromtimestamp(served[version.name].since, UTC):%Y-%m-%d}"
-            if version.name in served
-            else None
-        ),
+        "since": since,
     }

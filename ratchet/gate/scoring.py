@@ -1,4 +1,7 @@
-"""What a version answers to the test rows of a run: from the raw rows, with the version's own spec."""
+"""The answers of a version to the test rows of a run.
+
+A version reads the raw rows, with its own spec.
+"""
 
 from __future__ import annotations
 
@@ -27,62 +30,63 @@ from ratchet.store.cache import Cache
 PREDICTIONS, CARD = "reports/predictions.parquet", "models/classifier.json"
 RAW, PREPARED, TRAINED = "data/raw", "data/prepared", "train/meta.parquet"
 _OWN = ("row_id", "target", "prediction")  # columns of predictions.parquet that are not slices
-_ROWS = 20_000  # held decoded at once
+_ROWS = 20_000  # decoded at once
 
 
 @dataclass(frozen=True)
 class Run:
-    """The test rows of a run, what is right and what its model said (indices into `classes`), and where its rows lie."""
+    """The test rows of a run and the answers of its model."""
 
     row_ids: np.ndarray  # (N,) object
-    targets: np.ndarray  # (N,) int64
-    said: np.ndarray  # (N,) int64
-    sure: np.ndarray  # (N,) float32: the probability that it gave to what it said
+    targets: np.ndarray  # (N,) int64, indices into `classes`
+    answers: np.ndarray  # (N,) int64, indices into `classes`
+    confidences: np.ndarray  # (N,) float32, the probability of each answer
     classes: tuple[str, ...]
     contract: dict[str, Any]
-    raw: Path
+    raw: Path  # the folder with the shards
     trained: frozenset[str]  # row_ids that its model was trained on, as far as they are known
-    slices: dict[str, np.ndarray]  # per slice column the value of each row, (N,) object
+    slices: dict[str, np.ndarray]  # slice column to the value of each row, (N,) object
 
 
 class Compared(NamedTuple):
-    """What a champion and a run answered to the same rows."""
+    """The answers of a champion and a run to the same n rows."""
 
     answers: Answers
-    rows: np.ndarray  # positions in the run of the rows of `answers`, int64 (n,)
-    sure: np.ndarray  # the probability that the champion gave to what it said, float32 (n,)
+    rows: np.ndarray  # positions of these rows in the run, int64 (n,)
+    confidences: np.ndarray  # the probability of each answer of the champion, float32 (n,)
 
     @property
     def disagreements(self) -> tuple[int, int]:
-        """Rows that only the champion got right, and rows that only the run got right."""
+        """The number of rows that only the champion, and that only the run got right."""
         return disagreements(self.answers)
 
 
 def of_tree(tree: Path) -> Run:
-    """The run that lies in `tree`."""
+    """The run in `tree`."""
     file = tree / PREPARED / TRAINED
-    return _run(
-        tree / PREDICTIONS,
-        tree / CARD,
-        tree / RAW,
-        _row_ids(file) if file.is_file() else frozenset(),
-    )
+    trained = _row_ids(file) if file.is_file() else frozenset()
+    return _run(tree / PREDICTIONS, tree / CARD, tree / RAW, trained)
 
 
 @contextmanager
 def of_version(tree: Path, version: Version) -> Iterator[Run]:
-    """The run that a version was, from DVC's cache (pulled if it is not there)."""
-    held, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
-    for path in (PREDICTIONS, CARD):
-        remote.pull(tree, held.output(path))
-    predictions, card = (cache.path(held.output(path).md5) for path in (PREDICTIONS, CARD))
+    """The run that made a version, from DVC's cache; pulled if the cache lacks it."""
+    predictions = _pulled(tree, version, PREDICTIONS)
+    card = _pulled(tree, version, CARD)
     with _raw(tree, version) as raw:
         yield _run(predictions, card, raw, trained(tree, version))
 
 
+def _pulled(tree: Path, version: Version, path: str) -> Path:
+    """A file of a version in DVC's cache; pulled if the cache lacks it."""
+    output = pipeline.of_commit(tree, version.commit).output(path)
+    remote.pull(tree, output)
+    return Cache(tree).path(output.md5)
+
+
 @contextmanager
 def _raw(tree: Path, version: Version) -> Iterator[Path]:
-    """The shards of a version, as links into DVC's cache (pulled if they are not there)."""
+    """The shards of a version, as links into DVC's cache; pulled if the cache lacks them."""
     output, cache = pipeline.of_commit(tree, version.commit).output(RAW), Cache(tree)
     remote.pull(tree, output)
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
@@ -93,75 +97,85 @@ def _raw(tree: Path, version: Version) -> Iterator[Path]:
 
 
 def compared(tree: Path, run: Run, champion: Version, batch_size: int) -> Compared:
-    """What both answered to the run's test rows, less those that either was trained on or the champion has no class for.
+    """The answers of both to the run's test rows.
+
+    Rows that either was trained on, and rows of a class that the champion lacks, are left out.
 
     Raises:
-        ObjectsMissing, CorruptData, CorruptModel: the champion can't be had whole, or gives no
-            probabilities.
+        ObjectsMissing, CorruptData, CorruptModel: the champion is unavailable or damaged, or its
+            probabilities are not finite.
     """
     model, card = loading.built(tree, champion)
-    known = np.isin(np.asarray(run.classes, dtype=object), card.classes)
+    is_known = np.isin(np.asarray(run.classes, dtype=object), card.classes)  # (classes,) bool
     seen = run.trained | trained(tree, champion)
-    rows = np.flatnonzero(
-        known[run.targets] & np.array([row_id not in seen for row_id in run.row_ids], dtype=bool)
-    )
-    index = {name: position for position, name in enumerate(run.classes)}
-    names = np.array([index.get(name, -1) for name in card.classes], dtype=np.int64)
-    said, sure = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    is_new = np.array([row_id not in seen for row_id in run.row_ids], dtype=bool)  # (N,)
+    rows = np.flatnonzero(is_known[run.targets] & is_new)  # (n,)
+    positions = {name: position for position, name in enumerate(run.classes)}
+    # the champion's classes as indices into the run's
+    classes = np.array([positions.get(name, -1) for name in card.classes], dtype=np.int64)
+    answers = np.empty(len(rows), np.int64)
+    confidences = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _ROWS):
-        at = slice(start, start + _ROWS)
-        table = shards.rows(run.raw, run.row_ids[rows[at]].tolist())
-        found = _probabilities(champion, model, card, table, batch_size)
-        said[at], sure[at] = names[found.argmax(axis=1)], found.max(axis=1)
-    return Compared(Answers(run.targets[rows], said, run.said[rows]), rows, sure)
+        part = slice(start, start + _ROWS)
+        table = shards.rows(run.raw, run.row_ids[rows[part]].tolist())
+        values = _probabilities(champion, model, card, table, batch_size)
+        answers[part] = classes[values.argmax(axis=1)]
+        confidences[part] = values.max(axis=1)
+    return Compared(Answers(run.targets[rows], answers, run.answers[rows]), rows, confidences)
 
 
 def groups(run: Run, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The slices of a run at some of its rows: "column=value" to which of those rows are in it, bool (len(rows),)."""
-    at = {column: values[rows] for column, values in run.slices.items()}
-    return {
-        f"{column}={value}": values == value
-        for column, values in at.items()
-        for value in dict.fromkeys(values)
-    }
+    """The slices of a run among n of its rows.
+
+    Args:
+        run: the run.
+        rows: positions in the run, int64 (n,).
+
+    Returns:
+        "column=value" to which of these rows are in that slice, bool (n,).
+    """
+    masks = {}
+    for column, all_values in run.slices.items():
+        values = all_values[rows]
+        for value in dict.fromkeys(values):
+            masks[f"{column}={value}"] = values == value
+    return masks
 
 
 def trained(tree: Path, version: Version) -> frozenset[str]:
-    """The rows that a version was trained on.
+    """The rows that a version was trained on, by row_id.
 
-    Prepared data are never pushed; where they are gone, the split is computed again from the
-    version's raw rows and params (for an old version with its quarantined rows, which are in no
-    test split either).
+    Prepared data are never pushed. If they are gone, the split is computed again from the version's
+    raw rows and params. For a version of format 1 that includes quarantined rows, which are in no
+    test split either.
     """
-    held, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
-    prepared = held.output(PREPARED)
+    contents, cache = pipeline.of_commit(tree, version.commit), Cache(tree)
+    prepared = contents.output(PREPARED)
     if cache.has(prepared.md5):
         md5 = cache.listing(prepared.md5, PREPARED).get(TRAINED)
         if md5 and cache.has(md5):
             return _row_ids(cache.check(md5, TRAINED))
     settings = next(
-        sections["prepare"] for sections in held.params.values() if "prepare" in sections
+        sections["prepare"] for sections in contents.params.values() if "prepare" in sections
     )
     fractions = float(settings["val_fraction"]), float(settings["test_fraction"])
-    with _raw(tree, version) as raw:
-        found = shards.Shards.open(raw)
-        dropped = _quarantined(tree, version) if found.format > 1 else {}
-        return _split_again(found, dropped, *fractions)
+    with _raw(tree, version) as folder:
+        raw = shards.Shards.open(folder)
+        dropped = _quarantined(tree, version) if raw.format > 1 else {}
+        return _split_again(raw, dropped, *fractions)
 
 
 def _quarantined(tree: Path, version: Version) -> dict[str, np.ndarray]:
-    """The bad rows of a version, by shard (pulled if they are not here)."""
-    output = pipeline.of_commit(tree, version.commit).output(quarantine.FILE)
-    remote.pull(tree, output)
-    return dict(quarantine.by_shard(Cache(tree).path(output.md5)))
+    """The positions of a version's bad rows, by shard."""
+    return dict(quarantine.by_shard(_pulled(tree, version, quarantine.FILE)))
 
 
 def _split_again(
     raw: shards.Shards, dropped: Mapping[str, np.ndarray], val_fraction: float, test_fraction: float
 ) -> frozenset[str]:
-    """The training rows of `raw`, by the rule that `prepare` splits with.
+    """The training rows of `raw`, by the rule of `prepare`.
 
-    Before format 2 no row moved for its class.
+    In format 1, no row moved to the training split to give its class a row there.
     """
     fractions = val_fraction, test_fraction
     moved = splits.to_training(raw.strata(dropped), *fractions) if raw.format > 1 else frozenset()
@@ -177,27 +191,27 @@ def _split_again(
 def _probabilities(
     champion: Version, model: Any, card: Card, table: Any, batch_size: int
 ) -> np.ndarray:
-    """Of the champion's own classes, float32 (N, classes)."""
-    found = probabilities(model, card, spec.inputs(table, card.parsed_spec()), batch_size)
-    if not np.isfinite(found).all():
+    """The champion's probabilities of its own classes, float32 (N, classes)."""
+    values = probabilities(model, card, spec.inputs(table, card.parsed_spec()), batch_size)
+    if not np.isfinite(values).all():
         raise CorruptModel(
-            f"{champion.name} gives probabilities that are not finite; `ratchet verify"
-            f" {champion.name}`"
+            f"{champion.name} gives probabilities that are not finite; for details, run"
+            f" `ratchet verify {champion.name}`"
         )
-    return found
+    return values
 
 
 def _run(predictions: Path, card: Path, raw: Path, trained: frozenset[str]) -> Run:
-    described = Card.read(card).spec
+    contract = Card.read(card).spec
     names = [name for name in pq.read_schema(predictions).names if name != "probabilities"]
     table = pq.read_table(predictions, columns=names)
     return Run(
         row_ids=np.asarray(table["row_id"].to_pylist(), dtype=object),
         targets=table["target"].to_numpy(),
-        said=table["prediction"].to_numpy(),
-        sure=_sure(predictions),
-        classes=tuple(described["classes"]),
-        contract=described,
+        answers=table["prediction"].to_numpy(),
+        confidences=_confidences(predictions),
+        classes=tuple(contract["classes"]),
+        contract=contract,
         raw=raw,
         trained=trained,
         slices={
@@ -208,8 +222,8 @@ def _run(predictions: Path, card: Path, raw: Path, trained: frozenset[str]) -> R
     )
 
 
-def _sure(predictions: Path) -> np.ndarray:
-    """The greatest of each row's probabilities, float32 (N,)."""
+def _confidences(predictions: Path) -> np.ndarray:
+    """The highest probability of each row, float32 (N,)."""
     parts = [np.empty(0, np.float32)]
     with pq.ParquetFile(predictions) as file:
         for batch in file.iter_batches(_ROWS, columns=["probabilities"]):

@@ -18,33 +18,29 @@ RESAMPLES = 4000
 
 
 class Answers(NamedTuple):
-    """Class indices per row, int64 (N,) each: what is right, what the champion said, what the challenger said.
+    """The classes that two models predict for the same rows, as indices.
 
-    An answer outside the classes of the targets is -1.
+    A prediction outside the classes of the targets is -1.
     """
 
-    targets: np.ndarray
-    champion: np.ndarray
-    challenger: np.ndarray
+    targets: np.ndarray  # (N,) int64
+    champion: np.ndarray  # (N,) int64
+    challenger: np.ndarray  # (N,) int64
 
     def at(self, rows: np.ndarray) -> Answers:
-        """The answers to some rows only, by a mask or by indices."""
+        """The answers to the rows that a mask, bool (N,), or indices, int64 (n,), select."""
         return Answers(self.targets[rows], self.champion[rows], self.challenger[rows])
 
 
 class Estimate(NamedTuple):
-    """Challenger less champion; `low` and `high` bound the true difference, each from one side.
-
-    `luck` is the one-sided p-value of a loss this large where both are equally good: small if it is
-    not bad luck.
-    """
+    """The scores of both models and their difference, challenger less champion."""
 
     champion: float
     challenger: float
     difference: float
-    low: float
-    high: float
-    luck: float
+    low: float  # one-sided lower bound of the true difference
+    high: float  # one-sided upper bound
+    luck: float  # one-sided p-value of a loss this large if both models are equally good
 
 
 def disagreements(answers: Answers) -> tuple[int, int]:
@@ -54,10 +50,11 @@ def disagreements(answers: Answers) -> tuple[int, int]:
 
 
 def mcnemar(fewer: int, more: int) -> float:
-    """One-sided exact p-value of McNemar's test (Psychometrika 12, 1947): that `more` is this large by chance.
+    """One-sided exact p-value of McNemar's test (Psychometrika 12, 1947).
 
-    Of `fewer + more` rows on which two models disagree, half would fall to each if they were
-    equally good.
+    Two models disagree on `fewer + more` rows. If they are equally good, each of these rows falls
+    to either like a fair coin. The result is the probability that one of them gets `more` or
+    beyond.
     """
     total = fewer + more
     if total == 0:
@@ -70,21 +67,23 @@ def mcnemar(fewer: int, more: int) -> float:
 
 
 def estimate(answers: Answers, metric: str, classes: np.ndarray, confidence: float) -> Estimate:
-    """The difference in `metric` ("accuracy", "macro_recall", "macro_f1") on the same rows.
+    """The difference in a metric on the same rows.
 
     For accuracy, the bounds are Tango's and `luck` is McNemar's exact test. For the other metrics,
-    the bounds are the percentiles of a paired bootstrap (seeded: the same input gives the same
-    bounds) and `luck` comes from its standard deviation.
+    the bounds are the percentiles of a paired bootstrap with a fixed seed, and `luck` comes from
+    its standard deviation.
 
     Args:
-        classes: indices of the classes that a macro metric is the mean of.
+        answers: what both models predict.
+        metric: "accuracy", "macro_recall" or "macro_f1".
+        classes: indices of the classes that a macro metric averages over, int64 (C,).
+        confidence: of each bound, 0 to 1.
     """
-    of = METRICS[metric]
+    score = METRICS[metric]
     cells, counts = np.unique(np.stack(answers, axis=1), axis=0, return_counts=True)
     grouped = Answers(*cells.T)
-    theirs, ours = (
-        float(of(grouped.targets, said, counts[None], classes)[0]) for said in grouped[1:]
-    )
+    theirs = float(score(grouped.targets, grouped.champion, counts[None], classes)[0])
+    ours = float(score(grouped.targets, grouped.challenger, counts[None], classes)[0])
     if metric == "accuracy":
         lost, won = disagreements(answers)
         low, high = tango.interval(lost, won, len(answers.targets), confidence)
@@ -93,29 +92,33 @@ def estimate(answers: Answers, metric: str, classes: np.ndarray, confidence: flo
         draws = np.random.default_rng(0).multinomial(
             counts.sum(), counts / counts.sum(), size=RESAMPLES
         )
-        before, after = (of(grouped.targets, said, draws, classes) for said in grouped[1:])
-        low, high = np.quantile(after - before, [1 - confidence, confidence])
+        champion = score(grouped.targets, grouped.champion, draws, classes)
+        challenger = score(grouped.targets, grouped.challenger, draws, classes)
+        low, high = np.quantile(challenger - champion, [1 - confidence, confidence])
         reach = _reach(answers.targets, classes, confidence)
         low, high = min(low, ours - theirs - reach), max(high, ours - theirs + reach)
-        spread = float(np.std(after - before))
+        spread = float(np.std(challenger - champion))
         luck = NormalDist().cdf((ours - theirs) / spread) if spread else 1.0
     return Estimate(theirs, ours, ours - theirs, float(low), float(high), luck)
 
 
 def _reach(targets: np.ndarray, classes: np.ndarray, confidence: float) -> float:
-    """How far a mean over classes may be off at least: resamples of rows that do not differ never differ.
+    """The smallest distance of a bound from the estimate of a mean over classes.
 
-    An unseen loss weighs most in the smallest class, so this is the bound for as many rows of each
-    class as that has.
+    A bootstrap alone is too sure: resamples of rows on which the models agree never differ. An
+    unseen loss weighs most in the smallest class, so this is the bound if every class had as few
+    rows.
     """
     rows = np.bincount(targets)
     rows = rows[classes[classes < len(rows)]]
     rows = rows[rows > 0]
-    return tango.detectable(float(len(rows) * rows.min()), confidence, 0.0) if len(rows) else 1.0
+    if not len(rows):
+        return 1.0
+    return tango.detectable(float(len(rows) * rows.min()), confidence, 0.0)
 
 
 def holm(p_values: dict[str, float]) -> dict[str, float]:
-    """P-values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    """Correct p-values for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
     corrected: dict[str, float] = {}
     least = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
@@ -124,31 +127,32 @@ def holm(p_values: dict[str, float]) -> dict[str, float]:
     return corrected
 
 
-def accuracy(
-    targets: np.ndarray, said: np.ndarray, counts: np.ndarray, _classes: np.ndarray
-) -> np.ndarray:
-    """Share of rows answered rightly, float64 (B,).
+# The metrics count cells: rows with the same target and the same predictions of both models.
+# `targets` and `answers` are int64 (cells,), `counts` is how often each cell occurs in each of B
+# resamples, int64 (B, cells).
 
-    `counts` (B, cells) is how often each cell stands in each resample.
-    """
-    return np.asarray(counts @ (said == targets) / counts.sum(axis=1))
+
+def accuracy(
+    targets: np.ndarray, answers: np.ndarray, counts: np.ndarray, _classes: np.ndarray
+) -> np.ndarray:
+    """Share of correct answers, float64 (B,)."""
+    return np.asarray(counts @ (answers == targets) / counts.sum(axis=1))
 
 
 def macro_recall(
-    targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray
+    targets: np.ndarray, answers: np.ndarray, counts: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-    """Mean over the `classes` that have rows of the share of their rows answered rightly, float64 (B,)."""
-    right, support, _ = _tallies(targets, said, counts, classes)
-    return np.asarray(
-        (right / np.maximum(support, 1)).sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1)
-    )
+    """Mean recall over the `classes` that have rows, float64 (B,)."""
+    right, support, _ = _tallies(targets, answers, counts, classes)
+    recalls = right / np.maximum(support, 1)  # 0 for a class without rows
+    return np.asarray(recalls.sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1))
 
 
 def macro_f1(
-    targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray
+    targets: np.ndarray, answers: np.ndarray, counts: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
     """Mean F1 over the `classes` that have rows, float64 (B,)."""
-    right, support, predicted = _tallies(targets, said, counts, classes)
+    right, support, predicted = _tallies(targets, answers, counts, classes)
     f1 = 2 * right / np.maximum(support + predicted, 1)  # 0 for a class without rows
     return np.asarray(f1.sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1))
 
@@ -161,8 +165,9 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np
 
 
 def _tallies(
-    targets: np.ndarray, said: np.ndarray, counts: np.ndarray, classes: np.ndarray
+    targets: np.ndarray, answers: np.ndarray, counts: np.ndarray, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows answered rightly, rows, and answers of each of the `classes`, int64 (B, classes) each."""
-    true, predicted = (values[:, None] == classes for values in (targets, said))
+    """Correct answers, rows, and answers of each of the `classes`, int64 (B, classes) each."""
+    true = targets[:, None] == classes  # bool (cells, classes)
+    predicted = answers[:, None] == classes  # bool (cells, classes)
     return counts @ (true & predicted), counts @ true, counts @ predicted

@@ -9,7 +9,7 @@ import pytest
 
 from ratchet import params, tango
 from ratchet.errors import VersionError
-from ratchet.gate import decisions, judgement, statistics
+from ratchet.gate import decisions, judgement, policy, statistics
 from ratchet.gate.decisions import Decision
 from ratchet.gate.statistics import Answers
 
@@ -37,8 +37,8 @@ def answers(lost: int, won: int, rows: int) -> Answers:
 
 
 def test_the_first_version_passes_on_accuracy_alone() -> None:
-    assert judgement.first(PARAMS, 0.8)[0] == "promote"
-    assert judgement.first(PARAMS, 0.7999) == (
+    assert policy.first(PARAMS, 0.8)[0] == "promote"
+    assert policy.first(PARAMS, 0.7999) == (
         "refuse",
         "accuracy 0.7999 is below gate.min_accuracy 0.8",
     )
@@ -165,7 +165,7 @@ def test_a_loss_that_may_be_bad_luck_stops_a_promotion_and_refuses_nothing() -> 
         "worse",
         "class middle (-0.150 on 100 rows) seems to have got worse by more th",
     )
-    assert found.slices[1].fallen
+    assert found.slices[1].is_worse
     assert found.slices[1].luck == pytest.approx(3 * 2**-15)
 
 
@@ -257,7 +257,7 @@ def test_holm() -> None:
 
 def test_a_decision_is_written_and_read(tmp_path: Path) -> None:
     with pytest.raises(
-        VersionError, match=r"gate\.json is missing; `python -m tasks\.gate prod` writes it"
+        VersionError, match=r"gate\.json is missing; write it with `python -m tasks\.gate prod`"
     ):
         decisions.read(tmp_path)
     decision = Decision(

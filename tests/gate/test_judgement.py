@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ratchet import tango
-from ratchet.gate import judgement, statistics
+from ratchet.gate import judgement, policy, statistics
 from ratchet.gate.judgement import Judgement
 from ratchet.gate.statistics import Answers
 from tests.gate.test_decisions import CLASSES, PARAMS, answers
@@ -66,7 +66,7 @@ def test_nothing_below_the_floor_and_nothing_shown_worse_is_promoted(name: str) 
             (0.79, 0.8, 0.95, float("nan")),
         ):
             params = replace(shown, on_undecided=undecided, on_new_contract=choice)
-            verdict, reason = judgement.settle(params, found, accuracy, "v1.0.0", 0.9, contract)
+            verdict, reason = policy.settle(params, found, accuracy, "v1.0.0", 0.9, contract)
             verdicts.add(verdict)
             assert reason
             if verdict == "promote":
@@ -102,7 +102,7 @@ def test_too_few_rows(
 ) -> None:
     params = replace(PARAMS, on_undecided=choice)
     found = judgement.decide(params, answers(lost, won, rows), CLASSES)
-    settled = judgement.settle(params, found, 0.9, "v1.0.0")
+    settled = policy.settle(params, found, 0.9, "v1.0.0")
     assert settled[0] == verdict, settled[1]
     assert reason in settled[1]
     assert settled[1].count(". ") <= 1
@@ -116,10 +116,10 @@ def test_better_names_the_rows_that_would_show_the_difference() -> None:
     assert up.reach and (up.reach.needed(params) or 0) > 300
     assert (
         "telling this difference from none takes about "
-        in judgement.settle(params, up, 0.9, "v1.0.0")[1]
+        in policy.settle(params, up, 0.9, "v1.0.0")[1]
     )
     assert down.reach and down.reach.needed(params) is None
-    assert "or more; gate.on_undecided: refuse" in judgement.settle(params, down, 0.9, "v1.0.0")[1]
+    assert "or more; gate.on_undecided: refuse" in policy.settle(params, down, 0.9, "v1.0.0")[1]
 
 
 def test_the_best_before_stops_nothing_that_is_as_good() -> None:
@@ -146,7 +146,7 @@ def test_the_advice_is_for_the_comparison_that_is_undecided() -> None:
     assert unequal == (80, 5, pytest.approx(tango.detectable(80, 0.95, 5 / 80)), 0.005)
     near = judgement.decide(PARAMS, answers(330, 260, 10_000), CLASSES).reach
     assert (
-        near and near.detectable < 0.005 and near.wanted == pytest.approx(0.002)
+        near and near.detectable < 0.005 and near.target == pytest.approx(0.002)
     )  # 0.007 lost, less the margin
 
 
@@ -154,7 +154,7 @@ def test_the_advice_is_for_the_comparison_that_is_undecided() -> None:
     ("rows", "rounded"), [(7, 7), (95, 95), (101, 110), (539, 540), (38_101, 39_000)]
 )
 def test_advice_has_two_digits(rows: int, rounded: int) -> None:
-    assert judgement._rounded(rows) == rounded
+    assert policy._rounded(rows) == rounded
 
 
 def test_a_mean_of_classes_is_decided_by_its_own_bounds() -> None:
@@ -183,13 +183,13 @@ def test_estimate_asks_for_the_best_before_too() -> None:
     params = replace(PARAMS, on_undecided="estimate")
     equal, lower = answers(2, 2, 80), answers(3, 1, 80)
     found = judgement.decide(params, equal, CLASSES, best=lower)
-    verdict, reason = judgement.settle(params, found, 0.9, "v1.0.0")
+    verdict, reason = policy.settle(params, found, 0.9, "v1.0.0")
     assert verdict == "undecided"
     assert reason.endswith("as the challenger scores lower than the best before it")
     assert (
-        judgement.settle(
-            params, judgement.decide(params, equal, CLASSES, best=equal), 0.9, "v1.0.0"
-        )[0]
+        policy.settle(params, judgement.decide(params, equal, CLASSES, best=equal), 0.9, "v1.0.0")[
+            0
+        ]
         == "promote"
     )
 
@@ -209,17 +209,17 @@ def test_a_loss_against_the_best_before_counts_where_the_rest_is_undecided() -> 
 
 def test_the_floor_says_where_the_champion_is_below_it_too() -> None:
     found = judgement.decide(PARAMS, answers(0, 0, 10_000), CLASSES)
-    verdict, reason = judgement.settle(PARAMS, found, 0.75, "v1.2.0", 0.7)
+    verdict, reason = policy.settle(PARAMS, found, 0.75, "v1.2.0", 0.7)
     assert verdict == "refuse"
     assert reason.startswith(
         "accuracy 0.7500 is below gate.min_accuracy 0.8, the floor for every promotion (v1.2.0, which is in service, "
         "reached 0.7000 and is below it too); no worse than"
     )
-    assert "below it too" not in judgement.settle(PARAMS, found, 0.75, "v1.2.0", 0.9)[1]
-    assert judgement.settle(PARAMS, found, 0.8, "v1.2.0")[0] == "promote"
+    assert "below it too" not in policy.settle(PARAMS, found, 0.75, "v1.2.0", 0.9)[1]
+    assert policy.settle(PARAMS, found, 0.8, "v1.2.0")[0] == "promote"
     for lost in (5, 17):  # what is or seems worse is said first
         worse = judgement.decide(PARAMS, answers(lost, 0, lost), CLASSES)
-        verdict, reason = judgement.settle(PARAMS, worse, 0.75, "v1.2.0")
+        verdict, reason = policy.settle(PARAMS, worse, 0.75, "v1.2.0")
         assert verdict == "refuse" and reason.startswith(
             f"{worse.reason}; accuracy 0.7500 is below"
         )
@@ -229,7 +229,7 @@ def test_the_floor_says_where_the_champion_is_below_it_too() -> None:
 def test_a_new_contract_that_can_be_compared_says_so(choice: str, let: str) -> None:
     found = judgement.decide(PARAMS, answers(0, 0, 10_000), CLASSES)
     params = replace(PARAMS, on_new_contract=choice)
-    verdict, reason = judgement.settle(params, found, 0.9, "v1.2.0", 0.9, NEW)
+    verdict, reason = policy.settle(params, found, 0.9, "v1.2.0", 0.9, NEW)
     assert verdict == ("promote" if choice == "promote" else "undecided")
     assert reason == (
         "the contract differs from v1.2.0's (classes), compared on what both know; "
@@ -244,7 +244,7 @@ def test_a_new_contract_without_comparable_rows_is_a_first_version(
 ) -> None:
     params = replace(PARAMS, on_new_contract=choice)
     found = Judgement("undecided", "no rows to compare on")
-    verdict, reason = judgement.settle(params, found, accuracy, "v1.0.0", None, NEW)
+    verdict, reason = policy.settle(params, found, accuracy, "v1.0.0", None, NEW)
     assert verdict == (
         "refuse" if accuracy < 0.8 else "promote" if choice == "promote" else "undecided"
     )
