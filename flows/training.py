@@ -49,14 +49,19 @@ def training(
         tree = place.tree
         knobs = params.load(tree)
         about_tree(place)
-        refresh(knobs, tree)
-        stages = [ingest(tree), validate(tree)]
-        data = leave_data(check_data(knobs, tree))
-        stages += [prepare(tree), train(tree), evaluate(tree)]
-        decision = gate(knobs, tree, environment)
+        pinned = refresh(knobs, tree)
+        raw = ingest(tree, pinned)
+        checked = validate(tree, raw)
+        data = leave_data(check_data.after(checked)(knobs, tree))
+        prepared = prepare(tree, raw, checked)
+        trained = train(tree, prepared)
+        evaluated = evaluate(tree, prepared, trained)
+        stages = (raw, checked, prepared, trained, evaluated)
+        decision = gate.after(evaluated)(knobs, tree, environment)
         version, service = None, None
         if decision.promotes:
             version = register(knobs, tree, decision, place.base, place.settings)
-            service = promote(tree, version.name, environment, decision.reason, decision)
+            change = promote.after(version)
+            service = change(tree, version.name, environment, decision.reason, decision)
         seconds = time.monotonic() - started
-        return ended(place, tuple(stages), data, decision, version, service, seconds)
+        return ended(place, stages, data, decision, version, service, seconds)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import os
 import re
@@ -68,7 +69,8 @@ class Outcome:
 
     stage: str
     how: str  # "ran", "cached" (nothing changed) or "restored" (DVC's run cache had the result)
-    why: tuple[str, ...]  # what changed; empty when cached
+    # what changed; empty when cached (not a tuple: Prefect takes all empty tuples for one result)
+    why: list[str]
     seconds: float  # all of it
     process_s: float  # of the stage's own process, its start-up included
     startup_s: float  # of that process: the interpreter and its imports
@@ -87,8 +89,11 @@ class StageTask:
         self.name = name
         self.kind = kind
 
-    def __call__(self, tree: Path) -> Outcome:
+    def __call__(self, tree: Path, *inputs: object) -> Outcome:
         """Bring the stage up to date in `tree`, as a task of the running flow.
+
+        Args:
+            inputs: results of the tasks that come before it in Prefect's run graph.
 
         Raises:
             StageFailed: its process ended with an error, which the message quotes, or took too
@@ -97,9 +102,8 @@ class StageTask:
         """
         from prefect import State
 
-        result = _as_task(self._repro, self.name, self.kind, tree, tagged=self._will_run(tree))(
-            tree
-        )
+        repro = _as_task(self._repro, self.name, self.kind, tree, tagged=self._will_run(tree))
+        result = repro(tree, wait_for=inputs)
         return cast("Outcome", result.result() if isinstance(result, State) else result)
 
     def _will_run(self, tree: Path) -> bool:
@@ -118,7 +122,7 @@ class StageTask:
         log = cast("logging.LoggerAdapter[logging.Logger]", get_run_logger())
         reasons = _why_in_flow(tree, self.name)
         if not reasons:
-            outcome = Outcome(self.name, "cached", (), time.monotonic() - started, 0, 0)
+            outcome = Outcome(self.name, "cached", [], time.monotonic() - started, 0, 0)
             return Completed(
                 name="Cached", message="nothing that it reads has changed", data=outcome
             )
@@ -145,8 +149,8 @@ class StageTask:
             raise _failure(self.name, code, status, lines)
         seconds = time.monotonic() - started
         if status is None:
-            return Outcome(self.name, "restored", tuple(reasons), seconds, 0, 0)
-        return Outcome(self.name, "ran", tuple(reasons), seconds, status.total_s, status.startup_s)
+            return Outcome(self.name, "restored", reasons, seconds, 0, 0)
+        return Outcome(self.name, "ran", reasons, seconds, status.total_s, status.startup_s)
 
 
 class _Progress:
@@ -265,15 +269,22 @@ class Step(Generic[P, R]):
         self.kind = kind
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        tree = next(
-            each for each in (*args, *kwargs.values()) if isinstance(each, Path)
-        )  # every step works in one
-        result: R = _as_task(self.fn, self.fn.__name__, self.kind, tree)(*args, **kwargs)
-        return result
+        return self.after()(*args, **kwargs)
+
+    def after(self, *inputs: object) -> Callable[P, R]:
+        """The step, which comes after the tasks with these results in Prefect's run graph."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            tree: Path = inspect.signature(self.fn).bind(*args, **kwargs).arguments["tree"]
+            task = _as_task(self.fn, self.fn.__name__, self.kind, tree)
+            result: R = task(*args, wait_for=inputs, **kwargs)
+            return result
+
+        return call
 
 
 def step(kind: Kind) -> Callable[[Callable[P, R]], Step[P, R]]:
-    """Make a step of a flow of a function that takes the tree it works in."""
+    """Make a step of a flow of a function with a parameter `tree`, the checkout it works in."""
     return lambda fn: Step(fn, kind)
 
 

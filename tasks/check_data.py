@@ -40,7 +40,7 @@ class DataCheck:
     """What changed in the data, and whether the gate will have enough test rows."""
 
     against: str | None  # the newest version; None if there is none yet
-    changes: tuple[str, ...]  # a sentence each
+    changes: list[str]  # a sentence each
     few_rows: str | None  # a sentence, if the test rows are too few for the gate's margin
 
     @property
@@ -67,7 +67,7 @@ def check_data(params: Params, tree: Path) -> DataCheck:
     drift = _drift(params, tree, newest, report) if newest else None
     check = DataCheck(
         against=newest.name if newest else None,
-        changes=drift.sentences if drift else (),
+        changes=list(drift.sentences) if drift else [],
         few_rows=_few_rows(params, report),
     )
     content = asdict(check)

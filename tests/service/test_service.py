@@ -89,6 +89,32 @@ def test_a_run_trains_registers_and_shows_it(service: Service, run: str) -> None
     )  # the server stores them late
 
 
+def test_the_run_graph_has_the_arrows_of_the_data(service: Service, run: str) -> None:
+    tasks = service.api("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run]}}})
+    names = {task["id"]: task["name"] for task in tasks}
+    arrows = {
+        task["name"]: {
+            names[source["id"]]
+            for sources in task["task_inputs"].values()
+            for source in sources
+            if source["input_type"] == "task_run"
+        }
+        for task in tasks
+    }
+    assert arrows == {
+        "refresh": set(),
+        "ingest": {"refresh"},
+        "validate": {"ingest"},
+        "check_data": {"validate"},
+        "prepare": {"ingest", "validate"},
+        "train": {"prepare"},
+        "evaluate": {"prepare", "train"},
+        "gate": {"evaluate"},
+        "register": {"gate"},
+        "promote": {"gate", "register"},
+    }
+
+
 @pytest.mark.long
 def test_edits_in_the_checkout_while_a_deployment_trains_stay_out_of_its_version(
     service: Service,
