@@ -109,7 +109,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         ("mps", "this machine has cuda"),
         ("cpu:1", "cuda"),
     ):
-        with pytest.raises(TrainingError, match=rf"train\.device: {name} is not available; .*{words}"):
+        with pytest.raises(
+            TrainingError, match=rf"train\.device: {name} is not available; .*{words}"
+        ):
             devices.device(name)
     on(monkeypatch, "cpu")
     assert devices.device("auto") == torch.device("cpu")

@@ -419,7 +419,8 @@ def test_comparing_two_versions_by_hand(toy: Toy) -> None:
 
 def test_nothing_to_compare(toy: Toy) -> None:
     with pytest.raises(
-        VersionError, match=r"metrics\.json is missing, so there is nothing to compare; make it with"
+        VersionError,
+        match=r"metrics\.json is missing, so there is nothing to compare; make it with",
     ):
         gate.fn(toy.params, toy.tree, "prod")
 

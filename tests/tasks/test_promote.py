@@ -50,7 +50,8 @@ def test_what_was_rolled_back_is_for_people_only(toy: Toy) -> None:
         True,
     ]
     with pytest.raises(
-        VersionError, match=r"v1\.0\.2 was rolled back from prod, so no flow promotes it there again"
+        VersionError,
+        match=r"v1\.0\.2 was rolled back from prod, so no flow promotes it there again",
     ):
         promote.fn(toy.tree, "v1.0.2", "prod", decision=judged_against("v1.0.0"))
     promote.fn(toy.tree, "v1.0.2", "prod")

@@ -54,9 +54,16 @@ def test_a_whole_model_asks_for_trust(files: tuple[Path, Path], tmp_path: Path) 
 def test_a_whole_model_that_is_none_is_explained(tmp_path: Path) -> None:
     bare = tmp_path / "bare.pt"
     torch.save(torch.nn.Linear(2, 2), bare)
-    for path, words in ((bare, "no attribute 'card'"), (tmp_path / "none.pt", "No such file")):
+    text = tmp_path / "text.pt"
+    text.write_text("not a pickle")
+    for path, words in (
+        (bare, "no attribute 'card'"),
+        (text, "invalid load key"),
+        (tmp_path / "none.pt", "No such file"),
+    ):
         with pytest.raises(
-            CorruptModel, match=rf"is not a file that `ratchet export --format whole_model` writes: .*{words}"
+            CorruptModel,
+            match=rf"is not a file that `ratchet export --format whole_model` writes: .*{words}",
         ):
             load_model(path, trust=True)
 

@@ -13,7 +13,7 @@ from ratchet.upkeep.push import push
 from ratchet.upkeep.verify import verify
 from tasks.promote import promote
 from tests.helpers.real import lay
-from tests.helpers.toy import Toy
+from tests.helpers.toy import Toy, tool
 
 
 @pytest.fixture
@@ -303,3 +303,17 @@ def test_a_setting_of_the_user_stays(whole: Toy) -> None:
     (whole.tree / ".dvc/config.local").write_text("['remote \"store\"']\n    verify = false\n")
     release(whole, 0.1)
     assert "true" not in (whole.tree / ".dvc/config.local").read_text()
+
+
+def test_an_unassignment_that_the_git_remote_lacks_names_no_version(
+    whole: Toy, tmp_path: Path
+) -> None:
+    """GTO writes such a tag, without data of ours."""
+    tool("gto", "deprecate", "classifier", "v1.0.0", "prod", cwd=whole.tree)
+    origin = tmp_path / "origin.git"
+    git("clone", "--quiet", "--bare", str(whole.tree), str(origin), cwd=tmp_path)
+    git("tag", "--delete", "classifier#prod!#2", cwd=origin)
+    git("remote", "add", "origin", str(origin), cwd=whole.tree)
+    whole.set("register.push_to", "origin")
+    (finding,) = [each for each in verify(whole.tree) if "origin lacks it" in each.message]
+    assert (finding.version, finding.what) == ("", "classifier#prod!#2")
