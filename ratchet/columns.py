@@ -1,8 +1,7 @@
-"""The columns of shards: names that no column of a user can have, and features as float64.
+"""The columns of shards: their names, and features as float64.
 
-`row_id`, `label`, `split` and `image` are Ratchet's own. A column of the user is in a shard as
-`feature:NAME` (float64) or `keep:NAME` (text), or as both, so that no name has a meaning of its
-own.
+`row_id`, `label`, `split` and `image` are Ratchet's own. A shard stores a user's column as
+`feature:NAME` (float64), as `keep:NAME` (text), or as both, so that it cannot collide with them.
 """
 
 from __future__ import annotations
@@ -15,28 +14,24 @@ import pyarrow.compute as pc
 from ratchet.errors import CorruptData
 
 FEATURE, KEEP = "feature:", "keep:"
-MISSING = pa.array(  # what pyarrow reads as a missing number, and pandas' own words
+# What pyarrow and pandas read as a missing number.
+# What pyarrow and pandas read as a missing number.
+MISSING = pa.array(
     [
-        *(
-            "",
-            "#N/A",
-            "#N/A N/A",
-            "#NA",
-            "-1.#IND",
-            "-1.#QNAN",
-            "-NaN",
-            "-nan",
-            "1.#IND",
-            "1.#QNAN",
-        ),
-        *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+        *("", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "n/a"),
+        *("NULL", "null", "None", "NaN", "nan", "-NaN", "-nan"),
+        *("-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"),
     ]
 )
 TRUE, FALSE = pa.array(["true", "True", "TRUE"]), pa.array(["false", "False", "FALSE"])
 
 
 class NotNumbers(CorruptData):
-    """A feature that is not numeric: `problem` is its type, or the first bad value, which is in `row`."""
+    """A feature is not numeric.
+
+    `problem` is its type, or the first value that is not a number. `row` is the place of that
+    value.
+    """
 
     def __init__(self, problem: str, row: int | None = None) -> None:
         super().__init__(problem)
@@ -44,17 +39,18 @@ class NotNumbers(CorruptData):
 
 
 def own(name: str) -> str:
-    """The user's name of a column of a shard."""
+    """The user's name for a column of a shard."""
     prefix = next((prefix for prefix in (FEATURE, KEEP) if name.startswith(prefix)), "")
     return name.removeprefix(prefix)
 
 
 def prefixed(prefix: str, names: Iterable[str]) -> list[str]:
+    """The names that a user's columns have in shards."""
     return [prefix + name for name in names]
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One array without dictionaries, run lengths or extension types."""
+    """Return one array without dictionaries, run lengths or extension types."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
@@ -66,21 +62,23 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    return any(
-        rule(kind)
-        for rule in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    )
+    """Whether the type is one of Arrow's string types."""
+    rules = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(rule(kind) for rule in rules)
 
 
 def is_number(kind: pa.DataType) -> bool:
+    """Whether the type is an integer, a float, a decimal or a boolean."""
     rules = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
     return any(rule(kind) for rule in rules)
 
 
 def numbers(column: pa.ChunkedArray | pa.Array, decimal: str = ".") -> pa.Array:
-    """A feature as float64 (N,): numbers, booleans, or text that holds nothing else.
+    """Convert a feature to float64 (N,).
 
-    `decimal` is the mark in text.
+    Args:
+        column: numbers, booleans, or text that spells numbers or booleans (N,).
+        decimal: the decimal mark in text.
 
     Raises:
         NotNumbers: the column has another type, or a value that is not a number.
@@ -105,9 +103,8 @@ def _parsed(text: pa.Array, decimal: str) -> pa.Array:
     try:
         return words.cast(pa.float64())
     except pa.ArrowInvalid:
-        words = pc.if_else(
-            pc.is_in(words, TRUE), "1", pc.if_else(pc.is_in(words, FALSE), "0", words)
-        )
+        words = pc.if_else(pc.is_in(words, FALSE), "0", words)
+        words = pc.if_else(pc.is_in(words, TRUE), "1", words)
     try:
         return words.cast(pa.float64())
     except pa.ArrowInvalid:

@@ -1,10 +1,10 @@
-"""Classes from a folder `custom/`: the one in a tree, or the one that an old version was trained with.
+"""Import classes from a folder `custom/`: that of a tree, or that of an older version.
 
-Python has one module per name, so another `custom/` than the one it would find is imported as
-`ratchet_custom_<hash of its files>`. Inside that package `import custom.x` and `from custom.x
-import y`, at the top or in a function, find the package's own modules. Nothing in `sys.modules` is
-replaced, so threads may load different versions at the same time.
-`importlib.import_module("custom.x")` cannot be redirected; such a module is refused.
+Python has one module per name. So any `custom/` other than the one on Python's path is imported as
+`ratchet_custom_<hash of its files>`. Inside that package, `import custom.x` and `from custom.x
+import y` find the package's own modules, both at the top of a module and in a function. Nothing in
+`sys.modules` is replaced, so threads can load different versions at the same time.
+`importlib.import_module("custom.x")` cannot be redirected, so a module that calls it is refused.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from typing import Any
 PACKAGE = "custom"
 _PREFIX = "ratchet_custom_"
 _BY_NAME = re.compile(rb"""(import_module|__import__)\(\s*["']custom\b""")
-_folders: dict[str, Path] = {}  # of the packages that were imported under another name
+_folders: dict[str, Path] = {}  # folders of the packages that are imported under another name
 
 
 def imported(tree: Path, module: str) -> ModuleType:
-    """The module `custom.…` of `tree`; where a tree has no `custom/`, the one that Python finds.
+    """Import the module `custom.…` of `tree`, or of Python's path if `tree` has no `custom/`.
 
     Raises:
-        Whatever its import raises.
+        Exception: whatever the import raises.
     """
     folder = tree / PACKAGE
     if folder.is_dir() and folder.resolve() not in _importable():
@@ -46,25 +46,27 @@ def imported(tree: Path, module: str) -> ModuleType:
 
 
 def package(folder: Path) -> str:
-    """The name under which the `custom/` in `folder` can be imported beside any other.
+    """Make the `custom/` in `folder` importable beside any other, and return its package name.
 
-    The folder has to stay.
+    The folder must not be deleted.
     """
     name = _PREFIX + digest(folder)
     if name not in _folders or not _folders[name].is_dir():
         _folders[name] = folder.resolve()
         importlib.invalidate_caches()
     if _FINDER not in sys.meta_path:
-        sys.meta_path.insert(
-            0, _FINDER
-        )  # before Python's own, which would find the modules by their package's path
+        # Python's own finder comes later: it would find the modules by their package's path.
+        sys.meta_path.insert(0, _FINDER)
     return name
 
 
 def unpacked(content: Mapping[str, bytes]) -> str:
-    """As `package`, for files by their path in `custom/`.
+    """Do the same as `package` for file contents, given by their path in `custom/`.
 
-    They are written to a folder that lives as long as the process.
+    The files are written to a temporary folder, which is deleted when the process ends.
+
+    Raises:
+        ValueError: a path leads out of the folder.
     """
     folder = Path(tempfile.mkdtemp(prefix="ratchet-custom-"))
     atexit.register(_remove, folder, os.getpid())
@@ -78,13 +80,13 @@ def unpacked(content: Mapping[str, bytes]) -> str:
 
 
 def packed(package: str) -> dict[str, bytes]:
-    """The files of a package, by their path in `custom/`."""
+    """The contents of a package's files, by their path in `custom/`."""
     folder = folder_of(package)
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files(folder)}
 
 
 def folder_of(package: str) -> Path:
-    """Where a package is: `custom`, or one that `package` named."""
+    """The folder of a package: `custom`, or a name that `package` returned."""
     return _folders[package] if package in _folders else _importable()[0]
 
 
@@ -94,30 +96,32 @@ def _remove(folder: Path, process: int) -> None:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """All files in a part of `custom/`, in a fixed order, less what Python writes."""
+    """Yield all files in a folder, in a fixed order, except those in `__pycache__`."""
     for file in sorted(folder.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
             yield file
 
 
 def digest(folder: Path) -> str:
-    """Hash of the names and contents of all files in a folder, less what Python writes.
+    """Hash the names and contents of all files in a folder, except those in `__pycache__`.
 
-    A missing one has none.
+    A missing folder has the same hash as an empty one.
     """
-    found = hashlib.blake2b(digest_size=16)
+    content_hash = hashlib.blake2b(digest_size=16)
     for file in files(folder):
-        found.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
-        found.update(file.read_bytes())
-    return found.hexdigest()
+        name = file.relative_to(folder).as_posix()
+        content_hash.update(f"{name}\0{file.stat().st_size}\0".encode())
+        content_hash.update(file.read_bytes())
+    return content_hash.hexdigest()
 
 
 def _importable() -> list[Path]:
+    """The folders of the `custom` package on Python's path."""
     try:
-        found = importlib.import_module(PACKAGE)
+        custom = importlib.import_module(PACKAGE)
     except ImportError:
         return []
-    return [Path(place).resolve() for place in found.__path__]
+    return [Path(place).resolve() for place in custom.__path__]
 
 
 class _Finder(MetaPathFinder):
@@ -134,11 +138,9 @@ class _Finder(MetaPathFinder):
         if place.is_dir():
             return self._of_folder(fullname, place)
         file = place.with_name(f"{place.name}.py")
-        return (
-            spec_from_file_location(fullname, file, loader=_Loader(fullname, str(file)))
-            if file.is_file()
-            else None
-        )
+        if not file.is_file():
+            return None
+        return spec_from_file_location(fullname, file, loader=_Loader(fullname, str(file)))
 
     def _of_folder(self, fullname: str, place: Path) -> ModuleSpec | None:
         file, inside = place / "__init__.py", [str(place)]

@@ -1,8 +1,9 @@
-"""What `custom/` imports, read without running it: code outside a stage's deps would change unnoticed, so it is refused.
+"""Check what `custom/` imports, without running it.
 
-Sources are in `custom/sources/`, a dep of `ingest`; models are in `custom/models/`, a dep of
-`train` and `evaluate`. So an edited model does not read the data again, and an edited source does
-not train by itself.
+Code outside a stage's deps could change without the stage running again, so importing it is
+refused. Sources are in `custom/sources/`, a dep of `ingest`. Models are in `custom/models/`, a dep
+of `train` and `evaluate`. So editing a model does not read the data again, and editing a source
+does not by itself train a model.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ BY_PATH = {
 
 @dataclass(frozen=True)
 class Room:
-    """A part of `custom/`, and the stages that have it as a dep."""
+    """A folder in `custom/`, and the stages that have it as a dep."""
 
     folder: str
     stages: tuple[str, ...]
 
     @property
     def always(self) -> set[str]:
+        """Paths that the stages depend on even if there is no `dvc.yaml`."""
         return {self.folder, "custom/__init__.py"}
 
 
@@ -49,14 +51,24 @@ MODELS = Room("custom/models", ("train", "evaluate"))
 
 
 def check_sources(tree: Path, params: Params) -> None:
-    """Raises `ParamsError` if a custom source is elsewhere, or imports code that `ingest` does not depend on."""
+    """Check where custom sources are and what they import.
+
+    Raises:
+        ParamsError: a custom source is outside `custom/sources/`, or imports code that `ingest`
+            does not depend on.
+    """
     for number, source in enumerate(params.ingest.sources):
         if isinstance(source, CustomSource):
             _check(tree, f"ingest.sources.{number}.source", source.source, SOURCES)
 
 
 def check_model(tree: Path, params: Params) -> None:
-    """Raises `ParamsError` if a custom model is elsewhere, or imports code that `train` does not depend on."""
+    """Check where a custom model is and what it imports.
+
+    Raises:
+        ParamsError: the model is outside `custom/models/`, or imports code that `train` and
+            `evaluate` do not depend on.
+    """
     if ":" in params.model.name:
         _check(tree, "model.name", params.model.name, MODELS)
 
@@ -68,8 +80,7 @@ def _check(tree: Path, key: str, name: str, room: Room) -> None:
         last = module.rpartition(".")[2]
         raise ParamsError(
             f"{key}: {name} is not in {room.folder}/; move the module there, with what it imports"
-            " from custom/, and "
-            f'write "{home}.{last}:{attribute}"'
+            f' from custom/, and write "{home}.{last}:{attribute}"'
         )
     closure = _Closure(tree, room)
     if not closure.has(module):
@@ -88,12 +99,18 @@ class _Closure:
         self._deps = _deps(tree, room)
 
     def has(self, module: str) -> bool:
-        """A tree without a `custom/` uses the one that Python finds."""
-        return not (self._tree / "custom").is_dir() or any(
-            name == module for name, _ in self._files(module)
-        )
+        """Whether the module exists. A tree without a `custom/` uses the one on Python's path."""
+        if not (self._tree / "custom").is_dir():
+            return True
+        return any(name == module for name, _ in self._files(module))
 
     def follow(self, module: str) -> None:
+        """Check the imports of `module`, and of every module that it imports.
+
+        Raises:
+            ParamsError: a module is not a dep of the room's stages, or an import cannot be
+                followed.
+        """
         waiting, seen = [*self._files(module)], set()
         while waiting:
             name, file = waiting.pop()
@@ -101,12 +118,12 @@ class _Closure:
                 continue
             seen.add(file)
             for imported, line in _imports(name, file, self._tree):
-                for found, path in self._files(imported):
-                    if self._refuse_outside(file, line, found, path):
-                        waiting.append((found, path))
+                for imported_name, path in self._files(imported):
+                    if self._refuse_outside(file, line, imported_name, path):
+                        waiting.append((imported_name, path))
 
     def _files(self, module: str) -> Iterator[tuple[str, Path]]:
-        """The files of a module and of the packages around it, as far as they belong to the repository."""
+        """Yield the files of a module and its parent packages that are in the repository."""
         parts = module.split(".")
         for count in range(1, len(parts) + 1):
             name, place = ".".join(parts[:count]), self._tree.joinpath(*parts[:count])
@@ -118,53 +135,40 @@ class _Closure:
             yield from self._installed_from_here(parts[0])
 
     def _installed_from_here(self, module: str) -> Iterator[tuple[str, Path]]:
-        """A package that Python finds inside the repository, as after `pip install -e src`."""
+        """Yield a package that Python finds in the repository, as after `pip install -e src`."""
         try:
             spec = find_spec(module)
         except (ImportError, ValueError):
             return
-        file = (
-            None
-            if spec is None or not spec.has_location or spec.origin is None
-            else Path(spec.origin)
-        )
-        if (
-            file is not None
-            and file.is_relative_to(self._tree.resolve())
-            and "site-packages" not in file.parts
-        ):
+        if spec is None or not spec.has_location or spec.origin is None:
+            return
+        file = Path(spec.origin)
+        if file.is_relative_to(self._tree.resolve()) and "site-packages" not in file.parts:
             yield module, file
 
     def _refuse_outside(self, importer: Path, line: int, name: str, file: Path) -> bool:
-        """Raise `ParamsError` for a file that is not a dep.
-
-        Return whether its own imports have to be read too.
-        """
+        """Refuse a file that is not a dep; return whether its own imports must be checked too."""
         path = _shown(file, self._tree)
-        own = path.startswith(
-            ("tasks/", "ratchet/")
-        )  # a test checks that dvc.yaml lists what these import
+        # Ratchet's own imports need no check here: a test checks that dvc.yaml lists them.
+        own = path.startswith(("tasks/", "ratchet/"))
         if own and file.stem == "__init__":
             return False
-        kept = (
-            path.startswith(("custom/", "tasks/", "ratchet/")) or self._room == SOURCES
-        )  # by a version, which needs its model
-        if kept and any(path == dep or path.startswith(f"{dep}/") for dep in self._deps):
+        # A version stores `custom/` beside its model, but no other code of the user.
+        allowed = own or path.startswith("custom/") or self._room == SOURCES
+        if allowed and any(path == dep or path.startswith(f"{dep}/") for dep in self._deps):
             return not own
+        advice = f"move it to {self._room.folder}/"
+        if self._room == SOURCES:
+            advice += f", or add {path} to the deps of ingest in dvc.yaml"
         raise ParamsError(
             f"{_shown(importer, self._tree)}, line {line}: imports {name} ({path}), which is not a"
-            f" dep of {' and '.join(self._room.stages)}, so a change in it would go unnoticed; move"
-            f" it to {self._room.folder}/"
-            + (
-                f", or add {path} to the deps of ingest in dvc.yaml"
-                if self._room == SOURCES
-                else ""
-            )
+            f" dep of {' and '.join(self._room.stages)}, so a change in it would go unnoticed;"
+            f" {advice}"
         )
 
 
 def _deps(tree: Path, room: Room) -> set[str]:
-    """What all stages of the room have as deps."""
+    """The deps that all stages of the room have in common."""
     file = tree / "dvc.yaml"
     if not file.is_file():
         return room.always
@@ -175,15 +179,15 @@ def _deps(tree: Path, room: Room) -> set[str]:
 
 
 def _imports(module: str, file: Path, tree: Path) -> Iterator[tuple[str, int]]:
-    """Every module that a file imports, at its top or in a function, with the line.
+    """Yield every module that a file imports, at its top or in a function, with the line.
 
     Raises:
-        ParamsError: it imports in a way that cannot be followed.
+        ParamsError: an import cannot be followed.
     """
     try:
         parsed = _RunTime().visit(ast.parse(file.read_bytes()))
     except (SyntaxError, ValueError):
-        return  # its import says more
+        return  # importing it reports the error in full
     package = module if file.stem == "__init__" else module.rpartition(".")[0]
     called = {id(node.func) for node in ast.walk(parsed) if isinstance(node, ast.Call)}
     for node in ast.walk(parsed):
@@ -220,25 +224,25 @@ def _by_path(node: ast.AST) -> str:
         return "sys.path"
     if isinstance(node, ast.ImportFrom):
         names = {"path"} if node.module == "sys" else BY_PATH
-        return next(
-            (f"{node.module}.{alias.name}" for alias in node.names if alias.name in names), ""
-        )
+        for alias in node.names:
+            if alias.name in names:
+                return f"{node.module}.{alias.name}"
     if isinstance(node, ast.Call):
         name = _name(node.func)
-        in_place = isinstance(node.func, ast.Name) and name in (
-            "eval",
-            "compile",
-        )  # not model.eval(), torch.compile()
-        return name if in_place or name in {*BY_PATH, "exec"} else ""
+        # model.eval() and torch.compile() are harmless.
+        builtin = isinstance(node.func, ast.Name) and name in ("eval", "compile")
+        if builtin or name in {*BY_PATH, "exec"}:
+            return name
     return ""
 
 
 def _renamed(node: ast.AST) -> str:
-    """`import_module` under another name, whose calls cannot be told from others."""
+    """`import_module` under another name, whose calls look like those of any function."""
     if isinstance(node, ast.ImportFrom):
-        return next(
-            (alias.name for alias in node.names if alias.name in BY_NAME and alias.asname), ""
-        )
+        for alias in node.names:
+            if alias.name in BY_NAME and alias.asname:
+                return alias.name
+        return ""
     return _name(node) if _name(node) in BY_NAME else ""
 
 
@@ -251,18 +255,18 @@ def _name(node: ast.AST) -> str:
 def _absolute(name: str, package: str) -> str:
     try:
         return resolve_name(name, package)
-    except ImportError:  # beyond the top package; its import says so
+    except ImportError:  # beyond the top package; importing it reports that
         return name.lstrip(".")
 
 
 def _shown(file: Path, tree: Path) -> str:
-    if not file.is_relative_to(tree):  # found by Python, not by its place in the tree
+    if not file.is_relative_to(tree):  # Python found it by another path, such as a link
         file, tree = file.resolve(), tree.resolve()
     return file.relative_to(tree).as_posix()
 
 
 class _RunTime(ast.NodeTransformer):
-    """Takes out what only a type checker reads."""
+    """Removes the imports that only a type checker reads."""
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)

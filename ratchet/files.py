@@ -22,17 +22,15 @@ from ratchet.errors import RatchetError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _TRIES = 100
-_PREFIX = ".ratchet-"  # of temporary folders; none of these is ever a user's
+_PREFIX = ".ratchet-"  # of temporary folders; users' folders never have it
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that replaces it when the block succeeds.
+    """Yield a temporary path that replaces `path` if the block succeeds, and is deleted otherwise.
 
-    Otherwise it is deleted.
-
-    The block makes a file or a folder at that name. Everything in it is synced to disk before it is
-    renamed. Of two that write the same path at once the later one stays.
+    The block creates a file or a folder at the temporary path. Its content is synced to disk before
+    it is renamed. If two processes write the same path at once, the later one wins.
 
     Raises:
         RatchetError: the disk is full.
@@ -49,10 +47,10 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def replace(new: Path, path: Path, holder: Path) -> None:
-    """Rename `new` to `path`; a folder there, which cannot be replaced, moves into `holder` first.
+    """Rename `new` to `path`. An existing folder at `path` moves into `holder` first.
 
     Raises:
-        RatchetError: others replaced it again and again.
+        RatchetError: other processes replaced it again and again.
     """
     for attempt in range(_TRIES):
         try:
@@ -63,21 +61,21 @@ def replace(new: Path, path: Path, holder: Path) -> None:
                 raise
         with contextlib.suppress(FileNotFoundError):
             path.rename(holder / f"before-{attempt}")
-    raise RatchetError(f"{path} was replaced by others {_TRIES} times; run this again")
+    raise RatchetError(f"other processes replaced {path} {_TRIES} times; run the command again")
 
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path` for the files that making it takes; it is deleted with the block.
+    """Yield a temporary folder next to `path`, which is deleted after the block.
 
-    Such folders that killed processes left there are deleted too.
+    Temporary folders that killed processes left there are deleted too.
 
     Raises:
         RatchetError: the disk is full.
     """
     try:
-        _swept(path.parent.resolve())
-        with _held_folder(path) as folder:
+        _sweep(path.parent.resolve())
+        with _locked_folder(path) as folder:
             yield folder
     except OSError as error:
         if error.errno not in FULL and "No space left" not in str(error):
@@ -88,7 +86,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _held_folder(path: Path) -> Iterator[Path]:
+def _locked_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that is locked for as long as this process uses it."""
     prefix = f"{_PREFIX}{path.name[:40]}."
     for _ in range(_TRIES):
@@ -107,12 +105,12 @@ def _held_folder(path: Path) -> Iterator[Path]:
                     return
             finally:
                 os.close(descriptor)
-    raise RatchetError(f"no temporary folder could be made in {path.parent}; run this again")
+    raise RatchetError(f"cannot create a temporary folder in {path.parent}; run the command again")
 
 
 @functools.cache
-def _swept(folder: Path) -> None:
-    """Remove leftovers once per process: some folders have thousands of files."""
+def _sweep(folder: Path) -> None:
+    """Remove leftovers once per process, because some folders have thousands of files."""
     if count := remove_leftovers(folder):
         print(
             f"ratchet: removed {count} temporary folders of killed processes in {folder}",
@@ -121,7 +119,7 @@ def _swept(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete the temporary folders in `folder` whose process is gone; returns their number."""
+    """Delete the temporary folders in `folder` whose process is gone; return their number."""
     count = 0
     for leftover in folder.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
@@ -136,7 +134,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The folders in `folder`, without those that another process deletes just then."""
+    """The folders in `folder`, newest first, without those that another process is deleting."""
     times: dict[Path, float] = {}
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -160,24 +158,31 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def to_json(content: Any) -> str:
+    """Serialise `content` with sorted keys, two spaces of indentation and a final newline.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def code_files(*rooms: str) -> list[Path]:
-    """The modules of these rooms of `ratchet`, and those of its ground floor."""
+    """The modules in these packages of `ratchet`, and its top-level modules."""
     home = Path(__file__).parent
-    return sorted(
-        [*home.glob("*.py"), *(file for room in rooms for file in (home / room).rglob("*.py"))]
-    )
+    modules = list(home.glob("*.py"))
+    for room in rooms:
+        modules.extend((home / room).rglob("*.py"))
+    return sorted(modules)
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link(source: Path, target: Path) -> None:
-    """Give `source` a second name, or copy it where the file system allows none."""
+    """Hard-link `source` to `target`, or copy it if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

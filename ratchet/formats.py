@@ -1,9 +1,8 @@
-"""The numbers of the stored formats: files and tags as an older or newer Ratchet wrote them can be read.
+"""Format numbers of stored files and tags, so that other versions of Ratchet can read them.
 
-A number is raised when a field changes its meaning or goes away; content without one has format 1.
-Readers ignore fields that they do not know and fill in optional ones that are missing. Of a newer
-format they read what they know, unless it says in `needs_format` that only a newer reader
-understands it.
+A format number increases when a field changes its meaning or is removed. Content without a number
+has format 1. Readers ignore unknown fields, and fill in optional fields that are missing. They read
+what they know of a newer format, unless its `needs_format` says that it needs a newer reader.
 """
 
 from __future__ import annotations
@@ -22,21 +21,26 @@ class Format:
     """One kind of file or tag."""
 
     name: str
-    number: int  # what this Ratchet writes, and the newest that it knows
-    again: str  # the command after which it is whole again
+    number: int  # the format that this Ratchet writes, and the newest one that it knows
+    again: str  # what to do if the content is damaged, for messages
     error: type[RatchetError] = CorruptData
 
     def stamped(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """`content` with this Ratchet's number, whatever number it had before."""
+        """Return `content` with the current format number."""
         return {**content, "format": self.number}
 
     def of(self, content: object, where: object) -> int:
-        """The number of `content`, once it is known that it can be read.
+        """Check that `content` can be read, and return its format number.
 
-        A newer one is warned of once.
+        A newer format is reported by a warning, once per process.
+
+        Args:
+            content: the parsed JSON.
+            where: where it was read, for messages.
 
         Raises:
-            `error`: it is not a JSON object, its number is not one, or it needs a newer reader.
+            RatchetError: the content is not a JSON object, its number is invalid, or it needs a
+                newer reader. The class of the exception is `error`.
         """
         if not isinstance(content, Mapping):
             raise self.error(
@@ -55,16 +59,16 @@ class Format:
             )
         if number > self.number:
             warn(
-                f"{where} has format {number} of {self.name}, and this Ratchet knows format"
-                f" {self.number}: what is new in it is ignored; upgrade Ratchet to use it"
+                f"{where} has format {number} of {self.name}, but this Ratchet knows format"
+                f" {self.number} and ignores what is new; upgrade Ratchet to use it"
             )
         return number
 
     def require(self, content: object, names: tuple[str, ...], where: object) -> Mapping[str, Any]:
-        """`content`, once it is known that it can be read and has the fields `names`.
+        """Check that `content` can be read and has the fields `names`, and return it.
 
         Raises:
-            `error`: as `of`, or one of these fields is missing.
+            RatchetError: as `of` does, or a field is missing.
         """
         number = self.of(content, where)
         assert isinstance(content, Mapping)
@@ -85,7 +89,7 @@ class Format:
         )
 
 
-# Here, since the steps that read it do not import the stage.
+# This is here because the steps that read a report do not import the stage.
 VALIDATION = Format("a validation report", 1, "run `dvc repro validate`")
 
 
@@ -99,7 +103,7 @@ def required(record: Any) -> tuple[str, ...]:
 
 
 def known(record: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `content` the dataclass has fields for."""
+    """The entries of `content` that the dataclass has fields for."""
     return {field.name: content[field.name] for field in fields(record) if field.name in content}
 
 
@@ -109,5 +113,5 @@ def _number(value: object) -> int | None:
 
 @lru_cache(maxsize=1000)
 def warn(message: str) -> None:
-    """Log a warning, once in a process."""
+    """Log a warning, once per process."""
     logging.getLogger("ratchet").warning(message)

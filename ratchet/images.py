@@ -1,18 +1,17 @@
 """Decode images to 8-bit pixels, with one rule for each way that images differ.
 
-formats          PNG, JPEG, GIF, BMP, WebP, TIFF, PNM, AVIF; HEIC with the extra `heif`; no other format is opened
-several frames   the first one counts
-EXIF rotation    is applied; with EXIF data that cannot be read, the pixels stay as they are
+formats          PNG, JPEG, GIF, BMP, WebP, TIFF, PNM, AVIF; HEIC with the extra `heif`; no others
+several frames   the first one is used
+EXIF rotation    is applied; if the EXIF data cannot be read, the pixels stay unchanged
 palette          its colours, with their alpha if any
-alpha            laid over white
+alpha            composited over white
 CMYK, LAB...     Pillow's conversion to RGB
 16 bits          divided by 257: 0..65535 becomes 0..255
 32 bits, float   refused: they have no fixed range
 colour to grey   ITU-R 601-2 luma; grey to colour: three equal channels
 size             bilinear with antialiasing, each side scaled by itself
 
-Validation decodes an image with the function that preparation uses, `decode`, so that both accept
-the same images.
+Validation and preparation both use `decode`, so that they accept the same images.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ratchet.errors import CorruptData
 
-MAX_PIXELS = 178_956_970  # of one image; Pillow refuses more
+MAX_PIXELS = 178_956_970  # pixels of one image; Pillow refuses more
 MODES = {1: "L", 3: "RGB"}
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -44,7 +43,7 @@ TURNS = {  # EXIF orientation: what makes the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SAMPLE = 32  # pixels of a side, on which `in_colour` looks for colour
+SAMPLE = 32  # side of the sample in which `in_colour` looks for colour, in pixels
 
 
 class BadImage(CorruptData):
@@ -65,7 +64,7 @@ class Picture:
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The formats that are opened, by Pillow's names."""
+    """The supported formats, by Pillow's names."""
     try:
         import pillow_heif
     except ImportError:
@@ -77,7 +76,7 @@ def formats() -> tuple[str, ...]:
 @functools.cache
 def suffixes() -> frozenset[str]:
     """The suffixes of files in these formats, in lower case."""
-    readable = {*formats(), "MPO"}  # MPO is JPEG with more frames
+    readable = {*formats(), "MPO"}  # MPO is a JPEG with several frames
     extensions = Image.registered_extensions()
     return frozenset(suffix for suffix, name in extensions.items() if name in readable)
 
@@ -95,9 +94,8 @@ def decode(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Picture:
         raise BadImage("image_empty", "0 bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow's remarks on damaged metadata, and its own limit of pixels
+            # Pillow warns of damaged metadata, and of images beyond its own limit of pixels.
+            warnings.simplefilter("ignore")
             return _decode(encoded, max_pixels)
     except BadImage:
         raise
@@ -106,7 +104,7 @@ def decode(encoded: bytes | None, max_pixels: int = MAX_PIXELS) -> Picture:
         raise BadImage("image_bomb", f"{size}; at most {max_pixels:,} are decoded") from None
     except UnidentifiedImageError:
         raise _unidentified(encoded) from None
-    except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
+    except Exception as error:  # Pillow's plugins raise whatever error their parser hits
         message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise BadImage("image_corrupt", message.removesuffix(":")) from None
 
@@ -133,7 +131,7 @@ def _opaque(image: Image.Image) -> Image.Image:
         return image
     if mode == "F":
         raise BadImage("image_mode", "floating-point pixels have no fixed range")
-    if mode == "I" and image.format not in ("PNG", "PPM"):  # of those, I holds 16 bits
+    if mode == "I" and image.format not in ("PNG", "PPM"):  # in these formats, I holds 16 bits
         raise BadImage("image_mode", "32-bit pixels have no fixed range")
     if mode.startswith("I"):
         return _from_16_bits(image)
@@ -158,13 +156,14 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the image upright.
+    """The transposition that makes the image upright.
 
-    (`ImageOps.exif_transpose` rewrites the EXIF data, too, and fails on damaged ones.).
+    This does not use `ImageOps.exif_transpose`, which also rewrites the EXIF data and fails if
+    they are damaged.
     """
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the EXIF data are damaged, which says nothing about the pixels
+    except Exception:  # the EXIF data are damaged, but the pixels may still be good
         return None
 
 
@@ -182,7 +181,7 @@ def _unidentified(encoded: bytes) -> BadImage:
 
 
 def _format(prefix: bytes) -> str | None:
-    """The format that the first bytes of a file claim. Nothing is opened for this."""
+    """The format that the first bytes of a file claim. This opens nothing."""
     if prefix.startswith(b"%PDF"):
         return "PDF"
     if prefix[4:8] == b"ftyp" and prefix[8:12] in HEIC_BRANDS and "HEIF" not in formats():
@@ -191,17 +190,16 @@ def _format(prefix: bytes) -> str | None:
     for name, (_, accept) in Image.OPEN.items():
         with contextlib.suppress(Exception):  # a prefix that is too short for the check
             if accept and accept(prefix):
-                return "CUR or TGA" if name == "CUR" else name  # TGA files can begin alike
+                return "CUR or TGA" if name == "CUR" else name  # TGA files can begin the same way
     return None
 
 
 def in_colour(image: Image.Image) -> bool:
-    """Whether the channels of an L or RGB image differ anywhere, looking at up to `SAMPLE` x `SAMPLE` pixels."""
+    """Whether the channels of an L or RGB image differ in a sample of SAMPLE x SAMPLE pixels."""
     if image.mode == "L":
         return False
-    sample = np.asarray(
-        image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST)
-    )  # (SAMPLE, SAMPLE, 3)
+    small = image.resize((SAMPLE, SAMPLE), Image.Resampling.NEAREST)
+    sample = np.asarray(small)  # (SAMPLE, SAMPLE, 3)
     return bool((sample != sample[:, :, :1]).any())
 
 
@@ -214,7 +212,13 @@ def brightness(image: Image.Image) -> int:
 def pixels(
     encoded: bytes | None, size: Sequence[int], channels: int, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """An encoded image as a model's input: uint8 (C, H, W); `size` is (height, width).
+    """Decode an image to a model's input, uint8 (C, H, W).
+
+    Args:
+        encoded: the bytes of an image file.
+        size: (height, width) of the input.
+        channels: 1 or 3.
+        max_pixels: images with more pixels are refused.
 
     Raises:
         BadImage: as `decode` does.
@@ -229,10 +233,16 @@ def stacked(
     channels: int,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Encoded images as a model's inputs: uint8 (N, C, H, W).
+    """Decode images to a model's inputs, uint8 (N, C, H, W).
 
-    They are pasted on one canvas, because Pillow exports one large image faster than many small
+    They are pasted onto one canvas, because Pillow exports one large image faster than many small
     ones.
+
+    Args:
+        encoded: the bytes of image files.
+        size: (height, width) of the inputs.
+        channels: 1 or 3.
+        max_pixels: images with more pixels are refused.
 
     Raises:
         BadImage: as `decode` does, for the first bad image.
@@ -247,7 +257,7 @@ def stacked(
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], channels: int) -> Image.Image:
-    """An L or RGB image in the size (width, height) and with the channels of a model's input."""
+    """Resize an L or RGB image to `size` (width, height) and convert it to `channels`."""
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     return image if image.mode == MODES[channels] else image.convert(MODES[channels])
