@@ -48,8 +48,9 @@ def train(
     PREFECT_API_URL, or starts a temporary one.
     """
     from ratchet import overrides
+    from ratchet.out_of_date import preload
     from ratchet.process import age_s
-    from ratchet.stage import home, preload
+    from ratchet.repository import home
     from ratchet.workspace.run_tree import check
     from service.server import server
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet import stage
+from ratchet import out_of_date, stage
 from ratchet.errors import Busy, InputsChanged, NotARepository
 from ratchet.params import Params
 from ratchet.stage import Stage
@@ -19,7 +19,7 @@ from tests.helpers.toy import Toy
 
 def test_nothing_is_out_of_date_after_a_run(released: Checkout) -> None:
     for name in ("ingest", "validate", "prepare", "train", "evaluate"):
-        assert stage.why(released.path, name) == []
+        assert out_of_date.why(released.path, name) == []
 
 
 def test_it_names_the_param_the_code_and_the_output(copy: Checkout) -> None:
@@ -27,7 +27,7 @@ def test_it_names_the_param_the_code_and_the_output(copy: Checkout) -> None:
     (copy.path / "models/classifier.json").unlink()
     code = copy.path / "tasks/train.py"
     code.write_text(code.read_text() + "\n")
-    assert sorted(stage.why(copy.path, "train")) == [
+    assert sorted(out_of_date.why(copy.path, "train")) == [
         "input tasks/train.py: modified",
         "output models/classifier.json: deleted",
         "param train.epochs: 2 → 3",
@@ -39,13 +39,13 @@ def test_it_names_the_param_the_code_and_the_output(copy: Checkout) -> None:
 def test_a_list_of_locks_that_a_kill_cut_off_stops_nothing(copy: Checkout, left: str) -> None:
     (copy.path / ".dvc/tmp").mkdir(exist_ok=True)
     (copy.path / ".dvc/tmp/rwlock").write_text(left)
-    assert stage.why(copy.path, "train") == []
+    assert out_of_date.why(copy.path, "train") == []
     copy.run("dvc", "repro")
 
 
 def test_a_stage_that_never_ran_says_so(copy: Checkout) -> None:
     (copy.path / "dvc.lock").unlink()
-    assert stage.why(copy.path, "ingest") == ["it has not run here before"]
+    assert out_of_date.why(copy.path, "ingest") == ["it has not run here before"]
 
 
 def touch(file: Path) -> None:
@@ -135,6 +135,6 @@ def test_home_is_the_main_checkout(copy: Checkout, tmp_path: Path) -> None:
 
 
 def test_every_stage_of_the_graph_has_its_three_doors() -> None:
-    for name in stage._graph(ROOT):
+    for name in out_of_date.graph(ROOT):
         text = (ROOT / f"tasks/{name}.py").read_text()
         assert f"{name}.main()" in text

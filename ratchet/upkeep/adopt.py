@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ratchet import locks, params, stage
+from ratchet import locks, out_of_date, params
 from ratchet.errors import ObjectsMissing, ParamsError, VersionError
 from ratchet.git import git, head, read, resolve
 from ratchet.locks import locked
@@ -112,7 +112,7 @@ def _checked(tree: Path, version: Version, old: str, code: bool) -> _Change:
     if not code:
         _check_code(tree, version, old)
     wanted = pipeline.of_commit(tree, version.commit).outputs
-    _refuse(version, edits.outputs(tree, wanted, stage.changes(tree)))
+    _refuse(version, edits.outputs(tree, wanted, out_of_date.changes(tree)))
     version_tree.fetch(tree, version.commit)
     return change
 
@@ -202,7 +202,7 @@ def _switch(
         cache lacks.
     """
     new = branch.commit(tree, old, change.everything, message)
-    is_done = new == old and not stage.changes(tree)
+    is_done = new == old and not out_of_date.changes(tree)
     with branch.prepared(tree, change.everything) as area:
         is_done = is_done and not any(area.iterdir())
         with branch.index(tree):
@@ -240,7 +240,7 @@ def _rebuild(tree: Path, version: Version, lacking: Sequence[str]) -> None:
 
 def _check_result(tree: Path, version: Version) -> None:
     stages = {output.stage for output in pipeline.of_commit(tree, version.commit).outputs}
-    left = sorted(stages & stage.changes(tree).keys())
+    left = sorted(stages & out_of_date.changes(tree).keys())
     if left:
         raise VersionError(
             f"the branch has the state of {version.name}, but DVC finds {_listed(left)} out of "

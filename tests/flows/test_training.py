@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet import stage
+from ratchet import out_of_date
 from tests.conftest import Checkout, Second, duplicate
 from tests.registry.test_texts import REASONS
 from tests.test_layout import closure, dep
@@ -83,7 +83,7 @@ def test_a_param_reruns_exactly_the_stages_that_read_it(copy: Checkout) -> None:
         edited, count = re.subn(rf"(?m)^( *){value}", rf"\g<1>{other}", text)
         assert count == 1, value
         file.write_text(edited)
-        assert set(stage.changes(copy.path)) == readers, other
+        assert set(out_of_date.changes(copy.path)) == readers, other
 
 
 def test_an_edited_module_reruns_exactly_the_stages_that_import_its_room(copy: Checkout) -> None:
@@ -103,7 +103,7 @@ def test_an_edited_module_reruns_exactly_the_stages_that_import_its_room(copy: C
         file = copy.path / f"{module.replace('.', '/')}.py"
         text = file.read_text()
         file.write_text(f"{text}\n# edited\n")
-        assert set(stage.changes(copy.path)) == expected, module
+        assert set(out_of_date.changes(copy.path)) == expected, module
         file.write_text(text)
 
 

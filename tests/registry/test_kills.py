@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ratchet import stage
+from ratchet import out_of_date
 from ratchet.git import git
 from ratchet.registry import loading, pending
 from ratchet.upkeep.adopt import adopt
@@ -201,7 +201,7 @@ class Killer:
         assert git("for-each-ref", "refs/ratchet", cwd=tree) == ""
         if command == "adopt":
             assert git("status", "--porcelain", cwd=tree) == ""
-            assert stage.changes(tree) == {}
+            assert out_of_date.changes(tree) == {}
 
 
 @pytest.fixture(scope="session")
