@@ -293,7 +293,7 @@ def origin() -> dict[str, str]:
 
 
 def log(line: str) -> None:
-    """Write a line of a step to the log of its run and to the terminal; without a run, do nothing."""
+    """Write a line of a step to the log of its run and to the terminal, if there is a run."""
     if "prefect" not in sys.modules:
         return
     from prefect.exceptions import MissingContextError

@@ -25,7 +25,7 @@ from ratchet.registry.records import Version
 from ratchet.registry.versions import Registry
 from ratchet.repository import OBJECTS, locked
 from ratchet.stage import origin, step
-from ratchet.store import pipeline, remote
+from ratchet.store import dirty, pipeline, remote
 from ratchet.store.cache import digest
 from ratchet.store.pipeline import Pipeline
 
@@ -85,7 +85,7 @@ def register(
 
 def check_clean(tree: Path, base: str, run: Pipeline) -> None:
     """Raise `DirtyCode` if `dvc.yaml` or a code dep of the run is not that of commit `base`."""
-    pipeline.refuse_dirty(tree, pipeline.edited(tree, base, run.code), base)
+    dirty.refuse_dirty(tree, dirty.edited(tree, base, run.code), base)
 
 
 def _publish(

@@ -1,7 +1,7 @@
-"""DVC's cache on this disk, read without DVC: importing that costs 0.2 s, which a rollback would feel.
+"""DVC's cache on this disk, read without importing DVC, which would slow a rollback by 0.2 s.
 
-Objects are hashed before they are used, and the listing of a folder is checked before anything is
-laid out by it.
+Objects are hashed before they are used, and the listing of a folder is checked before it is used to
+check out files.
 """
 
 from __future__ import annotations
@@ -21,30 +21,39 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class Cache:
-    """DVC's cache on this disk, read without DVC."""
+    """DVC's cache on this disk.
+
+    Args:
+        tree: the checkout that uses the cache.
+    """
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
         self.root = _root(tree)
 
     def path(self, md5: str) -> Path:
-        """Where the object lies, or would lie."""
+        """Return where the object is, or would be."""
         return self.root / "files" / "md5" / md5[:2] / md5[2:]
 
     def has(self, md5: str) -> bool:
+        """Does the cache have this object?"""
         return self.path(md5).is_file()
 
     def check(self, md5: str, what: str) -> Path:
-        """The object's path once its content was hashed.
+        """Hash the object and return its path.
+
+        Args:
+            md5: the MD5 of the object.
+            what: what the object is, for messages.
 
         Raises:
             ObjectsMissing: it is not in the cache.
-            CorruptData: its content is not what its name says.
+            CorruptData: its content does not match its hash.
         """
         file = self.path(md5)
         if not file.is_file():
             raise ObjectsMissing(
-                f"{what} is not in DVC's cache ({file}); `dvc fetch` or `ratchet verify` tells more"
+                f"{what} is not in DVC's cache ({file}); run `dvc fetch` or `ratchet verify`"
             )
         if digest(file, "md5") != md5.removesuffix(".dir"):
             raise CorruptData(
@@ -53,39 +62,44 @@ class Cache:
         return file
 
     def listing(self, md5: str, what: str) -> dict[str, str]:
-        """The files of a folder: relative path to MD5, hashed and checked.
+        """Return the MD5 of the files of a folder by relative path, after hashing the listing.
 
-        Raises as `check` does.
+        Raises:
+            ObjectsMissing: the listing is not in the cache.
+            CorruptData: the listing does not match its hash, or is not safe to use.
         """
         return listing(self.check(md5, what).read_bytes(), what)
 
     def objects(self, output: Output) -> dict[str, str]:
-        """All objects of an output: their MD5 and what they are; a folder's listing comes first."""
-        found = {output.md5: output.path}
+        """Return the paths of all objects of an output by MD5, starting with a folder's listing."""
+        paths = {output.md5: output.path}
         if output.is_folder:
             files = self.listing(output.md5, output.path)
-            found |= {md5: f"{output.path}/{name}" for name, md5 in files.items()}
-        return found
+            paths |= {md5: f"{output.path}/{name}" for name, md5 in files.items()}
+        return paths
 
 
 def listing(content: bytes, what: str) -> dict[str, str]:
-    """Read DVC's listing of a folder: relative path to MD5.
+    """Read DVC's listing of a folder.
+
+    Returns:
+        The MD5 of the files by relative path.
 
     Raises:
-        CorruptData: a path in it would leave the folder, or it is not a listing.
+        CorruptData: it is not a listing, or a path in it would leave the folder.
     """
     try:
-        read = json.loads(content)
-        entries = [(str(entry["relpath"]), str(entry["md5"])) for entry in read]
-        if not isinstance(read, list):
+        items = json.loads(content)
+        entries = [(str(item["relpath"]), str(item["md5"])) for item in items]
+        if not isinstance(items, list):
             raise ValueError
     except (ValueError, TypeError, KeyError):
         raise CorruptData(
-            f"{what}: its listing is not one that DVC writes; `ratchet verify`"
+            f"{what}: its listing is not one that DVC writes; run `ratchet verify`"
         ) from None
     for name, md5 in entries:
         parts = PurePosixPath(name).parts
-        odd = (
+        is_unsafe = (
             not parts
             or name.startswith("/")
             or ".." in parts
@@ -93,16 +107,16 @@ def listing(content: bytes, what: str) -> dict[str, str]:
             or "\0" in name
             or "\\" in name
         )
-        if odd or str(PurePosixPath(name)) != name or not _MD5.fullmatch(md5):
+        if is_unsafe or str(PurePosixPath(name)) != name or not _MD5.fullmatch(md5):
             raise CorruptData(
-                f"{what}: its listing names {name!r}, which is not a path inside it; nothing was"
-                " written"
+                f"{what}: its listing names {name!r}, which is not a path inside it;"
+                " nothing was written"
             )
     return dict(entries)
 
 
 def digest(file: Path, algorithm: str) -> str:
-    """Hexadecimal hash of a file, read in pieces."""
+    """Return the hexadecimal hash of a file."""
     hasher = hashlib.new(algorithm, usedforsecurity=False)
     with file.open("rb") as stream:
         while piece := stream.read(CHUNK):
@@ -111,9 +125,10 @@ def digest(file: Path, algorithm: str) -> str:
 
 
 def _root(tree: Path) -> Path:
-    """The folder that DVC's settings name: the checkout's, local ones first, then the user's.
+    """Return the folder of the cache that DVC's settings name.
 
-    Where none does, a linked worktree without a cache of its own uses the main checkout's.
+    The local settings of the checkout come first, then its shared settings, then those of the user.
+    If none names a folder, a linked worktree without its own cache uses the main checkout's.
     """
     folder = tree / ".dvc"
     if not folder.is_dir():
@@ -121,10 +136,10 @@ def _root(tree: Path) -> Path:
             f"{tree.resolve()} has no .dvc folder; run this at the root of a Ratchet checkout"
         )
     for file in (folder / "config.local", folder / "config"):
-        named = _named(file)
-        if named:
-            return (folder / Path(named).expanduser()).resolve()
-    if any((place / "config").exists() for place in _elsewhere()):
+        name = _cache_dir(file)
+        if name:
+            return (folder / Path(name).expanduser()).resolve()
+    if any((place / "config").exists() for place in _user_settings()):
         from dvc.config import Config
 
         return Path(Config(str(folder))["cache"].get("dir") or folder / "cache").resolve()
@@ -132,7 +147,8 @@ def _root(tree: Path) -> Path:
     return (own if own.is_dir() else home(tree) / ".dvc" / "cache").resolve()
 
 
-def _named(file: Path) -> str | None:
+def _cache_dir(file: Path) -> str | None:
+    """Return the folder of the cache that a settings file of DVC names, if any."""
     from configobj import ConfigObj, ConfigObjError  # type: ignore[import-untyped]  # DVC's reader
 
     if not file.is_file():
@@ -141,14 +157,14 @@ def _named(file: Path) -> str | None:
         settings = ConfigObj(str(file), interpolation=False, encoding="utf-8")
     except (ConfigObjError, UnicodeDecodeError) as error:
         raise VersionError(
-            f"{file} can't be read: {error}; for details, run `dvc config --list`"
+            f"{file} cannot be read: {error}; for details, run `dvc config --list`"
         ) from None
-    named = settings.get("cache", {}).get("dir")
-    return None if named is None else str(named)
+    name = settings.get("cache", {}).get("dir")
+    return None if name is None else str(name)
 
 
-def _elsewhere() -> list[Path]:
-    """Where DVC looks for settings of the user and of the machine."""
+def _user_settings() -> list[Path]:
+    """Return the folders where DVC looks for settings of the user and of the machine."""
     from platformdirs import site_config_dir, user_config_dir
 
     return [

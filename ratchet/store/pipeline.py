@@ -1,12 +1,10 @@
-"""What `dvc.yaml` and `dvc.lock` say together: outputs, their hashes, and the code that made them."""
+"""What `dvc.yaml` and `dvc.lock` say together: outputs, their hashes and the code behind them."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,47 +12,41 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ratchet.errors import DirtyCode, VersionError
-from ratchet.git import blobs, files, read
+from ratchet.errors import VersionError
+from ratchet.git import read
 
 PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
 SOURCES, PARAMS = "source.lock", "params.yaml"
-_LISTED = 5  # paths that a message names
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a stage: `md5` ends with ".dir" for a folder.
-
-    `cached`: DVC keeps it, else git does.
-    """
+    """One output of a stage."""
 
     path: str
-    md5: str
-    size: int
+    md5: str  # ends with ".dir" for a folder
+    size: int  # bytes
     stage: str
-    cached: bool
-    pushed: bool
+    cached: bool  # True: DVC keeps it; False: git keeps it
+    pushed: bool  # to the DVC remote
 
     @property
     def is_folder(self) -> bool:
+        """Is this output a folder?"""
         return self.md5.endswith(".dir")
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The graph with the hashes of one run.
-
-    `inputs` are the deps that no stage makes: code, and `source.lock`.
-    """
+    """The graph with the hashes of one run."""
 
     outputs: tuple[Output, ...]
-    inputs: dict[str, str]
-    params: dict[str, dict[str, Any]]
+    inputs: dict[str, str]  # MD5 by path of the deps that no stage makes: code and `source.lock`
+    params: dict[str, dict[str, Any]]  # by stage
 
     def output(self, path: str) -> Output:
-        """Raises `VersionError` where the graph makes no such file."""
+        """Return the output with this path; raise `VersionError` if the graph has none."""
         for output in self.outputs:
             if output.path == path:
                 return output
@@ -62,22 +54,29 @@ class Pipeline:
 
     @property
     def code(self) -> dict[str, str]:
-        """The code deps and their MD5."""
+        """Return the MD5 of the code deps by path."""
         return {path: md5 for path, md5 in self.inputs.items() if path != SOURCES}
 
 
 def params_of(tree: Path, commit: str = "") -> dict[str, Any]:
-    """All of `params.yaml`, the sections that no stage lists too: of a commit, or as it lies in the checkout `tree`.
+    """Return all of `params.yaml`, including the sections that no stage lists.
+
+    Args:
+        tree: the checkout.
+        commit: the commit to read; by default the file in the checkout.
 
     Raises:
-        VersionError: it is missing or no YAML.
+        VersionError: the file is missing or not valid YAML.
     """
     content = read(tree, commit, PARAMS) if commit else _file(tree / PARAMS)
     return _yaml(content, PARAMS, f"commit {commit[:12]}" if commit else str(tree))
 
 
 def listed_sections(tree: Path, commit: str) -> frozenset[str]:
-    """The sections of params.yaml that a stage lists, so that they can change an output: by the dvc.yaml of a commit."""
+    """Return the sections of params.yaml that a stage lists in the dvc.yaml of a commit.
+
+    Only these can change an output.
+    """
     graph = _yaml(read(tree, commit, PIPELINE), PIPELINE, f"commit {commit[:12]}")
     keys = [
         key
@@ -88,7 +87,11 @@ def listed_sections(tree: Path, commit: str) -> frozenset[str]:
 
 
 def listed_paths(tree: Path, commit: str) -> tuple[set[str], set[str], set[str]]:
-    """What the dvc.yaml of a commit lists: outputs that git keeps, outputs that DVC keeps, and code."""
+    """Return what the dvc.yaml of a commit lists.
+
+    Returns:
+        The outputs that git keeps, the outputs that DVC keeps, and the code.
+    """
     graph = _yaml(read(tree, commit, PIPELINE), PIPELINE, f"commit {commit[:12]}")
     in_git: set[str] = set()
     in_cache: set[str] = set()
@@ -102,207 +105,114 @@ def listed_paths(tree: Path, commit: str) -> tuple[set[str], set[str], set[str]]
     return in_git, in_cache, code
 
 
-def of_tree(tree: Path, whole: bool = True) -> Pipeline:
-    """The pipeline as it lies in a checkout; raises `VersionError` where it is not whole.
-
-    Args:
-        whole: False takes what `dvc.lock` holds, as where new code has stages that never ran.
-    """
-    return parse(_file(tree / PIPELINE), _file(tree / LOCK), str(tree), whole)
+def of_tree(tree: Path, complete: bool = True) -> Pipeline:
+    """Return the pipeline of a checkout; see `parse`."""
+    return parse(_file(tree / PIPELINE), _file(tree / LOCK), str(tree), complete)
 
 
-def of_commit(tree: Path, commit: str, whole: bool = True) -> Pipeline:
-    """The pipeline that a commit holds; raises `VersionError` where it is not whole."""
-    return parse(
-        read(tree, commit, PIPELINE), read(tree, commit, LOCK), f"commit {commit[:12]}", whole
-    )
+def of_commit(tree: Path, commit: str, complete: bool = True) -> Pipeline:
+    """Return the pipeline of a commit; see `parse`."""
+    graph, lock = read(tree, commit, PIPELINE), read(tree, commit, LOCK)
+    return parse(graph, lock, f"commit {commit[:12]}", complete)
 
 
-def parse(pipeline: bytes | None, lock: bytes | None, where: str, whole: bool = True) -> Pipeline:
+def parse(
+    pipeline: bytes | None, lock: bytes | None, where: str, complete: bool = True
+) -> Pipeline:
     """Read both files.
 
-    If `whole`, every stage, dep and output of `dvc.yaml` has to stand in `dvc.lock`.
+    Args:
+        pipeline: the content of `dvc.yaml`; None if it is missing.
+        lock: the content of `dvc.lock`; None if it is missing.
+        where: where the files are, for messages.
+        complete: check that `dvc.lock` has each stage, dep and output of `dvc.yaml`: a truncated
+            file often is valid YAML. False accepts stages that have not run.
 
-    A truncated `dvc.lock` often still parses, hence the check.
+    Raises:
+        VersionError: a file is missing or not valid YAML, or `dvc.lock` is incomplete.
     """
-    graph, locked = (
-        _yaml(content, name, where) for content, name in ((pipeline, PIPELINE), (lock, LOCK))
-    )
+    graph = _yaml(pipeline, PIPELINE, where)
+    locked = _yaml(lock, LOCK, where)
     outputs: list[Output] = []
     deps: dict[str, str] = {}
     params: dict[str, dict[str, Any]] = {}
-    for stage, wanted in _mapping(graph.get("stages")).items():
+    for stage, content in _mapping(graph.get("stages")).items():
+        definition = _mapping(content)
         entry = _mapping(_mapping(locked.get("stages")).get(stage))
-        wanted = _mapping(wanted)
-        if whole:
-            _check_whole(stage, wanted, entry, where)
-        outputs += _outputs(stage, wanted, entry)
-        deps |= _hashes("deps", [str(dep) for dep in wanted.get("deps", [])], entry)
+        if complete:
+            _check_complete(stage, definition, entry, where)
+        outputs += _outputs(stage, definition, entry)
+        deps |= _hashes("deps", [str(dep) for dep in definition.get("deps", [])], entry)
         params[stage] = _mapping(_mapping(entry.get("params")).get(PARAMS))
-    made = [output.path for output in outputs]
-    inputs = {path: md5 for path, md5 in deps.items() if not any(within(path, out) for out in made)}
+    inputs = {
+        path: md5
+        for path, md5 in deps.items()
+        if not any(within(path, output.path) for output in outputs)
+    }
     return Pipeline(tuple(outputs), inputs, params)
 
 
-def edited(tree: Path, base: str, code: Mapping[str, str]) -> list[str]:
-    """The paths among `code`, and `dvc.yaml`, that differ from commit `base`.
-
-    Args:
-        code: the code deps with the MD5 that DVC gives (or gave, in a run) to each.
-    """
-    paths = differing(tree, base, code)
-    if _file(tree / PIPELINE) != read(tree, base, PIPELINE):
-        paths.append(PIPELINE)
-    return sorted(paths)
-
-
-def differing(tree: Path, commit: str, inputs: Mapping[str, str]) -> list[str]:
-    """The paths among `inputs` whose MD5 is not that of their content in a commit."""
-    listing = files(tree, commit, ".")
-    oids = sorted({oid for path in inputs for oid in _below(path, listing).values()})
-    md5s = dict(zip(oids, map(_md5, blobs(tree, oids)), strict=True))
-    return sorted(path for path, md5 in inputs.items() if md5 != _dvc_md5(path, listing, md5s))
-
-
-def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
-    """Raise `DirtyCode` if there are any `paths`, which differ in `tree` from commit `base`."""
-    if not paths:
-        return
-    paths = [name for path in paths for name in _differing_files(tree, path, base)]
-    names = ", ".join(paths[:_LISTED]) + (
-        f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    )
-    if all(_same_but_for_line_endings(tree, path, base) for path in paths):
-        raise DirtyCode(
-            f"{names}: same as in commit {base[:12]} except for the line endings, which git or an"
-            " editor changed; commit or `git stash` other edits, then run `git config"
-            " core.autocrlf false && git rm -r --cached --quiet . && git reset --hard` and this"
-            " again; if that does not help, remove eol and text from .gitattributes and"
-            " .git/info/attributes"
-        )
-    add = " ".join(paths) if len(paths) <= _LISTED else "--all"
-    raise DirtyCode(
-        f"{names}: differs from commit {base[:12]}, and a version names the commit that it was "
-        f"made from; `git add {add} && git commit`, then run this again (`dvc repro` trains "
-        "without making a version)"
-    )
-
-
-def _differing_files(tree: Path, path: str, base: str) -> list[str]:
-    """The files at or below `path` that differ from commit `base`.
-
-    It is `path` itself if none does any more.
-    """
-    committed, present = files(tree, base, path), _present(tree, path)
-    contents = dict(zip(committed, blobs(tree, list(committed.values())), strict=True))
-    names = [
-        name
-        for name in sorted(committed.keys() | present)
-        if name not in present or (tree / name).read_bytes() != contents.get(name)
-    ]
-    return names or [path]
-
-
-def _same_but_for_line_endings(tree: Path, path: str, base: str) -> bool:
-    committed = files(tree, base, path)
-    if _present(tree, path) != committed.keys():
-        return False
-    contents = blobs(tree, list(committed.values()))
-    return all(
-        _unix((tree / name).read_bytes()) == _unix(content)
-        for name, content in zip(committed, contents, strict=True)
-    )
-
-
-def _present(tree: Path, path: str) -> set[str]:
-    """The files at or below `path` in `tree`, without Python's bytecode."""
-    paths = [tree / path] if (tree / path).is_file() else (tree / path).rglob("*")
-    names = {file.relative_to(tree).as_posix() for file in paths if file.is_file()}
-    return {name for name in names if "__pycache__" not in name}
-
-
-def _unix(content: bytes) -> bytes:
-    return content.replace(b"\r\n", b"\n")
-
-
-def _below(path: str, listing: Mapping[str, str]) -> dict[str, str]:
-    """The files of a listing at or below `path`."""
-    return {name: oid for name, oid in listing.items() if within(name, path)}
-
-
-def _dvc_md5(path: str, listing: Mapping[str, str], md5s: Mapping[str, str]) -> str | None:
-    """The MD5 that DVC would give to a file or folder of a commit; None where it has none."""
-    if path in listing:
-        return md5s[listing[path]]
-    below = _below(path, listing)
-    if not below:
-        return None
-    entries = [
-        {"md5": md5s[oid], "relpath": name.removeprefix(f"{path}/")}
-        for name, oid in sorted(below.items())
-    ]
-    return _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _outputs(stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[Output]:
-    flags = _flags(wanted)
+def _outputs(
+    stage: str, definition: Mapping[str, Any], entry: Mapping[str, Any]
+) -> Iterator[Output]:
+    """Yield the outputs of a stage, as far as its entry in `dvc.lock` has them."""
+    flags = _flags(definition)
     sizes: dict[Any, Any] = {
         out.get("path"): out.get("size") for out in _mappings(entry.get("outs"))
     }
     for path, md5 in _hashes("outs", list(flags), entry).items():
         cached = flags[path].get("cache", True)
-        yield Output(
-            path, md5, sizes[path], stage, cached, cached and flags[path].get("push", True)
-        )
+        pushed = cached and flags[path].get("push", True)
+        yield Output(path, md5, sizes[path], stage, cached, pushed)
 
 
-def _flags(wanted: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {
-        path: flag
-        for kind in ("outs", "metrics", "plots")
-        for path, flag in _entries(wanted.get(kind, []))
-    }
+def _flags(definition: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the outputs of a stage in `dvc.yaml` with their flags, such as `cache: false`."""
+    flags: dict[str, Mapping[str, Any]] = {}
+    for kind in ("outs", "metrics", "plots"):
+        for entry in definition.get(kind, []):
+            if isinstance(entry, dict):
+                flags |= {str(path): options or {} for path, options in entry.items()}
+            else:
+                flags[str(entry)] = {}
+    return flags
 
 
 def _hashes(kind: str, paths: list[str], entry: Mapping[str, Any]) -> dict[str, str]:
-    """Path to hash, as far as the entries are whole: a cut one may lack the end of its hash, or its size."""
-    whole = (one for one in _mappings(entry.get(kind)) if isinstance(one.get("size"), int))
-    found = {one.get("path"): str(one.get("md5")) for one in whole}
-    return {path: found[path] for path in paths if _MD5.fullmatch(found.get(path, ""))}
+    """Return the MD5 of `paths` in an entry of `dvc.lock`.
+
+    It leaves out truncated items, which lack their size or the end of their MD5.
+    """
+    md5s = {
+        item.get("path"): str(item.get("md5"))
+        for item in _mappings(entry.get(kind))
+        if isinstance(item.get("size"), int)
+    }
+    return {path: md5s[path] for path in paths if _MD5.fullmatch(md5s.get(path, ""))}
 
 
-def _check_whole(
-    stage: str, wanted: Mapping[str, Any], entry: Mapping[str, Any], where: str
+def _check_complete(
+    stage: str, definition: Mapping[str, Any], entry: Mapping[str, Any], where: str
 ) -> None:
-    lacking = [] if entry else ["everything"]
-    for kind, paths in (
-        ("deps", [str(dep) for dep in wanted.get("deps", [])]),
-        ("outs", list(_flags(wanted))),
-    ):
-        held = _hashes(kind, paths, entry)
-        lacking += [path for path in paths if path not in held and entry]
-    if wanted.get("params") and entry and not entry.get("params"):
-        lacking.append("the params")
+    """Raise `VersionError` if the entry of a stage in `dvc.lock` lacks something."""
+    if entry:
+        deps = [str(dep) for dep in definition.get("deps", [])]
+        outs = list(_flags(definition))
+        lacking = [path for path in deps if path not in _hashes("deps", deps, entry)]
+        lacking += [path for path in outs if path not in _hashes("outs", outs, entry)]
+        if definition.get("params") and not entry.get("params"):
+            lacking.append("the params")
+    else:
+        lacking = ["everything"]
     if lacking:
-        what = ", ".join(lacking)
         raise VersionError(
-            f"{LOCK} in {where} lacks {what} of stage {stage}; `dvc repro` writes it whole again"
-        )
-
-
-def _entries(listed: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for one in listed:
-        yield from (
-            (str(path), flags or {})
-            for path, flags in (one.items() if isinstance(one, dict) else [(one, {})])
+            f"{LOCK} in {where} lacks {', '.join(lacking)} of stage {stage};"
+            " `dvc repro` writes the complete file"
         )
 
 
 def within(path: str, folder: str) -> bool:
+    """Is `path` the folder or below it?"""
     return path == folder or path.startswith(f"{folder}/")
 
 
@@ -315,18 +225,21 @@ def _yaml(content: bytes | None, name: str, where: str) -> dict[str, Any]:
         return _parsed(content)
     except (YAMLError, UnicodeDecodeError) as error:
         raise VersionError(
-            f"{name} in {where} is no YAML 1.2: {' '.join(str(error).split())}"
+            f"{name} in {where} is not valid YAML 1.2: {' '.join(str(error).split())}"
         ) from None
 
 
 @functools.lru_cache(maxsize=64)
 def _parsed(content: bytes) -> dict[str, Any]:
-    """YAML 1.2, to be read only: versions share most of their files, and reading one takes 30 ms."""
+    """Parse YAML 1.2; callers must not change the result.
+
+    It is cached because versions share most of their files, and parsing one takes 30 ms.
+    """
     return _mapping(YAML(typ="safe", pure=True).load(content.decode()))
 
 
 def _mappings(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What an exception from a DVC remote means: only faults of the connection may be retried.
+"""What an exception from a DVC remote means: only faults of the connection are worth a retry.
 
-Each transport has exceptions of its own, most of which are not an `OSError`. They are known by
-module and class name, so that no transport has to be installed or imported.
+Each transport has its own exceptions, most of which are not an `OSError`. The tables here list
+their modules and classes, so that no transport has to be installed or imported.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _TRANSPORTS = {
     "requests": {"ConnectionError", "Timeout"},
     "urllib3": {"MaxRetryError", "ProtocolError", "TimeoutError"},
 }
-_BUSY = {408, 429, *range(500, 600)}  # what HTTP servers answer when they cannot serve right now
+_BUSY = {408, 429, *range(500, 600)}  # HTTP statuses of servers that cannot serve right now
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what a DVC remote raises into one line.
+    """Turn the exceptions of a DVC remote into errors of Ratchet with one line.
 
-    A bug keeps its type and its traceback.
+    The exception of a bug keeps its type and its traceback.
 
     Raises:
         Unreachable: the connection failed.
@@ -76,27 +76,25 @@ def explained() -> Iterator[None]:
 
 
 def line(error: BaseException) -> str:
-    """The error's message as one line without credentials."""
+    """Return the error's message as one line without credentials."""
     return without_secrets(" ".join(str(error).split())) or type(error).__name__
 
 
 def unreachable(error: BaseException) -> Unreachable:
+    """Return the error for a remote that does not respond."""
     return Unreachable(
-        f"the DVC remote does not answer ({line(error)}); check `dvc remote list`, then try again"
+        f"the DVC remote does not respond ({line(error)}); check `dvc remote list`, then try again"
     )
 
 
 def _explanation(error: BaseException) -> RatchetError | None:
-    """None for an error that says nothing about the remote or the disk."""
+    """Return an error of Ratchet, or None if the cause is neither the remote nor the disk."""
     for cause in _causes(error):
         number = cause.errno if isinstance(cause, OSError) else None
         if number in FULL or (isinstance(cause, OSError) and "No space left" in str(cause)):
             return RatchetError(f"the disk is full: {line(cause)}; make room, then run it again")
-        if (
-            isinstance(cause, PermissionError)
-            or number == errno.EROFS
-            or _has_class(cause, _DENIALS)
-        ):
+        is_read_only = isinstance(cause, PermissionError) or number == errno.EROFS
+        if is_read_only or _has_class(cause, _DENIALS):
             return _denied(cause)
         if is_transport(cause):
             return unreachable(cause)
@@ -121,7 +119,7 @@ def is_transport(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from, outermost first."""
+    """Yield the error and its causes, outermost first."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -131,12 +129,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _has_class(error: BaseException, table: dict[str, set[str]]) -> bool:
+    """Is a class of the error in a table of class names by package?"""
     classes = type(error).__mro__
     return any(cls.__name__ in table.get(cls.__module__.partition(".")[0], ()) for cls in classes)
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an exception of a client carries."""
+    """Return the HTTP status in the exception of a client, if it has one."""
     for holder in (error, getattr(error, "response", None)):
         for name in ("status", "status_code", "code"):
             value = getattr(holder, name, None)
@@ -150,9 +149,10 @@ def _status(error: BaseException) -> int | None:
 
 
 def _denied(error: BaseException) -> VersionError:
+    """Return the error for a remote that denies access."""
     name = getattr(error, "filename", None)
     place = f" to {without_secrets(str(name))}" if name else ""
     return VersionError(
-        f"access{place} was denied ({line(error)}); check the permissions of the folder, or the "
-        "credentials of the DVC remote in .dvc/config.local"
+        f"access{place} was denied ({line(error)}); check the permissions of the folder, or the"
+        " credentials of the DVC remote in .dvc/config.local"
     )

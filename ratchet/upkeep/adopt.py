@@ -19,7 +19,7 @@ from ratchet.locks import locked
 from ratchet.registry import snapshot, tags
 from ratchet.registry.records import Version
 from ratchet.registry.versions import Registry
-from ratchet.store import pipeline, remote
+from ratchet.store import config, dirty, pipeline, remote, working_tree
 from ratchet.workspace import branch, edits, version_tree
 from ratchet.workspace.branch import Blob, Changes
 
@@ -71,7 +71,7 @@ def adopt(tree: Path, name: str, code: bool = False) -> Adopted:
     what = f"the checkout {tree.resolve()}"
     with locked(tree / locks.RUN, what):
         with locked(tree / locks.STAGE, what):
-            remote.share_cache(tree)
+            config.share_cache(tree)
             ref, old = branch.current(tree), head(tree)
             change = _checked(tree, version, old, code)
             message = _message(version, code)
@@ -168,7 +168,7 @@ def _refuse(version: Version, lost: Iterable[str]) -> None:
 def _check_code(tree: Path, version: Version, old: str) -> None:
     """Refuse unless the code here is the version's: DVC would find its outputs out of date."""
     with_code = f"`ratchet adopt {version.name} --code` takes the version's code too"
-    names = pipeline.differing(tree, old, pipeline.of_commit(tree, version.commit).code)
+    names = dirty.differing(tree, old, pipeline.of_commit(tree, version.commit).code)
     graphs = {read(tree, commit, pipeline.PIPELINE) for commit in (old, version.commit)}
     if len(graphs) > 1:
         names = [pipeline.PIPELINE, *names]
@@ -177,7 +177,7 @@ def _check_code(tree: Path, version: Version, old: str) -> None:
             f"{_listed(names)}: not as in {version.name}, so its data and model would be out of"
             f" date here; {with_code}"
         )
-    edited = pipeline.edited(tree, old, remote.code_hashes(tree))
+    edited = dirty.edited(tree, old, working_tree.code_hashes(tree))
     if edited:
         raise VersionError(
             f"{_listed(edited)}: edited and not committed; commit it or run `git stash` first"
@@ -209,7 +209,7 @@ def _switch(
             branch.move(tree, ref, new, old, message.partition("\n")[0])
             branch.write_index(tree, change.everything)
             branch.place(tree, area, change.state)
-        lacking = remote.checkout(tree)
+        lacking = working_tree.check_out(tree)
         _remove_temporary_files(tree, version)
         branch.place(tree, area, change.code)
     return new, is_done, lacking

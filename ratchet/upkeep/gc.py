@@ -19,7 +19,7 @@ from ratchet.git import git
 from ratchet.registry import publication
 from ratchet.registry.versions import Registry
 from ratchet.repository import OBJECTS, locked, worktrees
-from ratchet.store import pipeline, remote
+from ratchet.store import config, pipeline, remote
 from ratchet.store.cache import Cache
 from ratchet.store.pipeline import Output, Pipeline
 
@@ -57,7 +57,7 @@ def collect(
 
 def _collected(tree: Path, apply: bool, on_remote: bool, grace_s: float) -> Garbage:
     cache = Cache(tree)
-    there = on_remote and remote.configured(tree)
+    there = on_remote and config.has_remote(tree)
     needed = _needed(tree, cache, there)
     youngest = time.time() - grace_s
     unneeded = [file for file in _objects(cache) if _md5(file) not in needed]
@@ -119,7 +119,7 @@ def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
                     output.is_folder
                     and output.pushed
                     and not cache.has(output.md5)
-                    and not remote.configured(tree)
+                    and not config.has_remote(tree)
                 ):
                     raise ObjectsMissing(
                         f"the listing of {output.path} ({output.md5}) is missing, so its files"
@@ -137,7 +137,9 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
     for place in worktrees(tree):
         try:
             found = (
-                pipeline.of_tree(place, whole=False) if (place / pipeline.LOCK).is_file() else None
+                pipeline.of_tree(place, complete=False)
+                if (place / pipeline.LOCK).is_file()
+                else None
             )
         except (FileNotFoundError, VersionError):
             if place.exists():
@@ -159,7 +161,7 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
         lock = git("ls-tree", commit, "--", pipeline.LOCK, pipeline.PIPELINE, cwd=tree)
         if pipeline.LOCK in lock and lock not in seen:
             seen.add(lock)
-            yield pipeline.of_commit(tree, commit, whole=commit in commits), commit in commits
+            yield pipeline.of_commit(tree, commit, complete=commit in commits), commit in commits
 
 
 def _expired(tree: Path, cache: Cache) -> set[str]:

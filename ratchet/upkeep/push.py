@@ -15,7 +15,7 @@ from ratchet.params import Params
 from ratchet.registry import exchange, pending, publication, tags
 from ratchet.registry.versions import Registry
 from ratchet.repository import locked
-from ratchet.store import pipeline, remote
+from ratchet.store import config, pipeline, remote
 
 _BATCH = 500  # references in one push
 _TRIES = 20
@@ -58,7 +58,7 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
         if name
         else [version for version in registry.versions() if not version.expired]
     )
-    if not to and not remote.configured(tree):
+    if not to and not config.has_remote(tree):
         raise VersionError(
             "there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to"
         )

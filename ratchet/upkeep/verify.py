@@ -22,9 +22,10 @@ from ratchet.registry import exchange, history, loading, pending, tags
 from ratchet.registry.records import Version
 from ratchet.registry.versions import Registry
 from ratchet.repository import remove_worktree
-from ratchet.store import pipeline, remote
+from ratchet.store import config, dirty, pipeline, remote
 from ratchet.store.cache import Cache, listing
 from ratchet.store.pipeline import Output, Pipeline
+from ratchet.store.repo import closing_repo
 from ratchet.workspace import version_tree
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
         findings += _on_git_remote(
             tree, push_to, {version.commit for version in versions} if name else None
         )
-    with remote.closing_repo(tree) if remote.configured(tree) else nullcontext() as repo:
+    with closing_repo(tree) if config.has_remote(tree) else nullcontext() as repo:
         for version in versions:
             found = list(_tag(tree, version))
             if not found and not version.expired:
@@ -213,7 +214,7 @@ def _same_metrics(version: Version, held: dict[str, Any]) -> bool:
 
 def _kept_by_git(tree: Path, version: Version, held: Pipeline) -> Iterator[Finding]:
     kept = {output.path: output.md5 for output in held.outputs if not output.cached}
-    for path in pipeline.differing(tree, version.commit, kept):
+    for path in dirty.differing(tree, version.commit, kept):
         yield Finding(
             version.name,
             path,

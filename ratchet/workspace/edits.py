@@ -55,7 +55,7 @@ def outputs(tree: Path, wanted: Iterable[Output], stale: Mapping[str, Sequence[A
     as_locked: set[str] = set()
     if (tree / pipeline.LOCK).is_file():
         as_locked = {
-            output.path for output in pipeline.of_tree(tree, whole=False).outputs
+            output.path for output in pipeline.of_tree(tree, complete=False).outputs
         } - changed
     cache = Cache(tree)
     lost = set()

@@ -25,7 +25,7 @@ from ratchet.overrides import lasting, replaced
 from ratchet.registry import publication
 from ratchet.registry.versions import Registry
 from ratchet.repository import home
-from ratchet.store import pipeline, remote
+from ratchet.store import config, dirty, pipeline, working_tree
 
 FOLDER = ".runs"
 KEPT = 5  # trees of failed runs, and reports of ended ones
@@ -78,7 +78,7 @@ def workplace(
         base = check(checkout, None)
         if params.load(checkout).register.push_to:
             sync(checkout)
-        remote.share_cache(checkout)
+        config.share_cache(checkout)
         lock = checkout / locks.RUN
         with locked(lock, f"the checkout {checkout.resolve()}"):
             yield Place(checkout, base, checkout / "reports", {}, removed=removed)
@@ -90,7 +90,7 @@ def workplace(
     with locked(place.tree.with_suffix(".lock"), f"the run's tree {place.tree}"):
         try:
             repository.add_worktree(checkout, place.tree, place.base)
-            remote.share(checkout, place.tree)
+            config.share(checkout, place.tree)
             _check_out_as_committed(place)
             file = place.tree / params.FILE
             file.write_text(replaced(file.read_text(encoding="utf-8"), settings), encoding="utf-8")
@@ -121,8 +121,8 @@ def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "H
     if settings is None:
         base = head(checkout)
         params.load(checkout)
-        changed = pipeline.edited(checkout, base, remote.code_hashes(checkout))
-        pipeline.refuse_dirty(checkout, changed, base)
+        changed = dirty.edited(checkout, base, working_tree.code_hashes(checkout))
+        dirty.refuse_dirty(checkout, changed, base)
         return base
     base = _commit(checkout, settings, revision)
     unused = edits(checkout, base)
@@ -132,7 +132,7 @@ def check(checkout: Path, settings: Mapping[str, Any] | None, revision: str = "H
             f"use that of commit {base[:12]}; commit it (`git commit {params.FILE}`), or run "
             "`ratchet train` without them to train with it as it is"
         )
-    pipeline.refuse_dirty(checkout, unused, base)
+    dirty.refuse_dirty(checkout, unused, base)
     return base
 
 
@@ -142,7 +142,7 @@ def edits(checkout: Path, commit: str) -> list[str]:
     A run in a tree of its own does not use these edits.
     """
     try:
-        changed = pipeline.edited(checkout, commit, remote.code_hashes(checkout))
+        changed = dirty.edited(checkout, commit, working_tree.code_hashes(checkout))
     except RatchetError:  # half edited, so that DVC cannot read it
         changed = [pipeline.PIPELINE]
     file = checkout / params.FILE
@@ -171,7 +171,7 @@ def _commit(checkout: Path, settings: Mapping[str, Any], revision: str) -> str:
 
 def _check_out_as_committed(place: Place) -> None:
     """Raise `DirtyCode` if git wrote code with other bytes than the commit holds: no version could name it."""
-    changed = pipeline.edited(place.tree, place.base, remote.code_hashes(place.tree))
+    changed = dirty.edited(place.tree, place.base, working_tree.code_hashes(place.tree))
     if changed:
         raise DirtyCode(
             f"git checks out {', '.join(changed)} with other bytes than commit {place.base[:12]}"
@@ -241,4 +241,4 @@ def _lay_over_newest(tree: Path) -> None:
     commit = versions[0].commit
     present = [path for path in LAID_OVER if files(tree, commit, path)]
     git("restore", "--source", commit, "--worktree", "--", *present, cwd=tree)
-    remote.checkout(tree)
+    working_tree.check_out(tree)

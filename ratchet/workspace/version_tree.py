@@ -11,7 +11,7 @@ from ratchet.errors import ObjectsMissing
 from ratchet.git import read
 from ratchet.registry.records import Version
 from ratchet.repository import home
-from ratchet.store import pipeline, remote
+from ratchet.store import config, pipeline, remote, working_tree
 
 
 def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
@@ -30,8 +30,8 @@ def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
     into.parent.mkdir(parents=True, exist_ok=True)
     repository.add_worktree(tree, into, version.commit)
     try:
-        remote.share(tree, into)
-        return remote.checkout(into, check=True)
+        config.share(tree, into)
+        return working_tree.check_out(into, check=True)
     except BaseException:
         repository.remove_worktree(tree, into)
         raise

@@ -54,7 +54,7 @@ def test_an_entry_that_is_not_complete_is_named(
         YAML().dump(content, file)
     with pytest.raises(VersionError, match=rf"dvc\.lock in .* lacks {path} of stage train"):
         pipeline.of_tree(toy.tree)
-    known = pipeline.of_tree(toy.tree, whole=False)
+    known = pipeline.of_tree(toy.tree, complete=False)
     assert path not in (
         {output.path for output in known.outputs} if kind == "outs" else known.inputs
     )

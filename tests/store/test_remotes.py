@@ -99,7 +99,7 @@ def test_expired_objects_go_from_s3(toy: Toy, bucket: Any) -> None:
 @pytest.mark.fault(23)
 def test_s3_that_does_not_answer_makes_no_version(toy: Toy, bucket: Any) -> None:
     toy.write({".dvc/config.local": LOCAL.format(url="http://127.0.0.1:9")})
-    with pytest.raises(Unreachable, match="the DVC remote does not answer"):
+    with pytest.raises(Unreachable, match="the DVC remote does not respond"):
         toy.register("a")
     assert toy.registry.versions() == []
 

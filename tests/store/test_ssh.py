@@ -152,6 +152,6 @@ def test_hosts_that_are_gone(toy: Toy, server: Server) -> None:
         toy.release("a")
     toy.set("register.push_to", "")
     server.__exit__()
-    with pytest.raises(Unreachable, match="the DVC remote does not answer"):
+    with pytest.raises(Unreachable, match="the DVC remote does not respond"):
         toy.release("a")
     assert toy.registry.versions() == []

@@ -16,7 +16,7 @@ import urllib3
 from fsspec.exceptions import FSTimeoutError
 
 from ratchet.errors import RatchetError, Unreachable, VersionError
-from ratchet.store import remote, transport
+from ratchet.store import pipeline, remote, transport
 from tests.helpers.toy import Toy
 
 
@@ -83,7 +83,7 @@ BUGS = [
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
 def test_a_fault_of_the_connection_is_worth_a_retry(error: Exception) -> None:
     with (
-        pytest.raises(Unreachable, match="the DVC remote does not answer") as raised,
+        pytest.raises(Unreachable, match="the DVC remote does not respond") as raised,
         transport.explained(),
     ):
         raise error
@@ -127,7 +127,7 @@ def test_a_full_disk_during_a_transfer_is_reported_as_such(
 
     toy.remote(tmp_path / "store")
     toy.run("a")
-    outputs = remote.pipeline.of_tree(toy.tree).outputs
+    outputs = pipeline.of_tree(toy.tree).outputs
     monkeypatch.setattr("dvc_objects.fs.generic.copy", full)
     monkeypatch.setattr(LocalFileSystem, "put_file", full)
     monkeypatch.setattr("dvc_objects.fs.generic.transfer", full)

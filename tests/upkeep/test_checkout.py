@@ -8,7 +8,7 @@ import pytest
 
 from ratchet.errors import CorruptData, ObjectsMissing, Unreachable, VersionError
 from ratchet.git import git
-from ratchet.store import pipeline, remote
+from ratchet.store import pipeline, working_tree
 from ratchet.store.cache import Cache, listing
 from ratchet.upkeep.checkout import checkout
 from tests.helpers.toy import Toy, dvc_status, tool
@@ -128,7 +128,7 @@ def test_a_listing_that_leaves_its_folder_is_refused(toy: Toy, tmp_path: Path) -
     raw = pipeline.of_tree(toy.tree).output("data/raw").md5
     (toy.tree / "dvc.lock").write_text(lock.replace(raw, md5))
     with pytest.raises(CorruptData, match=r"data/raw: its listing names '\.\./\.\./escaped'"):
-        remote.checkout(toy.tree)
+        working_tree.check_out(toy.tree)
     assert not (tmp_path / "escaped").exists()
 
 
@@ -137,7 +137,7 @@ def test_a_remote_that_is_gone(toy: Toy, tmp_path: Path) -> None:
     toy.release("a")
     clone = toy.clone(tmp_path / "clone")
     (tmp_path / "store").rename(tmp_path / "unmounted")
-    with pytest.raises(Unreachable, match=r"the DVC remote .* is not there; mount it"):
+    with pytest.raises(Unreachable, match=r"the DVC remote .* does not exist; mount it"):
         checkout(clone.tree, "v1.0.0", tmp_path / "out")
     (tmp_path / "unmounted").rename(tmp_path / "store")
     assert checkout(clone.tree, "v1.0.0", tmp_path / "out").version == "v1.0.0"
