@@ -181,7 +181,7 @@ def test_a_remote_that_is_down_makes_no_version(toy: Toy, tmp_path: Path) -> Non
     toy.remote(tmp_path / "store")
     config = (toy.tree / ".dvc/config").read_text()
     toy.write({".dvc/config": config.replace(str(tmp_path / "store"), "/proc/no/such/store")})
-    with pytest.raises(Unreachable, match=r"the DVC remote /proc/no/such/store.* is not there"):
+    with pytest.raises(Unreachable, match=r"the DVC remote /proc/no/such/store.* does not exist"):
         toy.register("weights")
     assert toy.registry.versions() == []
     toy.write({".dvc/config": config})
