@@ -1,4 +1,4 @@
-"""All shards checked: the quarantine, and what the report says."""
+"""Check all shards: write the quarantine, and build the content of the report."""
 
 from __future__ import annotations
 
@@ -24,29 +24,19 @@ from ratchet.errors import ValidationFailed
 from ratchet.files import beside, writing
 from ratchet.params import PrepareParams, ValidateParams, Warn
 from ratchet.shards import memo, quarantine
-from ratchet.shards.shards import Shards
+from ratchet.shards.shards import Shard, Shards
 from ratchet.validation import duplicates, image_statistics, one_shard, power
 from ratchet.validation.histogram import added
 from ratchet.validation.rules import REASONS
 
-NAMES = np.array(["", *REASONS])
-ABSENT = (
-    "na",
-    "n/a",
-    "nan",
-    "null",
-    "none",
-    "nil",
-    "?",
-    "-",
-    "#n/a",
-    "<na>",
-)  # class names that may mean "missing"
-EXACT = 2**53  # up to here a float64 holds every whole number
-MANY = 20  # more distinct numbers may be a quantity
-MOSTLY = 0.9  # share of the class names that are numbers in a quantity with a few words for what is missing
+NAMES = np.array(["", *REASONS])  # by code; code 0 is a good row
+# Class names that may mean "missing".
+ABSENT = ("na", "n/a", "nan", "null", "none", "nil", "?", "-", "#n/a", "<na>")
+EXACT = 2**53  # float64 holds every whole number up to here
+MANY = 20  # more distinct numbers than this may be a quantity
+MOSTLY = 0.9  # share of numbers among the values of a quantity; the others may mean "missing"
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-UNITS = re.compile(r"[\s,'%$€£¥]")  # what a number may be written with
+UNITS = re.compile(r"[\s,'%$€£¥]")  # characters that may be part of a number
 SHOWN = 5  # names in a warning
 Counts = Counter[tuple[str, str, str]]  # rows by (split, label, reason); a good row's reason is ""
 
@@ -61,18 +51,22 @@ def run(
 ) -> dict[str, Any]:
     """Check every shard and write the quarantine to `out`.
 
-    Returns the content of `validation.json`.
+    Args:
+        params: the section `validate`.
+        prepare: the section `prepare`, which the warnings take into account.
+        shards: the shards of `ingest`.
+        out: the parquet file of the quarantine.
+        store: the folder of memoised results.
+        pool: where the shards are checked.
 
-    `prepare` is what the data are prepared with next; the warnings take it into account.
+    Returns:
+        The content of `validation.json`.
     """
     facts = {
         key: shards.info[key] for key in ("kind", "label_columns", "classes", "features", "kept")
     }
-    rules = {
-        key: value
-        for key, value in asdict(params).items()
-        if key in ("max_pixels", "columns", "unique")
-    }
+    settings = asdict(params)
+    rules = {key: settings[key] for key in ("max_pixels", "columns", "unique")}
     inputs = [facts, rules, images.formats() if shards.kind == "image" else None]
     jobs = [
         memo.Job(one_shard.check, (shard, facts, params), [shard.sha256, *inputs])
@@ -97,14 +91,13 @@ def run(
 
 
 def _array(path: Path, kind: type, shards: Shards) -> np.ndarray:
-    """One value per row in a file, so that it takes no memory of this process."""
+    """Map a file with one value per row, so that the values take no memory of this process."""
     rows = shards.info["rows"]
     size = max(rows, 1) * np.dtype(kind).itemsize
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(
-                file.fileno(), 0, size
-            )  # a full disk raises here instead of killing the process later
+            # A full disk raises an error here instead of killing the process later.
+            os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)  # macOS
     return np.memmap(path, kind, "r+", shape=max(rows, 1))[:rows]
@@ -113,7 +106,7 @@ def _array(path: Path, kind: type, shards: Shards) -> np.ndarray:
 def _write(
     shards: Shards, rows: Sequence[Path], codes: np.ndarray, like: np.ndarray, out: Path
 ) -> Counts:
-    """Write the bad rows in order and count all of them."""
+    """Write the bad rows in order; count the good and the bad ones."""
     names = [shard.path.name for shard in shards]
     starts = [0, *itertools.accumulate(shard.rows for shard in shards)]
     counts: Counts = Counter()
@@ -134,22 +127,19 @@ def _write(
             bad = frame.filter(pl.col("reason") != "")
             if len(bad):
                 detail = [
-                    d or _like(i, names, starts)
-                    for d, i in bad.select("detail", "like").iter_rows()
+                    text or _like(position, names, starts)
+                    for text, position in bad.select("detail", "like").iter_rows()
                 ]
-                source = [
-                    shard.place(row, path) for row, path in bad.select("row", "path").iter_rows()
-                ]
-                columns = [
-                    [shard.path.name] * len(bad),
-                    bad["row"],
-                    bad["row_id"],
-                    bad["reason"],
-                    detail,
-                    source,
-                ]
-                writer.write_table(pa.table(columns, quarantine.SCHEMA))
+                writer.write_table(_quarantined(shard, bad, detail))
     return counts
+
+
+def _quarantined(shard: Shard, bad: pl.DataFrame, detail: Sequence[str]) -> pa.Table:
+    """The bad rows of a shard under the schema of the quarantine."""
+    source = [shard.place(row, path) for row, path in bad.select("row", "path").iter_rows()]
+    shard_names = [shard.path.name] * len(bad)
+    columns = [shard_names, bad["row"], bad["row_id"], bad["reason"], detail, source]
+    return pa.table(columns, quarantine.SCHEMA)
 
 
 def _like(position: int, names: Sequence[str], starts: Sequence[int]) -> str:
@@ -178,21 +168,21 @@ def _report(shards: Shards, counts: Counts, summaries: Sequence[dict[str, Any]])
 
 
 def _numbers(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What is known of each feature over all shards."""
-    found = {}
+    """The facts about each feature, merged over all shards."""
+    features = {}
     for name in sorted({name for summary in summaries for name in summary}):
         parts = [summary[name] for summary in summaries if name in summary]
-        found[name] = {
+        features[name] = {
             "null": sum(part["null"] for part in parts),
             "bins": added([part["bins"] for part in parts]),
             "min": min((part["min"] for part in parts if part["min"] is not None), default=None),
             "max": max((part["max"] for part in parts if part["max"] is not None), default=None),
         }
-    return found
+    return features
 
 
 def warnings(params: ValidateParams, prepare: PrepareParams, report: dict[str, Any]) -> list[str]:
-    """What will cause trouble later but does not stop the run, a sentence each."""
+    """List what will cause trouble later but does not stop the run, one sentence each."""
     total = added(list(report["classes"].values()))
     return [
         *_quarantine_warnings(params.warn, report),
@@ -218,7 +208,7 @@ def _quarantine_warnings(warn: Warn, report: dict[str, Any]) -> list[str]:
 
 
 def _class_warnings(warn: Warn, total: Mapping[str, int]) -> list[str]:
-    """Classes of very different sizes, and names that may mean the same class or none."""
+    """Warn of very different sizes, and of names that may mean the same class or no class."""
     messages = []
     if total and max(total.values()) > warn.imbalance * min(total.values()):
         large, small = max(total, key=total.__getitem__), min(total, key=total.__getitem__)
@@ -247,24 +237,23 @@ def _class_warnings(warn: Warn, total: Mapping[str, int]) -> list[str]:
 
 
 def _seen(name: str) -> str:
-    """A class name as a reader sees it: without case, invisible characters, or other codes of the same letters."""
-    visible = "".join(
-        c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf"
-    )
+    """A class name as it looks: without case, invisible characters or compatibility variants."""
+    normal = unicodedata.normalize("NFKC", name)
+    visible = "".join(char for char in normal if unicodedata.category(char) != "Cf")
     return " ".join(visible.split()).casefold()
 
 
 def _rare_warnings(prepare: PrepareParams, report: dict[str, Any]) -> list[str]:
-    """Classes with too few rows for every split that `prepare` makes."""
+    """Warn of classes with fewer rows than there are splits."""
     splits = 1 + (prepare.val_fraction > 0) + (prepare.test_fraction > 0)
     if set(report["classes"]) != {"all"}:  # the source defines splits
         return []
     rare = [name for name, rows in sorted(report["classes"]["all"].items()) if rows < splits]
     if not rare:
         return []
-    shown = ", ".join(rare[:SHOWN]) + (
-        f" and {len(rare) - SHOWN:,} more" if len(rare) > SHOWN else ""
-    )
+    shown = ", ".join(rare[:SHOWN])
+    if len(rare) > SHOWN:
+        shown += f" and {len(rare) - SHOWN:,} more"
     return [
         f"{len(rare):,} of {len(report['classes']['all']):,} classes have fewer than {splits} rows,"
         f" too few for one in each split: {shown}; validation and test will lack some of them"
@@ -273,15 +262,10 @@ def _rare_warnings(prepare: PrepareParams, report: dict[str, Any]) -> list[str]:
 
 def _feature_warnings(numbers: Mapping[str, dict[str, Any]]) -> list[str]:
     messages = []
-    empty = [name for name, facts in numbers.items() if facts["min"] is None]
-    constant = [
-        name
-        for name, facts in numbers.items()
-        if facts["min"] is not None and facts["min"] == facts["max"]
-    ]
-    large = [
-        name for name, facts in numbers.items() if facts["min"] is not None and _beyond_exact(facts)
-    ]
+    finite = {name: facts for name, facts in numbers.items() if facts["min"] is not None}
+    empty = [name for name in numbers if name not in finite]
+    constant = [name for name, facts in finite.items() if facts["min"] == facts["max"]]
+    large = [name for name, facts in finite.items() if _beyond_exact(facts)]
     if empty:
         messages.append(
             f"no row has a value of the feature {', '.join(empty)}; leave it out of the source's"
@@ -302,16 +286,21 @@ def _feature_warnings(numbers: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _beyond_exact(facts: Mapping[str, float]) -> bool:
-    """Are there values that an int64 or uint64 holds exactly, and a float64 does not?"""
+    """Whether there may be values that an int64 or uint64 holds exactly, but a float64 does not."""
     return any(EXACT < abs(facts[end]) <= 2**64 for end in ("min", "max"))
 
 
 def fail_if_bad(params: ValidateParams, report: dict[str, Any], info: dict[str, Any]) -> None:
-    """Stop on data that cannot be trained on; `info` is the content of `dataset.json`.
+    """Stop on data that no model can be trained on.
+
+    Args:
+        params: the section `validate`.
+        report: the content of `validation.json`.
+        info: the content of `dataset.json`.
 
     Raises:
-        ValidationFailed: too many bad rows, a class of the source without a row, a single class, or
-            a target that is a quantity and no class.
+        ValidationFailed: there are too many bad rows, a class of the source has no row, there is
+            only one class, or the label is a quantity rather than a class.
     """
     rows = report["rows"]
     where = "see reports/validation.json and data/quarantine.parquet"
@@ -325,14 +314,11 @@ def fail_if_bad(params: ValidateParams, report: dict[str, Any], info: dict[str, 
             f"validate.max_bad_fraction is {params.max_bad_fraction}; {where}"
         )
     total = added(list(report["classes"].values()))
-    gone = [
-        name
-        for name in info["classes"] or ()
-        if name not in total and name not in params.may_be_empty
-    ]
-    if gone:
+    present = total.keys() | set(params.may_be_empty)
+    absent = [name for name in info["classes"] or () if name not in present]
+    if absent:
         raise ValidationFailed(
-            f"no example of class {', '.join(gone)}; {where}, or name it in validate.may_be_empty"
+            f"no example of class {', '.join(absent)}; {where}, or name it in validate.may_be_empty"
         )
     columns = ", ".join(info["label_columns"])
     if len(total) == 1:
@@ -353,12 +339,12 @@ def fail_if_bad(params: ValidateParams, report: dict[str, Any], info: dict[str, 
 
 
 def _is_quantity(total: Mapping[str, int]) -> bool:
-    """Do the classes look like the values of a regression's target?"""
+    """Whether the classes look like the values of a regression target."""
     numbers = [name for name in total if NUMBER.fullmatch(UNITS.sub("", name))]
     once = sum(total[name] == 1 for name in numbers)
     return len(numbers) > MANY and once * 3 > len(numbers) and len(numbers) >= MOSTLY * len(total)
 
 
 def _most(reasons: Mapping[str, int]) -> str:
-    """`, most of them label_null`; nothing where no row is bad."""
+    """`, most of them label_null`; empty if no row is bad."""
     return f", most of them {max(reasons, key=reasons.__getitem__)}" if reasons else ""

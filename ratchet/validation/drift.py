@@ -1,7 +1,7 @@
-"""What changed between the validation reports of two versions: rows, classes, and distributions by two-sample tests.
+"""Compare the validation reports of two versions: rows, classes, and distributions.
 
-Pure functions of two contents of `reports/validation.json`: a stage knows no versions, a step of
-the flow does.
+Distributions are compared by two-sample tests. The functions are pure: they take the content of two
+`reports/validation.json`. A step of the flow calls them, because stages know nothing of versions.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ SHOWN = 5  # classes named in a sentence
 
 @dataclass(frozen=True)
 class Test:
-    """One distribution, before and after."""
+    """The comparison of one distribution, before and after."""
 
     name: str
-    distance: (
-        float  # 0 (the same) to 1: Kolmogorov-Smirnov's for numbers, total variation for categories
-    )
-    p_value: float  # the chance of a distance at least as large if nothing had changed
+    # 0 (equal) to 1: the Kolmogorov-Smirnov distance of numbers, total variation of categories
+    distance: float
+    p_value: float  # probability of a distance at least as large if nothing had changed
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What changed; `faults` are reasons to stop. Every sentence reads by itself."""
+    """What changed; `faults` are reasons to stop. Every entry is a complete sentence."""
 
     rows: tuple[int, int]  # good rows before and after
     gone: tuple[str, ...]  # classes
@@ -55,47 +54,55 @@ def drift(
     alpha: float,
     distance: float,
 ) -> Drift:
-    """Compare two reports. What an older Ratchet did not write is not compared.
+    """Compare two reports, as far as both contain the facts.
 
     Args:
-        max_shrink: share of the good rows that may be gone, 0 to 1; 1: nothing is a fault, a class
-        that is gone neither.
-        alpha: of all tests together (Bonferroni), 0 to 1.
+        before: the content of the last version's `reports/validation.json`.
+        after: the content of this run's `reports/validation.json`.
+        max_shrink: largest share of the good rows that may be lost, 0 to 1. At 1 nothing is a
+            fault, not even a lost class.
+        alpha: significance level of all tests together (Bonferroni), 0 to 1.
         distance: smaller changes are not reported, however certain they are, 0 to 1.
     """
     old, new = _labels(before), _labels(after)
     rows = _good_rows(before, old), _good_rows(after, new)
-    gone, come = tuple(sorted(old.keys() - new.keys())), tuple(sorted(new.keys() - old.keys()))
-    faults = (
-        [f"class {', '.join(gone)} is gone since the last version"]
-        if gone and max_shrink < 1
-        else []
-    )
+    gone_classes = tuple(sorted(old.keys() - new.keys()))
+    new_classes = tuple(sorted(new.keys() - old.keys()))
+    faults = []
+    if gone_classes and max_shrink < 1:
+        faults.append(f"class {', '.join(gone_classes)} is gone since the last version")
     if rows[1] < (1 - max_shrink) * rows[0]:
         faults.append(
-            f"{rows[1]:,} good rows are left of {rows[0]:,}; gate.max_shrink allows to lose"
+            f"{rows[1]:,} good rows are left of {rows[0]:,}; gate.max_shrink allows a loss of"
             f" {max_shrink:.0%}"
         )
-    tests = [categories("classes", old, new)]
-    tests += [
-        categories(name, before[name], after[name])
-        for name in ("sizes", "modes")
-        if before.get(name) and after.get(name)
-    ]
-    was, now = before.get("numbers", {}), after.get("numbers", {})
-    tests += [
-        kolmogorov_smirnov(name, was[name]["bins"], now[name]["bins"])
-        for name in sorted(was.keys() & now.keys())
-        if "bins" in was[name] and "bins" in now[name]
-    ]
-    changed = [f"{name} is gone" for name in sorted(was.keys() - now.keys())]
-    changed += [f"{name} is new" for name in sorted(now.keys() - was.keys())]
+    tests = _tests(before, after)
+    old_numbers, new_numbers = before.get("numbers", {}), after.get("numbers", {})
+    changed = [f"{name} is gone" for name in sorted(old_numbers.keys() - new_numbers.keys())]
+    changed += [f"{name} is new" for name in sorted(new_numbers.keys() - old_numbers.keys())]
     changed += [
         f"{test.name}: another distribution, distance {test.distance:.3f}, p {test.p_value:.1e}"
         for test in tests
         if test.p_value < alpha / len(tests) and test.distance > distance
     ]
-    return Drift(rows, gone, come, tuple(tests), tuple(faults), tuple(changed))
+    return Drift(rows, gone_classes, new_classes, tuple(tests), tuple(faults), tuple(changed))
+
+
+def _tests(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Test]:
+    """Compare the distributions that both reports contain."""
+    tests = [categories("classes", _labels(before), _labels(after))]
+    tests += [
+        categories(name, before[name], after[name])
+        for name in ("sizes", "modes")
+        if before.get(name) and after.get(name)
+    ]
+    old, new = before.get("numbers", {}), after.get("numbers", {})
+    tests += [
+        kolmogorov_smirnov(name, old[name]["bins"], new[name]["bins"])
+        for name in sorted(old.keys() & new.keys())
+        if "bins" in old[name] and "bins" in new[name]
+    ]
+    return tests
 
 
 def _listed(names: Sequence[str], what: str) -> str:
@@ -120,8 +127,13 @@ def _labels(report: Mapping[str, Any]) -> dict[str, int]:
 
 
 def kolmogorov_smirnov(name: str, before: Mapping[str, int], after: Mapping[str, int]) -> Test:
-    """Kolmogorov-Smirnov on equal bins (conservative: ties only make the distance smaller), with its asymptotic p."""
-    a, b = _aligned(before, after, sorted(before.keys() | after.keys(), key=int))
+    """Run the two-sample Kolmogorov-Smirnov test on counts in equal bins.
+
+    The bins make the test conservative, because ties only make the distance smaller. The p-value is
+    the asymptotic one, with the correction of Stephens (1970).
+    """
+    keys = sorted(before.keys() | after.keys(), key=int)
+    a, b = _aligned(before, keys), _aligned(after, keys)
     if not a.sum() or not b.sum():
         return Test(name, 0.0, 1.0)
     distance = float(np.abs(np.cumsum(a) / a.sum() - np.cumsum(b) / b.sum()).max())
@@ -132,8 +144,13 @@ def kolmogorov_smirnov(name: str, before: Mapping[str, int], after: Mapping[str,
 
 
 def categories(name: str, before: Mapping[str, int], after: Mapping[str, int]) -> Test:
-    """Pearson's test of homogeneity; its p by Wilson and Hilferty's cube root (1931)."""
-    a, b = _aligned(before, after, sorted(before.keys() | after.keys()))
+    """Run Pearson's chi-squared test of homogeneity on counts by category.
+
+    The p-value comes from the cube-root approximation of Wilson and Hilferty (1931). The distance
+    is the total variation.
+    """
+    keys = sorted(before.keys() | after.keys())
+    a, b = _aligned(before, keys), _aligned(after, keys)
     degrees = len(a) - 1
     if degrees < 1 or not a.sum() or not b.sum():
         return Test(name, 0.0, 1.0)
@@ -150,9 +167,6 @@ def categories(name: str, before: Mapping[str, int], after: Mapping[str, int]) -
     )
 
 
-def _aligned(
-    before: Mapping[str, int], after: Mapping[str, int], keys: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(
-        np.array([counts.get(key, 0) for key in keys], np.float64) for counts in (before, after)
-    )  # type: ignore[return-value]
+def _aligned(counts: Mapping[str, int], keys: Sequence[str]) -> np.ndarray:
+    """The counts in the order of `keys`, float64 (K,)."""
+    return np.array([counts.get(key, 0) for key in keys], np.float64)

@@ -1,4 +1,4 @@
-"""Rows that occur more than once, found in bounded memory: ids are compared a part of them at a time."""
+"""Mark rows that occur more than once, in bounded memory: ids are compared in several parts."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import polars as pl
 from ratchet.validation.rules import CODES
 
 PART_ROWS = 200_000  # ids compared at once
-RANKS = {"test": 0, "val": 1}  # of the copy that stays; all others come after
+RANKS = {"test": 0, "val": 1}  # which copy stays: the one with the lowest rank; others rank last
 GROUP = ("a", "b")
 
 
 def mark_images(rows: Sequence[Path], codes: np.ndarray, twins: np.ndarray) -> None:
-    """Give every good row with the same `row_id` as another its code.
+    """Mark good rows that have the same `row_id`.
 
-    Of equal labels one row stays: that of the test split, else of val, else the first; a training
-    copy of the former is a `leak`, any other a `duplicate`. Of different labels all are a
-    `conflict`.
+    If their labels are equal, one row stays: a row of the test split, or else of the validation
+    split, or else the first row. A copy in a split that ranks lower is a `leak`, any other copy is
+    a `duplicate`. If their labels differ, all of them are a `conflict`.
 
     Args:
-        rows: per shard a parquet file with row_id, label, split, key.
-        codes: uint8 (N,) over all shards, changed in place; only rows with 0 take part.
-        twins: int64 (N,), changed in place: which row a bad one is like.
+        rows: one parquet file per shard, with row_id, label, split and key.
+        codes: codes of all rows, uint8 (N,), changed in place; only rows with code 0 are compared.
+        twins: for each bad row the row that it equals, int64 (N,), changed in place.
     """
     _mark(rows, codes, twins, "row_id", _same_image)
 
 
 def mark_keys(rows: Sequence[Path], codes: np.ndarray, twins: np.ndarray) -> None:
-    """Give every good row with the same `key` as an earlier one its code."""
+    """Mark good rows that have the same `key` as an earlier one; see `mark_images`."""
     _mark(rows, codes, twins, "key", _same_key)
 
 
@@ -45,15 +45,15 @@ def _mark(
     parts = -(-len(codes) // PART_ROWS)
     for part in range(parts):
         frame = _read(rows, codes, column, part, parts)
-        found = code(frame.filter(pl.struct(GROUP).is_duplicated()).sort("rank", "position"))
-        codes[found["position"].to_numpy()] = found["code"].to_numpy()
-        twins[found["position"].to_numpy()] = found["keeper"].to_numpy()
+        bad = code(frame.filter(pl.struct(GROUP).is_duplicated()).sort("rank", "position"))
+        codes[bad["position"].to_numpy()] = bad["code"].to_numpy()
+        twins[bad["position"].to_numpy()] = bad["keeper"].to_numpy()
 
 
 def _read(
     rows: Sequence[Path], codes: np.ndarray, column: str, part: int, parts: int
 ) -> pl.DataFrame:
-    """The good rows whose id falls in this part."""
+    """Read the good rows whose id falls into this part."""
     frames, start = [], 0
     for path in rows:
         frame = pl.read_parquet(path, columns=[column, "label", "split"])
@@ -80,9 +80,8 @@ def _same_image(frame: pl.DataFrame) -> pl.DataFrame:
         pl.when(pl.col("rank") > pl.col("best")).then(CODES["leak"]).otherwise(CODES["duplicate"])
     )
     code = pl.when(pl.col("conflict")).then(CODES["conflict"]).otherwise(leak)
-    first = (
-        pl.col("position").first().over(GROUP)
-    )  # what is left of a conflict names another row of it
+    # The first row of a conflict names the last one, because a row cannot name itself.
+    first = pl.col("position").first().over(GROUP)
     other = pl.when(pl.col("conflict") & (pl.col("position") == first)).then(
         pl.col("position").last().over(GROUP)
     )

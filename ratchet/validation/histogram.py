@@ -1,7 +1,7 @@
-"""Histograms whose bins do not depend on the data, so that those of shards add up and those of versions compare.
+"""Histograms with fixed bins, so that shards can be added up and versions can be compared.
 
-A number's bin is its sign and an eighth of an octave of its size: bounds grow by 9 %. Bins are
-whole numbers in the order of the values; 0 is zero.
+A bin is a sign and an eighth of an octave of the absolute value, so each bound is 9 % above the one
+before. Bins are numbered in the order of their values, and bin 0 is zero.
 """
 
 from __future__ import annotations
@@ -12,47 +12,51 @@ from collections.abc import Mapping
 
 import numpy as np
 
-STEPS = 8  # in an octave
-LOWEST = -64  # octave; anything closer to zero is zero
+STEPS = 8  # bins per octave
+LOWEST = -64  # the lowest octave; smaller absolute values count as zero
 
 
 def count(values: np.ndarray) -> Counter[int]:
-    """Bins of the finite numbers among `values`, of any shape and dtype."""
+    """Count the finite numbers among `values`, of any shape and dtype, by bin."""
     finite = np.asarray(values, np.float64).ravel()
     finite = finite[np.isfinite(finite)]
     size = np.maximum(np.abs(finite), 2.0**LOWEST)
     octave = np.floor(STEPS * (np.log2(size) - LOWEST)) + 1
     bins = np.where(np.abs(finite) < 2.0**LOWEST, 0, np.sign(finite) * octave).astype(np.int64)
-    return Counter(
-        dict(zip(*(part.tolist() for part in np.unique(bins, return_counts=True)), strict=True))
-    )
+    indices, counts = np.unique(bins, return_counts=True)
+    return Counter(dict(zip(indices.tolist(), counts.tolist(), strict=True)))
 
 
 def middle(index: int) -> float:
-    """A value within a bin."""
-    return 0.0 if index == 0 else math.copysign(2.0 ** (LOWEST + (abs(index) - 0.5) / STEPS), index)
+    """The geometric middle of a bin."""
+    if index == 0:
+        return 0.0
+    return math.copysign(2.0 ** (LOWEST + (abs(index) - 0.5) / STEPS), index)
 
 
 def quantiles(
     bins: Mapping[int, int], at: tuple[float, ...] = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 ) -> list[float]:
-    """The middles of the bins in which these shares of the values end.
+    """Estimate quantiles by the middles of the bins that contain them, to three digits.
 
-    Empty if there is no value.
+    Args:
+        bins: counts by bin.
+        at: the quantiles, 0 to 1.
+
+    Returns:
+        One value per quantile, or an empty list if there are no values.
     """
+    if not bins:
+        return []
     order = sorted(bins)
     below = np.cumsum([bins[index] for index in order])
-    places = np.searchsorted(below, np.array(at) * (below[-1] if len(below) else 0))
-    return (
-        [float(f"{middle(order[min(place, len(order) - 1)]):.3g}") for place in places]
-        if order
-        else []
-    )
+    places = np.searchsorted(below, np.array(at) * below[-1])
+    return [float(f"{middle(order[min(place, len(order) - 1)]):.3g}") for place in places]
 
 
 def added(counts: list[Mapping[str, int]]) -> dict[str, int]:
-    """Counts added up by key."""
+    """Add up counts by key."""
     total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
+    for part in counts:
+        total.update(part)
     return dict(total)

@@ -1,4 +1,4 @@
-"""What the images of a data set look like, and what of it preparation would lose."""
+"""Describe the images of a data set, and warn of what preparation would lose."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import pyarrow as pa
 from ratchet import images
 from ratchet.params import PrepareParams
 
-MEASURED = 500  # images of a shard whose brightness is measured
-NOTABLE = 0.1  # share of the images that have to lose something before a warning says so
+MEASURED = 500  # about how many images of a shard have their brightness measured
+NOTABLE = 0.1  # a warning appears if a larger share of the images loses something
 
 
 class Pictures:
-    """Decodes the images of one shard and counts what they are like."""
+    """Decodes the images of one shard and counts their sizes, modes and colours."""
 
     def __init__(self, rows: int, max_pixels: int) -> None:
         self.max_pixels = max_pixels
         self.every = -(-rows // MEASURED)
         self.sizes: Counter[tuple[int, int]] = Counter()  # width and height of the good images
         self.modes: Counter[str] = Counter()
-        self.colour = 0  # good images with channels that differ
+        self.colour = 0  # good images whose channels differ
         self.details: list[str | None] = []
         self.brightness: list[int] = []
 
     def faults(self, column: pa.ChunkedArray) -> list[str | None]:
-        """The code of what is wrong with each image, or None."""
+        """Decode a column of images; return the reason code of each bad image, and else None."""
         return list(map(self._fault, column.combine_chunks().field("bytes").to_pylist()))
 
     def _fault(self, encoded: bytes | None) -> str | None:
@@ -46,12 +46,13 @@ class Pictures:
         return None
 
     def summary(self) -> dict[str, Any]:
+        """The counts of the good images, for JSON."""
         sizes = {f"{width}x{height}": count for (width, height), count in self.sizes.items()}
         return {"sizes": sizes, "modes": self.modes, "colour": self.colour}
 
 
 def warnings(prepare: PrepareParams, report: Mapping[str, Any]) -> list[str]:
-    """Whether `prepare.size` and `prepare.channels` discard much of the images that validation counted."""
+    """Warn if `prepare.size` or `prepare.channels` discards information of many images."""
     sizes, total = report["sizes"], sum(report["sizes"].values())
     height, width = prepare.size
     larger = {size: count for size, count in sizes.items() if _exceeds(size, width, height)}

@@ -1,6 +1,6 @@
-"""One shard checked: every rule on every row, every image decoded to its end.
+"""Check one shard: apply every rule to every row, and decode every image to its end.
 
-A pure function of its path and rules.
+This is a pure function of the shard's content and the rules.
 """
 
 from __future__ import annotations
@@ -27,9 +27,16 @@ SUMMARY = "summary.json"
 
 
 def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Path) -> None:
-    """Write `rows.parquet` (row_id, label, split, path, key, code, detail.
+    """Check all rows of a shard; write `rows.parquet` and `summary.json` to `folder`.
 
-    All rows, in order) and `summary.json`.
+    `rows.parquet` holds row_id, label, split, key, code, detail and path of all rows, in order.
+    `summary.json` holds counts of the good images, and facts about each feature.
+
+    Args:
+        shard: the shard to check.
+        info: facts of `dataset.json` that the rules depend on.
+        params: the section `validate`.
+        folder: an empty folder.
 
     Raises:
         CorruptData: the shard is not what `dataset.json` lists.
@@ -45,13 +52,13 @@ def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Pa
             table = table.drop_columns("image").append_column("fault", faults)
         frames.append(pl.DataFrame(table))
     frame = pl.concat(frames)
-    found = rules.failures(frame, rules.schema(info, params))
+    failures = rules.failures(frame, rules.schema(info, params))
     if pictures.details:
         details = pl.Series(pictures.details, dtype=pl.String)
         faulty = frame.select(row=pl.int_range(pl.len()), reason="fault", detail=details)
-        found = pl.concat([found, faulty.filter(pl.col("reason").is_not_null())])
+        failures = pl.concat([failures, faulty.filter(pl.col("reason").is_not_null())])
     unique = [rules.column(name, info) for name in params.unique]
-    rows = _coded(frame, found, unique)
+    rows = _coded(frame, failures, unique)
     rows = rows.with_columns(pl.Series("path", paths or [None] * len(rows), pl.String))
     rows.write_parquet(folder / ROWS)
     numbers = {name: _numbers(frame[FEATURE + name].to_numpy()) for name in info["features"]}
@@ -61,21 +68,21 @@ def check(shard: Shard, info: dict[str, Any], params: ValidateParams, folder: Pa
 
 
 def _numbers(values: np.ndarray) -> dict[str, Any]:
-    """How many are missing, the others' histogram, and the range of those that are finite."""
+    """The number of missing values, and the histogram and range of the finite ones."""
     finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
     return {
         "null": int(np.isnan(values).sum()),
         "bins": histogram.count(values),
-        "min": low,
-        "max": high,
+        "min": float(finite.min()) if len(finite) else None,
+        "max": float(finite.max()) if len(finite) else None,
     }
 
 
-def _coded(frame: pl.DataFrame, found: pl.DataFrame, unique: Sequence[str]) -> pl.DataFrame:
-    """Every row with the first reason against it, as a code."""
+def _coded(frame: pl.DataFrame, failures: pl.DataFrame, unique: Sequence[str]) -> pl.DataFrame:
+    """All rows, each with the code of its first failure, or 0 if it is good."""
     code = pl.col("reason").replace_strict(rules.CODES, return_dtype=pl.UInt8)
-    first = found.with_columns(code=code).sort("row", "code", "detail").unique("row", keep="first")
+    ordered = failures.with_columns(code=code).sort("row", "code", "detail")
+    first = ordered.unique("row", keep="first")
     split = pl.col("split") if "split" in frame.columns else pl.lit(None, pl.String).alias("split")
     rows = frame.select(pl.int_range(pl.len()).alias("row"), "row_id", "label", split)
     rows = rows.with_columns(pl.Series("key", _keys(frame, unique), pl.String))
@@ -86,7 +93,7 @@ def _coded(frame: pl.DataFrame, found: pl.DataFrame, unique: Sequence[str]) -> p
 
 
 def _keys(frame: pl.DataFrame, unique: Sequence[str]) -> list[str | None]:
-    """A hash of the unique columns' values together."""
+    """A hash of each row's values in the unique columns; None if there are no such columns."""
     if not unique:
         return [None] * len(frame)
     rows = frame.select(unique).iter_rows()
@@ -94,4 +101,5 @@ def _keys(frame: pl.DataFrame, unique: Sequence[str]) -> list[str | None]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
+    """Read the summary that `check` wrote."""
     return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The page of the validation: one file, with the pictures inside it."""
+"""Write the validation report as one HTML file with embedded pictures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ratchet.shards.shards import Shard, Shards
 from ratchet.validation import histogram
 from ratchet.validation.rules import REASONS
 
-EXAMPLES = 8  # of each reason
-SIDE = 64  # pixels of a picture's longer side
+EXAMPLES = 8  # rows shown for each reason
+SIDE = 64  # longer side of a picture, in pixels
 
 
 def write(
     path: Path, report: dict[str, Any], shards: Shards, quarantine: Path, max_pixels: int
 ) -> None:
-    """Images of more than `max_pixels` are not decoded for it either."""
+    """Write the page to `path`; images of more than `max_pixels` are not decoded."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = page.get_template("page.html").render(
@@ -47,31 +47,34 @@ def _quantiles(report: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def _examples(shards: Shards, quarantine: Path, max_pixels: int) -> dict[str, list[dict[str, Any]]]:
-    """The first bad rows of each reason, with their picture where there is one."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """The first bad rows of each reason, with their picture if there is one."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
     for table in parquet.batches(quarantine):
         for row in table.to_pylist():
-            rows = found.setdefault(row["reason"], [])
+            rows = by_reason.setdefault(row["reason"], [])
             if len(rows) < EXAMPLES:
                 rows.append(row)
-    wanted: dict[str, set[int]] = {}
-    for row in (row for rows in found.values() for row in rows if shards.kind == "image"):
-        wanted.setdefault(row["shard"], set()).add(row["row"])
+    examples = [row for rows in by_reason.values() for row in rows]
+    numbers: dict[str, set[int]] = {}  # of the rows with a picture, by shard
+    if shards.kind == "image":
+        for row in examples:
+            numbers.setdefault(row["shard"], set()).add(row["row"])
     pictures: dict[tuple[str, int], str] = {}
     for shard in shards:
-        if shard.path.name in wanted:
-            pictures.update(_pictures(shard, wanted[shard.path.name], max_pixels))
-    for row in (row for rows in found.values() for row in rows):
+        if shard.path.name in numbers:
+            pictures.update(_pictures(shard, numbers[shard.path.name], max_pixels))
+    for row in examples:
         row["picture"] = pictures.get((row["shard"], row["row"]))
-    return dict(sorted(found.items()))
+    return dict(sorted(by_reason.items()))
 
 
 def _pictures(
-    shard: Shard, wanted: set[int], max_pixels: int
+    shard: Shard, rows: set[int], max_pixels: int
 ) -> Iterator[tuple[tuple[str, int], str]]:
+    """Yield the shard, the row and the data URI of each of `rows` that has a picture."""
     start = 0
     for table in shard.batches(["image"]):
-        for row in sorted(row for row in wanted if start <= row < start + len(table)):
+        for row in sorted(row for row in rows if start <= row < start + len(table)):
             uri = _uri(table["image"][row - start].as_py(), max_pixels)
             if uri:
                 yield (shard.path.name, row), uri
@@ -79,7 +82,7 @@ def _pictures(
 
 
 def _uri(image: dict[str, Any] | None, max_pixels: int) -> str | None:
-    """A small PNG as a data URI, or nothing where there is no picture to show."""
+    """A small PNG as a data URI, or None if the image cannot be decoded."""
     try:
         picture = images.decode(image["bytes"] if image else None, max_pixels).image
     except images.BadImage:

@@ -1,4 +1,4 @@
-"""What the test rows can show, told before any training: how many there will be, and the smallest difference they show."""
+"""Warn before training if the test split is too small to show a sensible difference."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 from ratchet import tango
 
-CONFIDENCE = 0.95  # of the warning; gate.confidence decides later, and no stage reads it
+CONFIDENCE = 0.95  # of this warning; the gate uses gate.confidence, which no stage reads
 SENSIBLE = 0.01  # a difference in accuracy that a test set should be able to show
 
 
 def rows_for_testing(report: Mapping[str, Any], test_fraction: float) -> int:
-    """About how many good rows `prepare` takes for testing: those that a source gives, or a share of the others.
+    """Estimate how many good rows `prepare` uses for testing.
+
+    These are the rows of the source's test split, and a share of the rows without a split.
 
     Args:
         report: the content of `reports/validation.json`.
@@ -21,16 +23,17 @@ def rows_for_testing(report: Mapping[str, Any], test_fraction: float) -> int:
     rows: dict[str, int] = {
         split: sum(counts.values()) for split, counts in report.get("classes", {}).items()
     }
-    given, undivided = rows.get("test", 0), rows.get("all", 0)
-    if not given:
-        undivided += rows.get(
-            "train", 0
-        )  # a source without a test split gives some of its training rows
-    return given + round(test_fraction * undivided)
+    test_rows, undivided = rows.get("test", 0), rows.get("all", 0)
+    if not test_rows:  # without a test split, a share of the training rows is used for testing
+        undivided += rows.get("train", 0)
+    return test_rows + round(test_fraction * undivided)
 
 
 def warnings(report: Mapping[str, Any], test_fraction: float) -> list[str]:
-    """A sentence where not even models that never disagree could be shown to be within `SENSIBLE` of each other."""
+    """Warn if the test rows cannot show that two models differ by less than `SENSIBLE`.
+
+    The check assumes that the models never disagree, which needs the fewest rows.
+    """
     rows = rows_for_testing(report, test_fraction)
     smallest = tango.detectable(rows, CONFIDENCE, 0.0)
     if smallest <= SENSIBLE:

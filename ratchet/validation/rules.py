@@ -1,4 +1,4 @@
-"""The rules that a row has to keep, as a pandera schema on polars, checked value by value."""
+"""The rules for rows, as a pandera schema on polars, checked value by value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ratchet.params import Rules, ValidateParams
 from ratchet.shards import labels
 from ratchet.shards.splits import SPLITS
 
-REASONS = {  # code: what it means; a row gets the first that holds
+REASONS = {  # code: its meaning; a row gets the first one that applies
     "label_null": "no label",
-    "label_unknown": "a label that is no class",
+    "label_unknown": "a label that is not a class",
     "split_unknown": "a split that is not train, val or test",
     "image_null": "no image",
     "image_empty": "an image of 0 bytes",
@@ -44,11 +44,18 @@ ANY = Rules(dtype=None, min=None, max=None, allowed=None, nullable=True)
 
 
 def schema(info: dict[str, Any], params: ValidateParams) -> pa.DataFrameSchema:
-    """The rules for a frame of one shard: its columns without the image, but with `fault`, the code of its decoding.
+    """Build the rules for the frame of one shard.
+
+    The frame has the shard's columns, with `fault`, the reason code of decoding, instead of the
+    image.
+
+    Args:
+        info: kind, label_columns, classes, features and kept of `dataset.json`.
+        params: the section `validate`.
 
     Raises:
-        ValidationFailed: `validate.columns` or `validate.unique` names a column that is not there,
-            or asks of one what it cannot be.
+        ValidationFailed: `validate.columns` or `validate.unique` names a column that does not
+            exist, or sets a rule that its type rules out.
     """
     rules = {column(name, info): rule for name, rule in params.columns.items()}
     columns = {
@@ -63,16 +70,16 @@ def schema(info: dict[str, Any], params: ValidateParams) -> pa.DataFrameSchema:
         {name: _feature(name, rules.get(name, ANY)) for name in prefixed(FEATURE, info["features"])}
     )
     for name in prefixed(KEEP, info["kept"]):
-        kept = rules.get(name, ANY)
-        columns[name] = pa.Column(pl.String, _text_checks(kept), nullable=kept.nullable)
+        rule = rules.get(name, ANY)
+        columns[name] = pa.Column(pl.String, _text_checks(rule), nullable=rule.nullable)
     return pa.DataFrameSchema(columns, strict=True)
 
 
 def column(name: str, info: dict[str, Any]) -> str:
-    """The column of a shard that `validate.columns` and `validate.unique` mean by a name.
+    """Find the column of a shard that a name in `validate.columns` or `validate.unique` means.
 
     Raises:
-        ValidationFailed: it is not there, or the name means two columns.
+        ValidationFailed: there is no such column, or the name means two columns.
     """
     features, kept = info["features"], info["kept"]
     is_label = name == "label" or name in info["label_columns"]
@@ -95,7 +102,7 @@ def column(name: str, info: dict[str, Any]) -> str:
 
 
 def of_features(names: Sequence[str], rules: Mapping[str, Rules]) -> pa.DataFrameSchema:
-    """The rules for a frame of these features alone, under the names that they have in shards."""
+    """Build the rules for a frame of these features only, named as in shards."""
     columns = {FEATURE + name: _feature(FEATURE + name, rules.get(name, ANY)) for name in names}
     return pa.DataFrameSchema(columns, strict=True)
 
@@ -122,14 +129,16 @@ def _feature(name: str, rules: Rules) -> pa.Column:
 
 
 def _label(classes: Sequence[str] | None, rules: Rules) -> pa.Column:
-    """Labels are unrestricted unless the source names the classes or the rules list allowed values."""
-    known = list(classes or ())
-    unknown = [_check("label_unknown", lambda words: words.is_in(known))] if known else []
-    return pa.Column(pl.String, [*unknown, *_text_checks(rules)])
+    """Labels are unrestricted unless the source names classes or the rules list allowed values."""
+    checks = _text_checks(rules)
+    if classes:
+        names = list(classes)
+        checks.insert(0, _check("label_unknown", lambda words: words.is_in(names)))
+    return pa.Column(pl.String, checks)
 
 
 def _text_checks(rules: Rules) -> list[pa.Check]:
-    """The rules for text: a type, a range and allowed values are those of the numbers that it spells."""
+    """The rules for text: the type and the range apply to the number that it spells."""
     checks = _range(rules, lambda words: words.cast(pl.Float64, strict=False))
     if rules.dtype == "int":
         checks.append(_check("not_whole", lambda words: words.str.contains(r"^-?[0-9]+$")))
@@ -144,7 +153,7 @@ def _text_checks(rules: Rules) -> list[pa.Check]:
 
 
 def _word(value: object) -> str:
-    """A value of the rules as labels spell it."""
+    """A value of the rules, spelled as in labels."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -165,10 +174,10 @@ def _check(reason: str, rule: Callable[[pl.Expr], pl.Expr]) -> pa.Check:
 
 
 def failures(frame: pl.DataFrame, rules: pa.DataFrameSchema) -> pl.DataFrame:
-    """What breaks the rules: row (int64), reason and detail, once per row and rule.
+    """List the rows that break the rules: row (int64), reason and detail, once per row and rule.
 
     Raises:
-        ValidationFailed: a column is missing, too many, or of another type.
+        ValidationFailed: a column is missing, unexpected, or of another type.
     """
     try:
         with config_context(
@@ -196,17 +205,17 @@ def failures(frame: pl.DataFrame, rules: pa.DataFrameSchema) -> pl.DataFrame:
 
 
 def _difference(frame: pl.DataFrame, cases: pl.DataFrame) -> str:
-    """What is wrong with the columns, one after the other, in the words of pandera's checks."""
-    said = {
-        "column_in_schema": "{case} is one too many",
-        "column_in_dataframe": "{case} is missing",
-    }
-    lines = [
-        said.get(str(check).partition("(")[0], "{column} is {case}, not {check}").format(
-            case=case, column=column, check=str(check).removeprefix("dtype('").removesuffix("')")
-        )
-        for column, check, case in cases.select("column", "check", "failure_case").iter_rows()
-    ]
+    """The message about columns that are missing, unexpected, or of another type."""
+    lines = []
+    for column, check, case in cases.select("column", "check", "failure_case").iter_rows():
+        name = str(check).partition("(")[0]
+        if name == "column_in_schema":
+            lines.append(f"{case} is unexpected")
+        elif name == "column_in_dataframe":
+            lines.append(f"{case} is missing")
+        else:
+            dtype = str(check).removeprefix("dtype('").removesuffix("')")
+            lines.append(f"{column} is {case}, not {dtype}")
     return (
         f"the columns are not those of the schema: {'; '.join(lines)} (found"
         f" {', '.join(frame.columns)})"

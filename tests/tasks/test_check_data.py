@@ -100,7 +100,7 @@ def test_what_changed_is_reported_with_the_version(toy: Toy, check: Check) -> No
 
 @pytest.mark.fault(16)
 def test_too_few_rows_stop_the_run_after_the_report(toy: Toy, check: Check) -> None:
-    fault = "3,999 good rows are left of 8,000; gate.max_shrink allows to lose 50%"
+    fault = "3,999 good rows are left of 8,000; gate.max_shrink allows a loss of 50%"
     assert check(report(out=4000)).changes == ["4,000 good rows, 8,000 before"]
     with pytest.raises(ValidationFailed) as caught:
         check(report(out=3999))

@@ -50,7 +50,7 @@ def test_a_class_gone_and_half_the_rows_gone():
     found = compared(report({"cat": 400}, normal(40, 400)))
     assert found.faults == (
         "class dog is gone since the last version",
-        "400 good rows are left of 1,000; gate.max_shrink allows to lose 50%",
+        "400 good rows are left of 1,000; gate.max_shrink allows a loss of 50%",
     )
     accepted = drift(BEFORE, report({"cat": 400}, normal(40, 400)), 1.0, 0.01, 0.05)
     assert not accepted.faults and accepted.sentences[:2] == (

@@ -145,7 +145,7 @@ def test_splits_and_faults_have_columns_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"more": ["1", "2", "3"]}, "more is one too many"),
+        ({"more": ["1", "2", "3"]}, "more is unexpected"),
         ({"feature:x": ["1", "2", "3"]}, "feature:x is String, not Float64"),
     ],
 )
