@@ -1,7 +1,7 @@
-"""Turn what `source.lock` pins into shards of one schema.
+"""Convert the data that `source.lock` pins to shards of one schema.
 
-Reads `source.lock` and the files that it pins, and fetches those that are not here; writes
-`data/raw/`: `shard-*.parquet` and `dataset.json`.
+Reads `source.lock` and the files that it pins; downloads missing ones.
+Writes `data/raw/`: `shard-*.parquet` and `dataset.json`.
 Params: `ingest`.
 """
 
@@ -24,11 +24,15 @@ from ratchet.stage import home, scratch, stage
 def ingest(params: Params, tree: Path) -> None:
     """Read every source, in the order of the params.
 
+    Args:
+        params: all params; `ingest` and `run` are used.
+        tree: the checkout to work in.
+
     Raises:
-        ParamsError: a custom source imports code that is not a dep of this stage.
-        SourceChanged: a source is not what `source.lock` pins.
-        SourceMissing: a pinned file is gone. Unreachable: it is not here, and its host does not
-        answer.
+        ParamsError: a custom source imports code that is not a dependency of this stage.
+        SourceChanged: a source differs from what `source.lock` pins.
+        SourceMissing: a pinned file no longer exists.
+        Unreachable: a pinned file has to be downloaded, and its host does not respond.
         CorruptData: a source cannot be read, or the sources have no common schema.
     """
     began = time.monotonic()

@@ -1,7 +1,8 @@
-"""Bring the good rows to the shape that models are fed, split into training, validation and test.
+"""Convert the good rows to the inputs of a model and split them into training, validation and test.
 
-Reads `data/raw/` and `data/quarantine.parquet`; writes `data/prepared/`: memory-mapped arrays per
-split, `spec.json`. Params: `prepare`.
+Reads `data/raw/` and `data/quarantine.parquet`.
+Writes `data/prepared/`: memory-mapped arrays per split, and `spec.json`.
+Params: `prepare`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from ratchet.stage import scratch, stage
 
 @stage
 def prepare(params: Params, tree: Path) -> None:
-    """Raises `CorruptData` on a shard that changed, `ValidationFailed` on a class that training never sees."""
+    """Prepare the rows of all shards.
+
+    Args:
+        params: all params; `prepare` and `run` are used.
+        tree: the checkout to work in.
+
+    Raises:
+        CorruptData: a shard differs from what `dataset.json` lists.
+        ValidationFailed: a class has no training rows.
+    """
     began = time.monotonic()
     tree = tree.resolve()
     shards = Shards.open(tree / "data/raw")
@@ -30,10 +40,8 @@ def prepare(params: Params, tree: Path) -> None:
         spec = all_shards.run(params.prepare, shards, tree / quarantine.FILE, store, pool, out)
     counts = ", ".join(f"{rows:,} {split}" for split, rows in spec.counts.items())
     rate = sum(spec.counts.values()) / (time.monotonic() - began)
-    print(
-        f"prepare: {counts} rows, {rate:,.0f} rows/s, {len(spec.classes)} classes, inputs"
-        f" {spec.input_shape}"
-    )
+    shape = f"{len(spec.classes)} classes, inputs {spec.input_shape}"
+    print(f"prepare: {counts} rows, {rate:,.0f} rows/s, {shape}")
 
 
 if __name__ == "__main__":

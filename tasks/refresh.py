@@ -1,8 +1,9 @@
-"""Look at every source as it is now and pin it in `source.lock`.
+"""Pin the current state of every source in `source.lock`.
 
-Reads `ingest.sources` and what they name; writes `source.lock`: the name, size and SHA-256 of every
-file of a source, or its resolved revision. A step, not a stage: it is what decides whether `ingest`
-is out of date.
+Reads the sources in `ingest.sources`.
+Writes `source.lock`: the name, size and SHA-256 of every file of a source, or its resolved
+revision.
+This is a step, not a stage, because it determines whether the stage `ingest` is out of date.
 """
 
 from __future__ import annotations
@@ -26,9 +27,17 @@ from ratchet.stage import home, log, step
 def refresh(params: Params, tree: Path) -> dict[str, Any]:
     """Write `source.lock`.
 
+    Args:
+        params: all params; `ingest` and `model` are used.
+        tree: the checkout to work in.
+
     Returns:
-        changed: whether the file changed; sources: its entries; changes: per source the files
-        that are new, changed or gone; notes: what else was noticed; summary: all of it as lines.
+        A dict with the keys
+        `changed`: whether the file changed,
+        `sources`: its entries,
+        `changes`: per source, the files that are new, changed or gone,
+        `notes`: other observations,
+        `summary`: changes and notes as lines of text.
 
     Raises:
         ParamsError: a custom source or model imports code that no stage depends on.
@@ -54,6 +63,7 @@ def refresh(params: Params, tree: Path) -> dict[str, Any]:
 
 
 def _entry(source: Source, places: Places, before: Sequence[Entry]) -> Entry:
+    """Resolve a source; if it is unavailable, name the files that `before` pins."""
     pinned = source_lock.pinning(source)
     try:
         return {"source": pinned, **resolve(source, places)}
@@ -63,7 +73,7 @@ def _entry(source: Source, places: Places, before: Sequence[Entry]) -> Entry:
             raise
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         raise SourceMissing(
-            f"{error}. source.lock pins {', '.join(names[:3])}{more} of this source: copy them from"
-            " where they were pinned. To use the data of a version without them, run `ratchet"
-            " checkout VERSION --into FOLDER`"
+            f"{error}. source.lock pins {', '.join(names[:3])}{more} of this source; copy them back"
+            " to where they were. To use the data of a version without these files, run"
+            " `ratchet checkout VERSION --into FOLDER`"
         ) from None

@@ -1,9 +1,12 @@
 """Train the model that params.yaml describes.
 
-Reads `data/prepared/{train,val}` and `data/prepared/spec.json`; writes `models/classifier.pt`
-(weights), `models/classifier.json` (the card that rebuilds the model) and
-`reports/training/curves.tsv`. Params: `model`, `train`. A run that is killed goes on from its last
-checkpoint when it is started again, and ends bit-equal to one that was not.
+Reads `data/prepared/{train,val}` and `data/prepared/spec.json`.
+Writes `models/classifier.pt` (weights), `models/classifier.json` (the card that rebuilds the model)
+and `reports/training/curves.tsv`.
+Params: `model`, `train`.
+
+After a kill, the same command resumes from the last checkpoint and ends bit-equal to an
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -38,37 +41,41 @@ CURVES = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
 def train(params: Params, tree: Path) -> None:
     """Train in `tree`.
 
+    Args:
+        params: all params; `model`, `train` and `run` are used.
+        tree: the checkout to work in.
+
     Raises:
         Busy: another run trains the same model on the same data.
-        ParamsError: a custom model imports code that is not a dep of this stage.
-        TrainingError, DataError: as `loop.fit`.
+        ParamsError: a custom model imports code that is not a dependency of this stage.
+        TrainingError, DataError: as in `loop.fit`.
+        SystemExit: the stage was stopped; a checkpoint is saved.
     """
     Spec.read(tree / PREPARED / "spec.json")
     custom_imports.check_model(tree, params)
     folder = scratch(tree) / ".checkpoints" / _key(params, tree)
     with Checkpoints(folder).held():
         if params.train.processes > 1 and not distributed.under_torchrun():
-            distributed.launch(
-                params.train.processes, _together, params, tree, folder, stop=stopping
-            )
+            count = params.train.processes
+            distributed.launch(count, _train_in_group, params, tree, folder, stop=stopping)
         else:
             _train(params, tree, folder, stopping)
 
 
 def _train(params: Params, tree: Path, folder: Path, stop: Callable[[], bool]) -> None:
-    """Train in this process, alone or as one of a group, whose leader writes."""
+    """Train in this process, alone or in a group, and write the outputs if it leads the group."""
     prepared = tree / PREPARED
     spec = Spec.read(prepared / "spec.json")
-    rows, held_out = (PreparedDataset(prepared / split) for split in ("train", "val"))
+    rows, val = PreparedDataset(prepared / "train"), PreparedDataset(prepared / "val")
+    checkpoints = Checkpoints(folder)
     with distributed.group(devices.device(params.train.device)) as group:
-        trained = fit(
-            params, spec, rows, held_out, Checkpoints(folder), group=group, stop=stop, say=_say
-        )
+        result = fit(params, spec, rows, val, checkpoints, group=group, stop=stop, say=_say)
         if group.leads:
-            _write(trained, params, tree)
+            _write(result, params, tree)
 
 
-def _together(params: Params, tree: Path, folder: Path) -> None:
+def _train_in_group(params: Params, tree: Path, folder: Path) -> None:
+    """Train in a process outside the stage, which handles SIGTERM itself."""
     _train(params, tree, folder, distributed.heed())
 
 
@@ -77,27 +84,27 @@ def _say(line: str) -> None:
 
 
 def _key(params: Params, tree: Path) -> str:
-    """Everything that decides the outputs: data, code, params, libraries, the kind of device."""
+    """Hash all that determines the outputs: data, code, params, libraries, type of device."""
     code = [Path(__file__), *code_files("training", "models", "dataset")]
     own = [tree / "custom/__init__.py", *custom_code.files(tree / "custom/models")]
-    data = sorted(
-        file for part in ("spec.json", "train", "val") for file in _files(tree / PREPARED / part)
-    )
+    prepared = tree / PREPARED
+    data = [prepared / "spec.json", *_files(prepared / "train"), *_files(prepared / "val")]
     values = {
         "model": asdict(params.model),
         "train": asdict(params.train),
         "libraries": _libraries(),
         "device_type": devices.device(params.train.device).type,
     }
-    return checkpoint.key([*code, *(file for file in own if file.is_file()), *data], values)
+    return checkpoint.key([*code, *filter(Path.is_file, own), *sorted(data)], values)
 
 
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
 
 
-def _write(trained: Trained, params: Params, tree: Path) -> None:
-    weights = pack(trained.weights)
+def _write(result: Trained, params: Params, tree: Path) -> None:
+    """Write the weights, the card and the learning curves."""
+    weights = pack(result.weights)
     spec = tree / PREPARED / "spec.json"
     card = Card(
         architecture={"name": params.model.name, "arguments": dict(params.model.arguments)},
@@ -106,12 +113,10 @@ def _write(trained: Trained, params: Params, tree: Path) -> None:
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         params={"model": asdict(params.model), "train": asdict(params.train)},
         libraries=_libraries(),
-        device_type=trained.device_type,
+        device_type=result.device_type,
     )
-    lines = [
-        "\t".join(CURVES),
-        *("\t".join(f"{dict(row)[name]:.6g}" for name in CURVES) for row in trained.curves),
-    ]
+    lines = ["\t".join(CURVES)]
+    lines += ["\t".join(f"{dict(row)[name]:.6g}" for name in CURVES) for row in result.curves]
     with writing(tree / "reports/training/curves.tsv") as file:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with writing(tree / "models/classifier.pt") as file:
@@ -121,6 +126,7 @@ def _write(trained: Trained, params: Params, tree: Path) -> None:
 
 
 def _libraries() -> dict[str, str]:
+    """Return the versions of the libraries that compute."""
     from importlib.metadata import version
 
     return {
@@ -132,6 +138,6 @@ def _libraries() -> dict[str, str]:
 
 if __name__ == "__main__":
     if distributed.follows():
-        _together(parameters.load(), Path(), Path(".checkpoints/none"))
+        _train_in_group(parameters.load(), Path(), Path(".checkpoints/none"))
     else:
         train.main()

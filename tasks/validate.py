@@ -1,7 +1,8 @@
-"""Check every row and decode every image; set the bad ones aside.
+"""Check every row, decode every image and quarantine the bad rows.
 
-Reads `data/raw/`; writes `data/quarantine.parquet`, `reports/validation.json` and
-`reports/validation.html`. Params: `validate`; `prepare` for the warnings.
+Reads `data/raw/`.
+Writes `data/quarantine.parquet`, `reports/validation.json` and `reports/validation.html`.
+Params: `validate`; `prepare` for the warnings.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from ratchet.validation import all_shards, page
 
 @stage
 def validate(params: Params, tree: Path) -> None:
-    """Never stops at the first fault: the reports stand even where it fails.
+    """Check all rows and write the reports, even if validation fails.
+
+    Args:
+        params: all params; `validate`, `prepare` and `run` are used.
+        tree: the checkout to work in.
 
     Raises:
-        CorruptData: a shard is not what `dataset.json` lists.
-        ValidationFailed: more than `validate.max_bad_fraction` of the rows are bad, or a fault of
-            the whole.
+        CorruptData: a shard differs from what `dataset.json` lists.
+        ValidationFailed: more than `validate.max_bad_fraction` of the rows are bad, or the data set
+            as a whole is not valid.
     """
     began = time.monotonic()
     tree = tree.resolve()
@@ -36,12 +41,10 @@ def validate(params: Params, tree: Path) -> None:
         report = all_shards.run(params.validate, params.prepare, shards, out, store, pool)
     write_json(tree / "reports/validation.json", VALIDATION.stamped(report))
     page.write(tree / "reports/validation.html", report, shards, out, params.validate.max_pixels)
-    rows, reasons = report["rows"], sorted(report["reasons"].items())
-    print(
-        f"validate: {rows['in']:,} rows, {rows['in'] / (time.monotonic() - began):,.0f} rows/s, "
-        f"{rows['quarantined']:,} quarantined"
-        + "".join(f", {count:,} {reason}" for reason, count in reasons)
-    )
+    rows, rate = report["rows"], report["rows"]["in"] / (time.monotonic() - began)
+    counts = [f"{rows['in']:,} rows", f"{rate:,.0f} rows/s", f"{rows['quarantined']:,} quarantined"]
+    counts += [f"{count:,} {reason}" for reason, count in sorted(report["reasons"].items())]
+    print(f"validate: {', '.join(counts)}")
     for warning in report["warnings"]:
         print(f"validate: warning: {warning}")
     all_shards.fail_if_bad(params.validate, report, shards.info)

@@ -1,8 +1,8 @@
-"""How good predictions are, with bootstrap intervals.
+"""Metrics of predictions, with bootstrap intervals.
 
-Plain numpy: importing torchmetrics takes 4.8 s on two cores, longer than scoring 10,000 images, and
-it would have to run once per resample. tests/evaluation/test_metrics.py compares every figure with
-scikit-learn's.
+The code is plain numpy, because importing torchmetrics takes 4.8 s on two cores, longer than
+scoring 10,000 images, and torchmetrics would run once per resample. The tests compare every metric
+with scikit-learn's.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from ratchet.errors import DataError
 BINS = 15  # of the reliability diagram and the calibration error
 TOP = 5
 CONFIDENCE = 0.95  # of every interval
-RANKED_LIMIT = (
-    2 * 10**9
-)  # rows · classes · resamples beyond which the ranking metrics get no interval: minutes of work
+# Above this many rows · classes · resamples, the ranking metrics get no intervals, which would take
+# minutes.
+RANKED_LIMIT = 2 * 10**9
 SLICE_LIMIT = 100  # values of a slice column
 
 Figures = dict[str, Any]
-Codes = Mapping[
-    str, tuple[list[str], np.ndarray]
-]  # per slice column: its values, and which of them each row has
+# Per slice column: its values, and for each row the index of its value, (N,) int64.
+Codes = Mapping[str, tuple[list[str], np.ndarray]]
 
 
 def summary(
@@ -38,122 +37,137 @@ def summary(
     slices: Mapping[str, Sequence[Any]] | None = None,
     resamples: int = 0,
 ) -> Figures:
-    """The content of `reports/metrics.json`: figures, and `intervals` of the same shape with [low, high] in their place.
+    """Compute the content of `reports/metrics.json`.
 
     Args:
         targets: (N,) int64.
         probabilities: (N, classes) float32.
+        classes: the names of the classes.
         slices: per column, its value in each of the N rows.
-        resamples: of the bootstrap, 0 for no intervals.
+        resamples: resamples of the bootstrap, 0 for no intervals.
+
+    Returns:
+        The metrics, and under `intervals` the same structure with [low, high] for each metric.
 
     Raises:
-        DataError: there are no rows, probabilities that are no numbers, or a slice column with too
+        DataError: there are no rows, some probabilities are not finite, or a slice column has too
             many values.
     """
     if not len(targets):
         raise DataError("there are no rows to score")
-    wrong = np.flatnonzero(~np.isfinite(probabilities).all(1))
-    if len(wrong):
+    bad = np.flatnonzero(~np.isfinite(probabilities).all(1))
+    if len(bad):
         raise DataError(
-            f"{len(wrong)} of {len(targets)} rows got probabilities that are no numbers, row"
-            f" {wrong[0]} first"
+            f"the probabilities of {len(bad)} of {len(targets)} rows are not finite, first in row"
+            f" {bad[0]}"
         )
     scored = Scored(targets, probabilities, len(classes))
     codes = {column: _codes(column, values) for column, values in (slices or {}).items()}
-    whole = np.ones(len(targets), np.int64)
-    found = _figures(scored, whole, classes, codes, ranked=True)
+    once = np.ones(len(targets), np.int64)
+    figures = {"rows": len(targets), **_figures(scored, once, classes, codes, ranked=True)}
     if resamples:
         ranked = len(targets) * len(classes) * resamples <= RANKED_LIMIT
         random = np.random.default_rng(0)
-        drawn = [
+        samples = [
             _figures(scored, _draw(random, len(targets)), classes, codes, ranked)
             for _ in range(resamples)
         ]
-        found["intervals"] = _intervals(drawn)
-    return {key: _rounded(value) for key, value in {"rows": len(targets), **found}.items()}
+        figures["intervals"] = _intervals(samples)
+    return {key: _rounded(value) for key, value in figures.items()}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What is computed once, whatever the resample."""
+    """Values per row, which all resamples share."""
 
-    targets: np.ndarray  # (N,)
-    probabilities: np.ndarray  # (N, classes)
+    targets: np.ndarray  # (N,) int64
+    probabilities: np.ndarray  # (N, classes) float32
     classes: int
 
     @cached_property
-    def said(self) -> np.ndarray:
+    def predictions(self) -> np.ndarray:
+        """The most probable class of each row, (N,) int64."""
         return np.asarray(self.probabilities.argmax(1))
 
     @cached_property
     def right(self) -> np.ndarray:
-        return np.asarray(self.said == self.targets)
+        """Whether each prediction is right, (N,) bool."""
+        return np.asarray(self.predictions == self.targets)
 
     @cached_property
     def loss(self) -> np.ndarray:
-        """(N,) float64: minus the logarithm of the probability given to the right class."""
+        """The loss of each row, (N,) float64, as `log_loss` computes it."""
         return log_loss(self.targets, self.probabilities)
 
     @cached_property
     def in_top(self) -> np.ndarray:
+        """Whether the right class is among the `TOP` most probable ones, (N,) bool."""
         own = self.probabilities[np.arange(len(self.targets)), self.targets]
         return np.asarray((self.probabilities > own[:, None]).sum(1) < TOP)
 
     @cached_property
     def confidence(self) -> np.ndarray:
+        """The probability of the predicted class, (N,) float64."""
         return np.asarray(self.probabilities.max(1).astype(np.float64))
 
     @cached_property
     def bins(self) -> np.ndarray:
-        """(N,): which part of 0 to 1 the confidence lies in; each takes its upper end."""
+        """The bin of each confidence, (N,) int64, from 0; a bin includes its upper edge."""
         edges = np.linspace(0, 1, BINS + 1)[1:-1]
         return np.searchsorted(edges, self.confidence, side="left")
 
     @cached_property
     def ranks(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Per class: rows by falling probability, whether each is of the class, and the last place of each tie."""
-        found = []
+        """The ranking of the rows for each class.
+
+        Per class: the rows by falling probability, (N,) int64; whether each is of the class, (N,)
+        bool; and the last place of each group of ties, (groups,) int64.
+        """
+        rankings = []
         for index in range(self.classes):
             order = np.argsort(-self.probabilities[:, index], kind="stable")
             values = self.probabilities[order, index]
-            found.append(
-                (
-                    order,
-                    self.targets[order] == index,
-                    np.flatnonzero(np.append(np.diff(values) != 0, True)),
-                )
-            )
-        return found
+            last = np.flatnonzero(np.append(np.diff(values) != 0, True))
+            rankings.append((order, self.targets[order] == index, last))
+        return rankings
 
 
 def _figures(
     scored: Scored, weights: np.ndarray, classes: Sequence[str], slices: Codes, ranked: bool
 ) -> Figures:
-    """All figures of rows that count `weights` times each."""
+    """Compute all metrics of rows that count `weights` times each."""
     total = weights.sum()
-    matrix = _confusion(scored.targets, scored.said, scored.classes, weights)
-    each = per_class(matrix, classes)
+    matrix = _confusion(scored.targets, scored.predictions, scored.classes, weights)
+    rows = per_class(matrix, classes)
     areas = [_areas(rank, weights) if ranked else (None, None) for rank in scored.ranks]
-    for row, (auroc, precision) in zip(each.values(), areas, strict=True):
+    for row, (auroc, precision) in zip(rows.values(), areas, strict=True):
         row |= {"auroc": auroc, "average_precision": precision}
     return {
         "loss": weights @ scored.loss / total,
         "accuracy": np.trace(matrix) / total,
         "top5": weights @ scored.in_top / total if scored.classes > TOP else None,
         "ece": float(np.abs(_gaps(scored, weights)).sum() / total),
-        **{
-            name: _mean(row[name] for row in each.values())
-            for name in ("precision", "recall", "f1")
-        },
+        "precision": _mean(row["precision"] for row in rows.values()),
+        "recall": _mean(row["recall"] for row in rows.values()),
+        "f1": _mean(row["f1"] for row in rows.values()),
         "auroc": _mean(auroc for auroc, _ in areas),
         "average_precision": _mean(precision for _, precision in areas),
-        "per_class": each,
+        "per_class": rows,
         "slices": {column: _by_slice(scored, weights, *codes) for column, codes in slices.items()},
     }
 
 
 def confusion(targets: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) int64: rows are the true classes, columns the predicted ones."""
+    """Count the rows of each true and predicted class.
+
+    Args:
+        targets: (N,) int64.
+        predictions: (N,) int64.
+        classes: number of classes.
+
+    Returns:
+        (classes, classes) int64; rows are the true classes, columns the predicted ones.
+    """
     return _confusion(targets, predictions, classes, np.ones(len(targets), np.int64))
 
 
@@ -165,47 +179,66 @@ def _confusion(
 
 
 def log_loss(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(N,) float64: minus the logarithm of the probability given to the right class."""
+    """Compute minus the logarithm of the probability of the right class, (N,) float64."""
     right = probabilities[np.arange(len(targets)), targets].astype(np.float64)
     return np.asarray(-np.log(np.maximum(right, np.finfo(np.float32).tiny)))
 
 
 def per_class(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Figures]:
-    """Precision, recall, F1 and rows of each class; 0 where they divide by nothing."""
+    """Compute precision, recall, F1 and number of rows of each class; 0 instead of 0/0.
+
+    Args:
+        matrix: (classes, classes) int64, as `confusion` returns it.
+        classes: the names of the classes.
+    """
     right, support, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    columns = (right / np.maximum(predicted, 1), right / np.maximum(support, 1))
+    precision = right / np.maximum(predicted, 1)
+    recall = right / np.maximum(support, 1)
     f1 = 2 * right / np.maximum(support + predicted, 1)
-    rows = zip(classes, *columns, f1, support, strict=True)
     return {
-        name: {"precision": p, "recall": r, "f1": f, "support": int(s)} for name, p, r, f, s in rows
+        name: {
+            "precision": precision[index],
+            "recall": recall[index],
+            "f1": f1[index],
+            "support": int(support[index]),
+        }
+        for index, name in enumerate(classes)
     }
 
 
 def reliability(targets: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
-    """Per part of 0 to 1 that has rows: mean confidence, accuracy, rows."""
+    """Compute mean confidence, accuracy and number of rows of each bin that has rows.
+
+    Args:
+        targets: (N,) int64.
+        probabilities: (N, classes) float32.
+    """
     scored = Scored(targets, probabilities, probabilities.shape[1])
     counts = np.bincount(scored.bins, minlength=BINS)
-    sure, right = (
-        np.bincount(scored.bins, values, BINS) for values in (scored.confidence, scored.right)
-    )
+    confidence = np.bincount(scored.bins, scored.confidence, BINS)
+    right = np.bincount(scored.bins, scored.right, BINS)
     return [
-        {"confidence": sure[part] / count, "accuracy": right[part] / count, "rows": int(count)}
-        for part, count in enumerate(counts)
+        {"confidence": confidence[bin] / count, "accuracy": right[bin] / count, "rows": int(count)}
+        for bin, count in enumerate(counts)
         if count
     ]
 
 
 def _gaps(scored: Scored, weights: np.ndarray) -> np.ndarray:
-    """(BINS,): confidence less accuracy, summed over the rows of each bin (Guo et al., 2017, arXiv:1706.04599)."""
+    """Sum confidence minus accuracy over the rows of each bin, (BINS,) float64.
+
+    The expected calibration error is the mean of the absolute values (Guo et al., 2017,
+    arXiv:1706.04599).
+    """
     return np.bincount(scored.bins, weights * (scored.confidence - scored.right), BINS)
 
 
 def _areas(
     rank: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray
 ) -> tuple[float | None, float | None]:
-    """Area under the ROC curve and average precision of one class against the rest.
+    """Compute the area under the ROC curve and the average precision of a class against the rest.
 
-    None where one of both is missing.
+    Both are None if there are no rows of the class, or no other rows.
     """
     order, own, last = rank
     counts = weights[order]
@@ -220,11 +253,12 @@ def _areas(
 
 
 def _codes(column: str, values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
-    named = np.array(["missing" if value is None else str(value) for value in values], dtype=object)
-    names, codes = np.unique(named.astype(str), return_inverse=True)
+    """Return the sorted names of the values, and the index of each row's value."""
+    labels = np.array(["missing" if value is None else str(value) for value in values], object)
+    names, codes = np.unique(labels.astype(str), return_inverse=True)
     if len(names) > SLICE_LIMIT:
         raise DataError(
-            f"evaluate.slices: {column} has {len(names)} values; name columns with at most"
+            f"evaluate.slices: {column} has {len(names)} values; choose columns with at most"
             f" {SLICE_LIMIT}"
         )
     return names.tolist(), codes
@@ -233,42 +267,46 @@ def _codes(column: str, values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
 def _by_slice(
     scored: Scored, weights: np.ndarray, names: list[str], codes: np.ndarray
 ) -> dict[str, Figures]:
-    parts = (weights, weights * scored.right, weights * scored.loss)
-    rows, right, loss = (np.bincount(codes, part, len(names)) for part in parts)
-    held = np.maximum(rows, 1)
+    """Compute rows, accuracy and loss of each value of a slice column."""
+    rows = np.bincount(codes, weights, len(names))
+    divisor = np.maximum(rows, 1)  # a resample may have no rows of a value
+    accuracy = np.bincount(codes, weights * scored.right, len(names)) / divisor
+    loss = np.bincount(codes, weights * scored.loss, len(names)) / divisor
     return {
-        name: {"rows": int(rows[at]), "accuracy": right[at] / held[at], "loss": loss[at] / held[at]}
-        for at, name in enumerate(names)
+        name: {"rows": int(rows[index]), "accuracy": accuracy[index], "loss": loss[index]}
+        for index, name in enumerate(names)
     }
 
 
 def _draw(random: np.random.Generator, rows: int) -> np.ndarray:
-    """How often each row comes in one resample."""
+    """Draw a resample; return how often it contains each row, (rows,) int64."""
     return np.bincount(random.integers(rows, size=rows), minlength=rows)
 
 
 def _mean(values: Any) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    """Average the values that are not None."""
+    numbers = [value for value in values if value is not None]
+    return float(np.mean(numbers)) if numbers else None
 
 
-def _intervals(drawn: Sequence[Any]) -> Any:
-    """The middle `CONFIDENCE` of what the resamples gave, in the shape of one of them.
+def _intervals(samples: Sequence[Any]) -> Any:
+    """Return the percentile interval of each metric over the resamples.
 
-    Counts have none.
+    The result has the structure of a sample, without the counts.
     """
-    if isinstance(drawn[0], dict):
-        keys = [key for key in drawn[0] if key not in ("support", "rows")]
-        return {key: _intervals([each[key] for each in drawn]) for key in keys}
-    known = [value for value in drawn if value is not None]
-    return (
-        np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist() if known else None
-    )
+    if isinstance(samples[0], dict):
+        keys = [key for key in samples[0] if key not in ("support", "rows")]
+        return {key: _intervals([sample[key] for sample in samples]) for key in keys}
+    numbers = [value for value in samples if value is not None]
+    if not numbers:
+        return None
+    return np.quantile(numbers, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
 
 
 def _rounded(value: Any) -> Any:
+    """Round every number in `value` to six decimal places."""
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
+        return [_rounded(item) for item in value]
     return round(float(value), 6) if isinstance(value, float) else value

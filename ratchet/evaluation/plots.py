@@ -1,4 +1,4 @@
-"""The figures of an evaluation as data that DVC draws (`dvc plots show`, `dvc plots diff`), and a picture of their matrix."""
+"""Plots of an evaluation: tables that `dvc plots show` and `dvc plots diff` draw, and an image."""
 
 from __future__ import annotations
 
@@ -13,48 +13,44 @@ from PIL import Image, ImageDraw, ImageFont
 from ratchet.evaluation import metrics
 from ratchet.files import writing
 
-CELL, MARGIN, SIDE = (
-    40,
-    110,
-    2000,
-)  # pixels: of a cell of the picture, of the names beside them, of all cells at most
-DARK = (31, 78, 140)
+CELL = 40  # pixels of a cell of the confusion matrix
+MARGIN = 110  # pixels for the names beside the cells
+SIDE = 2000  # pixels of all cells, at most
+DARK = (31, 78, 140)  # red, green, blue
 
 
 def write(
-    folder: Path, targets: np.ndarray, probabilities: np.ndarray, found: metrics.Figures
+    folder: Path, targets: np.ndarray, probabilities: np.ndarray, figures: metrics.Figures
 ) -> None:
-    """Write `confusion.csv` (a line per test row), `classes.csv`, `reliability.csv` and `confusion.png`.
+    """Write `confusion.csv`, `classes.csv`, `reliability.csv` and `confusion.png`.
+
+    `confusion.csv` has a line per test row.
 
     Args:
-        targets: int64 (N,).
-        probabilities: float32 (N, classes).
-        found: the summary of both.
+        folder: where to write; replaced.
+        targets: (N,) int64.
+        probabilities: (N, classes) float32.
+        figures: what `metrics.summary` returned for them.
     """
-    names = np.asarray(list(found["per_class"]))
+    names = np.asarray(list(figures["per_class"]))
     columns = ("precision", "recall", "f1")
-    parts = metrics.reliability(targets, probabilities)
-    with writing(folder) as made:
-        made.mkdir()
-        said = names[probabilities.argmax(1)]
-        _table(
-            made / "confusion.csv", ("actual", "predicted"), zip(names[targets], said, strict=True)
-        )
-        per_class = (
-            (name, *(row[key] for key in columns)) for name, row in found["per_class"].items()
-        )
-        _table(made / "classes.csv", ("class", *columns), per_class)
-        _table(
-            made / "reliability.csv",
-            ("confidence", "accuracy", "rows"),
-            (_digits(part.values()) for part in parts),
-        )
-        _matrix(metrics.confusion(targets, probabilities.argmax(1), len(names)), names).save(
-            made / "confusion.png"
-        )
+    predictions = probabilities.argmax(1)
+    pairs = zip(names[targets], names[predictions], strict=True)
+    per_class = [
+        [name, *(row[key] for key in columns)] for name, row in figures["per_class"].items()
+    ]
+    bins = [_digits(row.values()) for row in metrics.reliability(targets, probabilities)]
+    image = _matrix(metrics.confusion(targets, predictions, len(names)), names)
+    with writing(folder) as temporary:
+        temporary.mkdir()
+        _table(temporary / "confusion.csv", ("actual", "predicted"), pairs)
+        _table(temporary / "classes.csv", ("class", *columns), per_class)
+        _table(temporary / "reliability.csv", ("confidence", "accuracy", "rows"), bins)
+        image.save(temporary / "confusion.png")
 
 
 def _digits(values: Iterable[Any]) -> list[Any]:
+    """Round the floats to six decimal places."""
     return [round(float(value), 6) if isinstance(value, float) else value for value in values]
 
 
@@ -66,30 +62,32 @@ def _table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def _matrix(confusion: np.ndarray, names: np.ndarray) -> Image.Image:
-    """Rows are what is right, columns what was said.
+    """Draw the confusion matrix: rows are true classes, columns predicted ones.
 
-    The darker, the larger the share of the row.
+    The darker a cell, the larger its share of the row.
     """
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     colours = 255 - share[..., None] * (255 - np.array(DARK))
     cell = max(1, min(CELL, SIDE // len(names)))
     side = cell * len(names)
     cells = Image.fromarray(colours.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
-    if cell < CELL:  # too many classes for writing
+    if cell < CELL:  # too many classes for text
         return cells
-    picture, above = (
-        Image.new("RGB", (MARGIN + side, MARGIN + side), "white"),
-        Image.new("RGB", (MARGIN, side), "white"),
-    )
+    picture = Image.new("RGB", (MARGIN + side, MARGIN + side), "white")
+    header = Image.new("RGB", (MARGIN, side), "white")  # the names of the columns, rotated below
     picture.paste(cells, (MARGIN, MARGIN))
-    columns, rows, font = ImageDraw.Draw(above), ImageDraw.Draw(picture), ImageFont.load_default(12)
+    columns, rows, font = (
+        ImageDraw.Draw(header),
+        ImageDraw.Draw(picture),
+        ImageFont.load_default(12),
+    )
     for row, name in enumerate(names):
-        at = cell * row + cell // 2
-        columns.text((6, at), str(name)[:16], "black", font, "lm")  # lying on their side
-        rows.text((MARGIN - 6, MARGIN + at), str(name)[:16], "black", font, "rm")
+        middle = cell * row + cell // 2
+        columns.text((6, middle), str(name)[:16], "black", font, "lm")
+        rows.text((MARGIN - 6, MARGIN + middle), str(name)[:16], "black", font, "rm")
         for column in np.flatnonzero(confusion[row]):
             ink = "white" if share[row, column] > 0.5 else "black"
-            place = (MARGIN + cell * int(column) + cell // 2, MARGIN + at)
+            place = (MARGIN + cell * int(column) + cell // 2, MARGIN + middle)
             rows.text(place, str(confusion[row, column]), ink, font, "mm")
-    picture.paste(above.transpose(Image.Transpose.ROTATE_90), (MARGIN, 0))
+    picture.paste(header.transpose(Image.Transpose.ROTATE_90), (MARGIN, 0))
     return picture

@@ -115,7 +115,7 @@ def test_what_cannot_be_scored_is_an_error() -> None:
     bad = good.copy()
     bad[1] = np.nan
     with pytest.raises(
-        DataError, match="1 of 3 rows got probabilities that are no numbers, row 1 first"
+        DataError, match="the probabilities of 1 of 3 rows are not finite, first in row 1"
     ):
         metrics.summary(np.zeros(3, np.int64), bad, ["a", "b"])
     with pytest.raises(DataError, match="there are no rows to score"):

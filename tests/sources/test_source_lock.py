@@ -266,7 +266,7 @@ def test_a_clone_without_the_local_files_is_told_which_they_were(configured, par
         image_file(tree / f"data/incoming/{name}.parquet", pictures(2), [0, 1])
     refresh.fn(configured(parquet()), tree)
     shutil.rmtree(tree / "data/incoming")
-    told = r"no parquet file at data/incoming.*pins a.parquet, b.parquet, c.parquet and 2 more of this source: copy them"
+    told = r"no parquet file at data/incoming.*pins a.parquet, b.parquet, c.parquet and 2 more of this source; copy them"
     with pytest.raises(SourceMissing, match=told):
         refresh.fn(configured(parquet()), tree)
     with pytest.raises(

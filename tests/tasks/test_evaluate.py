@@ -78,7 +78,7 @@ def test_slices_are_scored_apart(scored: Path) -> None:
 def test_a_slice_that_is_not_there_is_named(scored: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"evaluate\.slices: the test rows have no column shop; ingest\.keep carried along: none",
+        match=r"evaluate\.slices: the test rows have no column shop; choose among the columns that ingest\.keep names: none",
     ):
         evaluate.fn(chosen(evaluate__slices=["shop"], ingest__keep=["shop"]), scored)
 

@@ -171,7 +171,7 @@ def test_a_pinned_source_that_is_gone_is_named_with_its_files(
     with pytest.raises(SourceMissing) as caught:
         refresh.fn(params, tree)
     assert (
-        f"source.lock pins 0.parquet, 1.parquet, 2.parquet{more} of this source: copy them"
+        f"source.lock pins 0.parquet, 1.parquet, 2.parquet{more} of this source; copy them"
         in str(caught.value)
     )
     assert (tree / "source.lock").read_text() == before
