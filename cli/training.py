@@ -123,9 +123,9 @@ def models(as_json: Json = False) -> None:
 
     Our architectures are counted for the input of Fashion-MNIST, torchvision's for ImageNet's.
     """
-    from ratchet.models.architectures import described
+    from ratchet.models.architectures import parameter_counts
 
-    counts = described()
+    counts = parameter_counts()
     show(counts, "\n".join(f"{name:32} {count:>14,}" for name, count in counts.items()), as_json)
 
 

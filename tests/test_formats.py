@@ -261,9 +261,9 @@ def lay_today(toy: Toy) -> None:
 
 
 def test_rules_of_other_ratchets_are_read(old: Path) -> None:
-    from tasks.predict import _checks
+    from ratchet.prediction import version_params
 
-    checks = _checks(
+    checks = version_params.checks(
         "v1.0.0",
         {"columns": {"x": {"min": -1.0}, "y": {"max": 2.0, "dtype": None, "pattern": "a"}}},
     )
@@ -275,4 +275,4 @@ def test_rules_of_other_ratchets_are_read(old: Path) -> None:
     with pytest.raises(
         VersionError, match=r"validate.columns.x of v1.0.0 cannot be understood: .*dtype"
     ):
-        _checks("v1.0.0", {"columns": {"x": {"dtype": "date"}}})
+        version_params.checks("v1.0.0", {"columns": {"x": {"dtype": "date"}}})

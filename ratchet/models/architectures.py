@@ -77,7 +77,7 @@ def names() -> list[str]:
     return [*OWN, *torchvision_models.names()]
 
 
-def described() -> dict[str, int]:
+def parameter_counts() -> dict[str, int]:
     """Return the number of parameters of every name.
 
     Ratchet's own models are counted for ten classes of 28×28 grey images, and `simple_net` for two

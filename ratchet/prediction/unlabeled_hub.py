@@ -1,4 +1,4 @@
-"""Rows to score from a data set of the Hub, streamed: nothing is stored here."""
+"""Stream the rows to score from a data set of the Hub, without storing them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from ratchet.prediction.unlabeled_rows import Arrivals
 from ratchet.source_params import HuggingFaceSource
 
 ADDRESS = "hf://datasets/"
-ROWS = 100  # that are fetched at once
+ROWS = 100  # per request, at most
 
 
-def named(source: str) -> tuple[HuggingFaceSource, str | None]:
-    """Which data set `hf://datasets/OWNER/NAME[@REVISION][?config=...&split=...]` names, and which split (None: all)."""
+def parse(source: str) -> tuple[HuggingFaceSource, str | None]:
+    """Parse `hf://datasets/OWNER/NAME[@REVISION][?config=...&split=...]`.
+
+    Returns:
+        The data set, and the split or None for all splits.
+
+    Raises:
+        ParamsError: the address is not valid.
+    """
     from pydantic import ValidationError
 
     url = urlsplit(source.removeprefix(ADDRESS))
@@ -45,7 +52,10 @@ def named(source: str) -> tuple[HuggingFaceSource, str | None]:
 
 
 def path(address: HuggingFaceSource, split: str) -> str:
-    """What predictions name as the source of a row: without the revision, so that a new commit brings new rows alone."""
+    """Return the name of the data set in predictions.
+
+    It does not contain the revision, so that only the new rows of a new commit count as new.
+    """
     config = f"config={address.config}&" if address.config else ""
     return f"{ADDRESS}{address.repository}?{config}split={split}"
 
@@ -53,7 +63,12 @@ def path(address: HuggingFaceSource, split: str) -> str:
 def read(
     address: HuggingFaceSource, split: str | None, spec: Spec, count: int
 ) -> Iterator[Arrivals]:
-    """The rows of a split, or of all splits, at most `count` at a time."""
+    """Yield the rows of a split, or of all splits, at most `count` at a time.
+
+    Raises:
+        CorruptData: a table lacks a column.
+        Unreachable: the Hub does not respond.
+    """
     import datasets
 
     from ratchet.sources import huggingface
@@ -68,16 +83,16 @@ def read(
             streaming=True,
         )
         splits = data if isinstance(data, dict) else {split or str(data.split): data}
-        for title, part in splits.items():
-            yield from _rows(part, path(address, title), address, spec, count)
+        for name, rows_of_split in splits.items():
+            yield from _rows(rows_of_split, path(address, name), address, spec, count)
 
 
 def _rows(
-    data: Any, source: str, address: HuggingFaceSource, spec: Spec, count: int
+    split: Any, source: str, address: HuggingFaceSource, spec: Spec, count: int
 ) -> Iterator[Arrivals]:
     loader = functools.partial(load, address.repository)
     start = 0
-    for table in data.decode(False).with_format("arrow").iter(min(count, ROWS)):
+    for table in split.decode(False).with_format("arrow").iter(min(count, ROWS)):
         table = table.cast(table.schema.remove_metadata())
         if spec.kind != "image":
             rows.require(spec, source, table.column_names)
@@ -86,17 +101,23 @@ def _rows(
 
 
 def load(repository: str, address: str) -> tuple[bytes | None, str | None]:
-    """The bytes of an image that the Hub keeps as a file of its own.
+    """Read an image that the Hub stores as a separate file.
 
-    No other address is opened, least of all a local path.
+    No other address is opened, in particular no local path.
+
+    Args:
+        repository: OWNER/NAME of the data set.
+        address: the address of the image, such as `zip://a.png::hf://datasets/OWNER/NAME/b.zip`.
+
+    Returns:
+        The bytes, or None and the reason why the image is not read.
     """
     import fsspec
 
-    target = address.rpartition("::")[2]  # of zip://a.png::hf://...
+    target = address.rpartition("::")[2]
     inner = address.removesuffix(target).split("::")[:-1]
-    if not _is_of_hub(target, repository) or not all(
-        part.startswith(("zip://", "tar://", "gzip://")) for part in inner
-    ):
+    archives = all(part.startswith(("zip://", "tar://", "gzip://")) for part in inner)
+    if not _is_of_hub(target, repository) or not archives:
         return None, f"unread: {address} is not a file of {repository}"
     try:
         with fsspec.open(address) as file:
@@ -109,6 +130,7 @@ def load(repository: str, address: str) -> tuple[bytes | None, str | None]:
 
 
 def _is_of_hub(address: str, repository: str) -> bool:
+    """Return whether the address is a file of `repository` on the Hub."""
     from huggingface_hub import constants
 
     starts = (

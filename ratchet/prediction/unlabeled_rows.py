@@ -1,11 +1,10 @@
-"""Rows to score in memory: their inputs, their ids, and what is wrong with each."""
+"""Rows to score in memory: their inputs, their ids, and the reasons why some are bad."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,44 +17,42 @@ from ratchet.errors import CorruptData
 from ratchet.params import Rules
 from ratchet.sources.base import feature_ids
 
-FILE_BYTES = 1 << 27  # of one image file; a larger one is not read
-Load = Callable[
-    [str], tuple[bytes | None, str | None]
-]  # an image by its path: its bytes, or why they are not read
+FILE_BYTES = 1 << 27  # of an image file; larger ones are not read
+# Reads an image by its path: returns its bytes, or None and the reason why it is not read.
+Load = Callable[[str], tuple[bytes | None, str | None]]
 
 
 @dataclass(frozen=True)
 class Arrivals:
     """N rows in order."""
 
-    table: (
-        pa.Table
-    )  # `image` (binary), or the features as float64 under the names that they have in shards
-    ids: list[str]  # BLAKE2b-128 of each row's own bytes, as in shards
-    paths: list[str]  # of the file that each row is in, or the address of its data set
-    rows: list[int]  # place of each row in that file, from 0
-    unread: list[str | None]  # why a row could not be read
+    table: pa.Table  # `image` (binary), or the features (float64) under their names in shards
+    ids: list[str]  # BLAKE2b-128 of each row's content, as in shards
+    paths: list[str]  # the file of each row, or the address of its data set
+    rows: list[int]  # the place of each row in that file, from 0
+    unread: list[str | None]  # why a row could not be read, or None
 
     def take(self, places: Sequence[int]) -> Arrivals:
-        def taken(values: list[Any]) -> list[Any]:
-            return [values[place] for place in places]
-
-        table = self.table.take(pa.array(places, pa.int64()))
+        """Select the rows at `places`, in that order."""
         return Arrivals(
-            table, taken(self.ids), taken(self.paths), taken(self.rows), taken(self.unread)
+            self.table.take(pa.array(places, pa.int64())),
+            [self.ids[place] for place in places],
+            [self.paths[place] for place in places],
+            [self.rows[place] for place in places],
+            [self.unread[place] for place in places],
         )
 
 
 @dataclass(frozen=True)
 class Checks:
-    """The rules for a row: the sections `validate.max_pixels` and `validate.columns` of the version's own params."""
+    """The rules for a row: `validate.max_pixels` and `validate.columns` of the version's params."""
 
     max_pixels: int
     columns: Mapping[str, Rules]
 
 
 def of_images(files: Sequence[tuple[str, bytes | None, str | None]]) -> Arrivals:
-    """Image files: path, and bytes or why they are not read."""
+    """Collect image files: of each the path, the bytes, and the reason if it was not read."""
     paths = [path for path, _, _ in files]
     contents = [content for _, content, _ in files]
     unread = [reason for _, _, reason in files]
@@ -66,14 +63,18 @@ def of_images(files: Sequence[tuple[str, bytes | None, str | None]]) -> Arrivals
 def of_table(
     table: pa.Table, spec: Spec, path: str, rows: Sequence[int], load: Load, decimal: str = "."
 ) -> Arrivals:
-    """Rows of one file: a column of images, or the features as numbers or text.
+    """Collect the rows of a table: a column of images, or the features as numbers or text.
 
     Args:
-        load: reads an image that the table has as a path only.
-        decimal: the mark in numbers that are text.
+        table: the rows.
+        spec: the spec of the version's inputs.
+        path: their file, or the address of their data set.
+        rows: their places in that file.
+        load: reads an image of which the table has only the path.
+        decimal: the decimal mark of numbers in text.
 
     Raises:
-        CorruptData: a column is missing or of a type that holds neither images nor numbers.
+        CorruptData: a column is missing or has a type that is not supported.
     """
     if spec.kind == "image":
         contents, unread = _encoded(table, path, load)
@@ -84,43 +85,61 @@ def of_table(
     return Arrivals(table, ids, [path] * len(ids), list(rows), unread)
 
 
-def unread(spec: Spec, path: str, lines: Mapping[int, tuple[str, str]]) -> Arrivals:
-    """Rows that are not rows of the table: their place, the reason and the text."""
-    fields = (
-        [("image", pa.binary())] if spec.kind == "image" else _feature_fields(spec.features or ())
-    )
-    table = pa.table({name: pa.nulls(len(lines), kind) for name, kind in fields})
-    ids = [_digest(text.encode()) for _, text in lines.values()]
-    return Arrivals(
-        table, ids, [path] * len(lines), list(lines), [reason for reason, _ in lines.values()]
-    )
+def of_unread_lines(spec: Spec, path: str, lines: Mapping[int, tuple[str, str]]) -> Arrivals:
+    """Collect lines of a file that are not valid rows.
 
-
-def require(spec: Spec, path: str, there: Sequence[str], remark: str = "") -> None:
-    """Raises `CorruptData` unless a table has the features, each once.
-
-    `remark` ends the message.
+    Args:
+        spec: the spec of the version's inputs.
+        path: the file.
+        lines: the reason and the text of each line, by its place in the file.
     """
-    wanted = spec.features or ()
-    if missing := [name for name in wanted if name not in there]:
+    types = {"image": pa.binary()}
+    if spec.kind != "image":
+        types = {name: pa.float64() for name in prefixed(FEATURE, spec.features or ())}
+    table = pa.table({name: pa.nulls(len(lines), kind) for name, kind in types.items()})
+    ids = [_digest(text.encode()) for _, text in lines.values()]
+    reasons: list[str | None] = [reason for reason, _ in lines.values()]
+    return Arrivals(table, ids, [path] * len(lines), list(lines), reasons)
+
+
+def require(spec: Spec, path: str, names: Sequence[str], remark: str = "") -> None:
+    """Check that a table has each feature exactly once.
+
+    Args:
+        spec: the spec of the version's inputs.
+        path: the file of the table.
+        names: its columns.
+        remark: the end of the message about a missing column.
+
+    Raises:
+        CorruptData: a feature is missing, or there are several columns of its name.
+    """
+    features = spec.features or ()
+    if missing := [name for name in features if name not in names]:
+        columns = ", ".join(map(str, names))
+        raise CorruptData(f"{path} has no column {', '.join(missing)}; it has {columns}{remark}")
+    if repeated := [name for name in features if list(names).count(name) > 1]:
         raise CorruptData(
-            f"{path} has no column {', '.join(missing)}; it has"
-            f" {', '.join(map(str, there))}{remark}"
-        )
-    if twice := [name for name in wanted if list(there).count(name) > 1]:
-        raise CorruptData(
-            f"{path} has more than one column {', '.join(twice)}; rename or remove the others"
+            f"{path} has more than one column {', '.join(repeated)}; rename or remove the others"
         )
 
 
 def checked(arrivals: Arrivals, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
-    """A model's inputs, uint8 (N, C, H, W) or float32 (N, F), and for each row why it is bad (None where it is good)."""
-    inputs, reasons = (_decoded if spec.kind == "image" else _checked_features)(
-        arrivals.table, spec, checks
-    )
-    return inputs, [
-        unread or reason for unread, reason in zip(arrivals.unread, reasons, strict=True)
-    ]
+    """Convert N rows to a model's inputs and check them.
+
+    Args:
+        arrivals: the rows.
+        spec: the spec of the version's inputs.
+        checks: the rules of the version.
+
+    Returns:
+        The inputs, (N, C, H, W) uint8 or (N, F) float32, and for each row the reason why it is bad,
+        or None.
+    """
+    check = _decoded if spec.kind == "image" else _checked_features
+    inputs, reasons = check(arrivals.table, spec, checks)
+    pairs = zip(arrivals.unread, reasons, strict=True)
+    return inputs, [unread or reason for unread, reason in pairs]
 
 
 def _decoded(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, list[str | None]]:
@@ -138,22 +157,24 @@ def _decoded(table: pa.Table, spec: Spec, checks: Checks) -> tuple[np.ndarray, l
 
 
 def _encoded(table: pa.Table, path: str, load: Load) -> tuple[list[bytes | None], list[str | None]]:
-    """The encoded images of the one column that holds them, structs with `bytes` or binary.
+    """Return the encoded images of a table, and for each the reason why it is not read, or None.
 
-    And why one is not read.
+    Exactly one column must contain images: binary, or structs with a field `bytes`.
     """
     columns = [field.name for field in table.schema if _holds_images(field.type)]
     if len(columns) != 1:
         names = ", ".join(table.column_names)
         raise CorruptData(
-            f"{path}: expected one column of images, found {len(columns)} among {names}"
+            f"{path}: expected one column of images, but found {len(columns)} among {names}"
         )
     contents: list[bytes | None] = []
     reasons: list[str | None] = []
     for value in table[columns[0]].to_pylist():
-        content, reason = (value["bytes"], None) if isinstance(value, dict) else (value, None)
-        if content is None and isinstance(value, dict) and value.get("path"):
-            content, reason = load(value["path"])
+        content, reason = value, None
+        if isinstance(value, dict):
+            content = value["bytes"]
+            if content is None and value.get("path"):
+                content, reason = load(value["path"])
         contents.append(content)
         reasons.append(reason)
     return contents, reasons
@@ -166,7 +187,10 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _image_ids(contents: Sequence[bytes | None], unread: Sequence[str | None]) -> list[str]:
-    """An image that is not read goes by the reason, so that it is a new row once it can be read."""
+    """Compute the ids of images.
+
+    The id of an unread image depends on the reason, so that it is a new row once it can be read.
+    """
     return [
         _digest(content or (reason or "").encode())
         for content, reason in zip(contents, unread, strict=True)
@@ -180,7 +204,7 @@ def _digest(content: bytes) -> str:
 def _features(
     table: pa.Table, names: Sequence[str], path: str, decimal: str
 ) -> tuple[pa.Table, list[str | None], list[str]]:
-    """The features as float64, why a row has text instead of a number, and the ids."""
+    """Return the features as float64, for each row the reason why it is bad, and the ids."""
     columns: list[pa.Array] = []
     reasons: list[str | None] = [None] * len(table)
     for name in names:
@@ -188,8 +212,8 @@ def _features(
             values, texts = _lenient(table[name], decimal)
         except NotNumbers as error:
             raise CorruptData(
-                f"{path}: the feature {name} is {error.problem}, not a number; the version was"
-                " trained on numbers"
+                f"{path}: the feature {name} is {error.problem}, but the version was trained on"
+                " numbers"
             ) from None
         columns.append(values)
         for row, text in texts.items():
@@ -202,10 +226,13 @@ def _features(
 
 
 def _lenient(column: pa.ChunkedArray, decimal: str) -> tuple[pa.Array, dict[int, str]]:
-    """A feature as float64, null where it is text that is not a number; and that text, by row.
+    """Convert a feature to float64, with null for text that is not a number.
+
+    Returns:
+        The feature, and the text that is not a number, by row.
 
     Raises:
-        NotNumbers: the column is of a type that holds neither numbers nor text.
+        NotNumbers: the column contains neither numbers nor text.
     """
     try:
         return numbers(column, decimal), {}
@@ -226,17 +253,10 @@ def _lenient(column: pa.ChunkedArray, decimal: str) -> tuple[pa.Array, dict[int,
     return pa.array(values, pa.float64()).take(encoded.indices), texts
 
 
-def _feature_fields(names: Sequence[str]) -> list[tuple[str, pa.DataType]]:
-    return [(name, pa.float64()) for name in prefixed(FEATURE, names)]
-
-
 def _checked_features(
     table: pa.Table, spec: Spec, checks: Checks
 ) -> tuple[np.ndarray, list[str | None]]:
-    """Single missing features are imputed as in training.
-
-    A row without any is bad, as nothing is known about it.
-    """
+    """Check features. Missing ones are imputed as in training, unless a row has none at all."""
     import polars as pl
 
     from ratchet.validation import rules

@@ -121,7 +121,7 @@ def test_what_cannot_be_scored_is_an_error() -> None:
     with pytest.raises(DataError, match="there are no rows to score"):
         metrics.summary(np.zeros(0, np.int64), good[:0], ["a", "b"])
     with pytest.raises(
-        DataError, match=r"evaluate\.slices: id has 101 values; name columns with at most 100"
+        DataError, match=r"evaluate\.slices: id has 101 values; choose columns with at most 100"
     ):
         metrics.summary(
             np.zeros(101, np.int64),

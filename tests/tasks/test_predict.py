@@ -25,7 +25,7 @@ from ratchet.dataset.spec import Spec
 from ratchet.errors import Busy, CorruptData, DataError, ParamsError, SourceMissing, VersionError
 from ratchet.git import head
 from ratchet.locks import locked
-from ratchet.prediction import unlabeled, unlabeled_hub, unlabeled_rows
+from ratchet.prediction import input_files, unlabeled, unlabeled_hub, unlabeled_rows
 from tasks.gate import gate
 from tasks.predict import predict, predict_new
 from tasks.promote import promote, rollback
@@ -220,7 +220,7 @@ def test_a_csv_is_read_as_the_one_that_the_version_was_trained_on(toy: Toy) -> N
 REFUSED: list[tuple[str, bytes, str]] = [
     ("a.csv", b"y,z\n1,2\n", "a.csv has no column x; it has y, z; it was read with the separator ','"),
     ("a.csv", b"x,x\n1,2\n", "a.csv has more than one column x; rename or remove the others"),
-    ("a.csv", b"x,y\n1,\xe4\n", "a.csv is not utf-8 text, as the version's own data; save it with that encoding"),
+    ("a.csv", b"x,y\n1,\xe4\n", "a.csv is not utf-8 text like the version's own data; save it in that encoding"),
     ("a.csv", b"", "a.csv is empty; a CSV file needs a header and rows"),
     ("a.txt", b"x\n1\n", "a.txt cannot be scored: the version takes CSV or parquet files with the columns x"),
     ("a.png", png(np.zeros((8, 8, 3), np.uint8)), "a.png cannot be scored: the version takes CSV or parquet files "
@@ -299,7 +299,7 @@ def test_tables_and_texts_are_no_images(tmp_path: Path) -> None:
         "photos/a.png",
     ]
     assert (
-        unlabeled.described(arrived.skipped)
+        input_files.describe_skipped(arrived.skipped)
         == "skipped 3 files: 1 .csv, 1 .txt, 1 without a suffix"
     )
     with pytest.raises(

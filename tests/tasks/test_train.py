@@ -108,7 +108,7 @@ def test_a_corrupt_checkpoint_gives_way_to_the_one_before(
     capsys.readouterr()
     assert trained(pictured) == whole
     said = capsys.readouterr().out
-    assert f"checkpoint {newest.name} is corrupt" in said
+    assert f"deleting the checkpoint {newest.name}, because it is corrupt" in said
     assert "resuming from epoch 1, step" in said
 
 
