@@ -320,7 +320,7 @@ def checkpoints(bench: Bench) -> None:
     place, spent = Checkpoints(bench.scratch / "checkpoints"), []
     for step in range(11):
         began = time.perf_counter()
-        place.save(state.saved(), 0, step)
+        place.save(state.content(), 0, step)
         spent.append(time.perf_counter() - began)
     interval = parameters.load(ROOT).run.checkpoint_seconds
     once = statistics.median(spent)

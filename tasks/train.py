@@ -54,7 +54,7 @@ def train(params: Params, tree: Path) -> None:
     Spec.read(tree / PREPARED / "spec.json")
     custom_imports.check_model(tree, params)
     folder = scratch(tree) / ".checkpoints" / _key(params, tree)
-    with Checkpoints(folder).held():
+    with Checkpoints(folder).lock():
         if params.train.processes > 1 and not distributed.under_torchrun():
             count = params.train.processes
             distributed.launch(count, _train_in_group, params, tree, folder, stop=stopping)

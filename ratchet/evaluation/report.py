@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ratchet.evaluation import metrics
+from ratchet.evaluation.scored import log_loss
 from ratchet.models.card import Card
 from ratchet.pages import page
 
@@ -68,7 +69,7 @@ class Answers:
         self.card, self.inputs = card, inputs
         self.targets, self.probabilities = targets, probabilities
         self.predictions = probabilities.argmax(1)
-        self.loss = metrics.log_loss(targets, probabilities)
+        self.loss = log_loss(targets, probabilities)
 
     def worst(self, most: int) -> list[int]:
         """List at most `most` wrong rows, first those with the least probable right class."""

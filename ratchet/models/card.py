@@ -144,18 +144,7 @@ def load_model(
     if weights is None:
         return _load_whole(card, trust)
     loaded_card = Card.read(card)
-    try:
-        content = weights.read_bytes()
-    except FileNotFoundError:
-        raise CorruptModel(
-            f"{weights} does not exist; run `dvc checkout models` or train first"
-        ) from None
-    digest, expected = hashlib.sha256(content).hexdigest(), loaded_card.weights_sha256
-    if digest != expected:
-        raise CorruptModel(
-            f"{weights} was not loaded: its SHA-256 is {digest[:12]}…, but {card} names"
-            f" {expected[:12]}…; run `dvc checkout models` or train again"
-        )
+    content = _read_weights(weights, card, loaded_card.weights_sha256)
     architecture = loaded_card.architecture
     try:
         model = architectures.build(
@@ -178,6 +167,23 @@ def load_model(
     except (RuntimeError, KeyError, TypeError) as error:
         raise CorruptModel(f"{weights} does not fit {architecture}: {error}") from error
     return model.eval(), loaded_card
+
+
+def _read_weights(weights: Path, card: Path, expected: str) -> bytes:
+    """Read the weights; raise `CorruptModel` if their SHA-256 is not the `expected` one."""
+    try:
+        content = weights.read_bytes()
+    except FileNotFoundError:
+        raise CorruptModel(
+            f"{weights} does not exist; run `dvc checkout models` or train first"
+        ) from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
+        raise CorruptModel(
+            f"{weights} was not loaded: its SHA-256 is {digest[:12]}…, but {card} names"
+            f" {expected[:12]}…; run `dvc checkout models` or train again"
+        )
+    return content
 
 
 @dataclass(frozen=True)

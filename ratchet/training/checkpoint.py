@@ -94,25 +94,25 @@ class Checkpoints:
         return None
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Lock the folder, and delete it when the block succeeds, because the run has finished.
 
         Raises:
             Busy: another run trains the same model on the same data.
         """
         with locked(
-            self._lock, f"a training of the same model on the same data, in {self.folder},"
+            self._lock_file, f"a training of the same model on the same data, in {self.folder},"
         ):
             try:
                 yield
                 shutil.rmtree(self.folder, ignore_errors=True)
             finally:
-                self._lock.unlink(missing_ok=True)
+                self._lock_file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # cleaning up must not fail a finished run
             self._remove_old_runs()
 
     @property
-    def _lock(self) -> Path:
+    def _lock_file(self) -> Path:
         return self.folder.with_suffix(".lock")
 
     def _remove_old_runs(self) -> None:

@@ -27,7 +27,8 @@ from ratchet.training.augment import augment, mixer
 from ratchet.training.checkpoint import Checkpoints
 from ratchet.training.distributed import ALONE, STOPPED, Group
 from ratchet.training.progress import Display
-from ratchet.training.state import Row, State, StopRequested, Watch
+from ratchet.training.state import Row, State, StopRequested
+from ratchet.training.watch import Watch
 
 FEW_STEPS = 100  # a network rarely learns in a run with fewer steps
 
@@ -147,7 +148,7 @@ def _resume(
 
 def _save(state: State, checkpoints: Checkpoints, group: Group) -> None:
     if group.leads:
-        checkpoints.save(state.saved(), state.epoch, state.step)
+        checkpoints.save(state.content(), state.epoch, state.step)
 
 
 def _warn_if_few_steps(

@@ -20,11 +20,12 @@ from ratchet.dataset.normalise import Normalise
 from ratchet.dataset.prepared import PreparedDataset
 from ratchet.dataset.spec import Spec
 from ratchet.errors import DataError, TrainingError
-from ratchet.models import architectures, devices, heads
+from ratchet.models import architectures, devices, head_checks, heads
 from ratchet.models.devices import Plan
 from ratchet.params import Params
 from ratchet.train_params import TrainParams
 from ratchet.training import batches, pretrained, recipe
+from ratchet.training.average import Average
 from ratchet.training.distributed import Group
 
 REMEDY = "lower train.lr, set train.clip to 1.0, or look for extreme values in the data"
@@ -94,16 +95,14 @@ class State:
         )
         if params.model.pretrained is not None:
             pretrained.load(model, params.model.pretrained)
-        criterion = recipe.criterion(settings.criterion, class_counts(train, classes))
+        counts = np.bincount(np.asarray(train.targets), minlength=classes)
+        criterion = recipe.criterion(settings.criterion, torch.from_numpy(counts))
         mixed = spec.kind == "image" and bool(settings.augment.mixup or settings.augment.cutmix)
         inputs, _ = train[[0, len(train) - 1]]
         rows = Normalise(spec, torch.device("cpu"))(inputs)
-        heads.check(model, criterion, rows, classes, mixed)
+        head_checks.check(model, criterion, rows, classes, mixed)
         plan = devices.suited(plan, settings, model, rows)
-        model.to(plan.device)
-        if plan.channels_last:
-            model.to(memory_format=torch.channels_last)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = plan.tf32
+        _move(model, plan)
         optimizer = recipe.optimizer(settings, model, plan.fused)
         by_step = settings.schedule is not None and settings.schedule.every == "step"
         schedule = recipe.schedule(settings, optimizer, settings.epochs * (steps if by_step else 1))
@@ -163,7 +162,7 @@ class State:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
-        self._move_schedule("step")
+        self._advance_schedule("step")
         if self.ema is not None:
             self.ema.update(self.model, self.epoch * self.steps + self.step)
         self.step += 1
@@ -197,7 +196,7 @@ class State:
             val_accuracy=round(accuracy, 6),
             learning_rate=float(f"{self.learning_rate:.6g}"),
         )
-        self._move_schedule("epoch", row["val_loss"])
+        self._advance_schedule("epoch", row["val_loss"])
         self.epoch, self.step, self.loss = self.epoch + 1, 0, 0.0
         self.curves.append(row)
         if self.settings.patience is not None and row["val_loss"] < self.best_loss:
@@ -244,7 +243,7 @@ class State:
         loss_sum, mass, right, count = self.group.sum(sums).tolist()
         return loss_sum / mass, right / count
 
-    def _move_schedule(self, moment: str, val_loss: float | None = None) -> None:
+    def _advance_schedule(self, moment: str, val_loss: float | None = None) -> None:
         """Step the schedule if it goes by `moment`: "step" or "epoch"."""
         settings = self.settings.schedule
         if self.schedule is None or settings is None or settings.every != moment:
@@ -258,7 +257,7 @@ class State:
 
     # ── checkpoints ───────────────────────────────────────────────────────────────────────────────
 
-    def saved(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """Return the content of a checkpoint: tensors, numbers and strings only.
 
         It has no state of a random generator, because every draw follows from the position.
@@ -272,7 +271,7 @@ class State:
         return content
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Restore the state from the content of a checkpoint, as `saved` returned it."""
+        """Restore the state from the content of a checkpoint, as `content` returned it."""
         for name in (*POSITION, "best"):
             setattr(self, name, content[name])
         for name in PARTS:
@@ -299,102 +298,9 @@ def _checked_steps(
     return steps
 
 
-class Watch:
-    """Read the loss of a step only after the next step has started.
-
-    The device therefore never waits for the reader. All processes read the same sums, so all of
-    them save or stop after the same step.
-    """
-
-    def __init__(self, state: State) -> None:
-        self.stop_requested = False
-        self.due = False  # whether it is time for a checkpoint
-        self._state = state
-        self._unread: tuple[Tensor, torch.Event | None] | None = None
-
-    def step(self, loss: Tensor, stop: bool, due: bool) -> None:
-        """Take in one step, and read the one before.
-
-        Args:
-            loss: (), the sum of the step's losses on the device.
-            stop: whether this process should stop.
-            due: whether this process should save a checkpoint.
-
-        Raises:
-            TrainingError: the loss of the step before is not finite.
-        """
-        self.settle()
-        if self._state.group.world == 1:  # no other process has to save after the same step
-            self.due |= due
-        flags = [torch.full_like(loss, float(flag)) for flag in (stop, due)]
-        values = self._state.group.sum(torch.stack([loss, *flags]))
-        if values.device.type == "cpu":
-            self._unread = values, None
-            return
-        here = torch.empty(
-            values.shape, dtype=values.dtype, pin_memory=values.device.type == "cuda"
-        )
-        here.copy_(values, non_blocking=True)
-        done = torch.Event(values.device)
-        done.record()
-        self._unread = here, done
-
-    def settle(self) -> None:
-        """Read the step that is still unread; raise `TrainingError` if its loss is not finite."""
-        if self._unread is None:
-            return
-        values, done = self._unread
-        if done is not None:
-            done.synchronize()
-        loss, stop, due = values.tolist()
-        if not math.isfinite(loss):
-            place = f"epoch {self._state.epoch + 1}, step {self._state.step}"
-            raise TrainingError(
-                f"the loss became {loss} in {place}, and nothing was saved after it; {REMEDY}"
-            )
-        self._state.loss += loss
-        self.stop_requested |= stop > 0
-        self.due |= due > 0
-        self._unread = None
-
-
-def class_counts(dataset: PreparedDataset, classes: int) -> Tensor:
-    """Count the rows of each class: (classes,) int64."""
-    targets = np.asarray(dataset.targets)
-    return torch.from_numpy(np.bincount(targets, minlength=classes))
-
-
-class Average:
-    """An exponential moving average of a model's weights and buffers, in `module`.
-
-    The decay grows from 0.1 to `decay`, so that the first weights do not linger. The result equals
-    that of `torch.optim.swa_utils.AveragedModel`. That class keeps the number of steps on the
-    device, where reading it waits for the step, so this one takes it from the caller.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(model)
-        self._decay = decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, steps: int) -> None:
-        """Add the weights of `model` after a step; `steps` is the number of steps before it."""
-        averages = [*self.module.parameters(), *self.module.buffers()]
-        values = [*model.parameters(), *model.buffers()]
-        floats = [index for index, value in enumerate(values) if value.is_floating_point()]
-        others = [index for index, value in enumerate(values) if not value.is_floating_point()]
-        if steps:
-            share = 1 - min(self._decay, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_([averages[i] for i in floats], [values[i] for i in floats], share)
-        else:
-            others += floats
-        for index in others:
-            averages[index].copy_(values[index])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights and buffers by name."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace the averaged weights and buffers."""
-        self.module.load_state_dict(state)
+def _move(model: nn.Module, plan: Plan) -> None:
+    """Move the model to its device, in the memory layout of the plan, and set TF32 there."""
+    model.to(plan.device)
+    if plan.channels_last:
+        model.to(memory_format=torch.channels_last)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = plan.tf32

@@ -16,7 +16,7 @@ from ratchet.dataset.normalise import Normalise
 from ratchet.dataset.prepared import PreparedDataset
 from ratchet.dataset.spec import Spec
 from ratchet.errors import TrainingError
-from ratchet.models import architectures, devices, heads
+from ratchet.models import architectures, devices, head_checks, heads
 from ratchet.training import batches, recipe
 from ratchet.training.checkpoint import Checkpoints
 from ratchet.training.distributed import ALONE
@@ -188,7 +188,7 @@ def test_other_criteria_are_refused_by_name(name: str) -> None:
         TrainingError,
         match=rf"train\.criterion: {name} does not define .* expected one of CrossEntr",
     ):
-        heads.check(model, getattr(nn, name)(), torch.zeros(2, 4), 2)
+        head_checks.check(model, getattr(nn, name)(), torch.zeros(2, 4), 2)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_other_criteria_are_refused_by_name(name: str) -> None:
 def test_scores_and_probabilities_are_not_mixed_up(name: str, model: str, message: str) -> None:
     """As in Lightning-AI/pytorch-lightning#18272."""
     with pytest.raises(TrainingError, match=message):
-        heads.check(NETWORKS[model]((4,), 2), getattr(nn, name)(), torch.randn(2, 4), 2)
+        head_checks.check(NETWORKS[model]((4,), 2), getattr(nn, name)(), torch.randn(2, 4), 2)
 
 
 def test_a_sigmoid_is_seen_in_forward_too() -> None:
@@ -255,8 +255,8 @@ def test_a_sigmoid_is_seen_in_forward_too() -> None:
             return torch.sigmoid(self.layer(inputs)).squeeze(1).unsqueeze(1)
 
     with pytest.raises(TrainingError, match="ends with a sigmoid"):
-        heads.check(Net(), nn.BCEWithLogitsLoss(), torch.zeros(2, 4), 2)
-    heads.check(Net(), nn.BCELoss(), torch.zeros(2, 4), 2)
+        head_checks.check(Net(), nn.BCEWithLogitsLoss(), torch.zeros(2, 4), 2)
+    head_checks.check(Net(), nn.BCELoss(), torch.zeros(2, 4), 2)
 
 
 class Last(nn.Module):
@@ -327,10 +327,10 @@ class Last(nn.Module):
 def test_what_a_model_ends_with(width: int, function: Any, name: str, message: str | None) -> None:
     criterion, model = getattr(nn, name)(), Last(width, function)
     if message is None:
-        heads.check(model, criterion, torch.randn(2, 4), 2)
+        head_checks.check(model, criterion, torch.randn(2, 4), 2)
         return
     with pytest.raises(TrainingError, match=message):
-        heads.check(model, criterion, torch.randn(2, 4), 2)
+        head_checks.check(model, criterion, torch.randn(2, 4), 2)
 
 
 @pytest.mark.parametrize(

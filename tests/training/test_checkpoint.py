@@ -20,22 +20,22 @@ from ratchet.training.checkpoint import Checkpoints
 @pytest.mark.fault(4)
 def test_a_second_run_with_the_same_key_is_busy_and_disturbs_nothing(tmp_path: Path) -> None:
     first, second = Checkpoints(tmp_path / "key"), Checkpoints(tmp_path / "key")
-    with first.held():
+    with first.lock():
         first.save({"step": torch.tensor(3)}, 0, 3)
         busy = f"same model on the same data, in {tmp_path}/key, is busy: process {os.getpid()}"
-        with pytest.raises(Busy, match=busy), second.held():
+        with pytest.raises(Busy, match=busy), second.lock():
             pass
         assert first.load() == {"step": 3}
     assert not list(tmp_path.iterdir())
-    with second.held():
+    with second.lock():
         assert second.load() is None
 
 
 def test_a_run_that_fails_keeps_its_checkpoints_for_the_next(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Checkpoints(tmp_path / "key").held():
+    with pytest.raises(KeyboardInterrupt), Checkpoints(tmp_path / "key").lock():
         Checkpoints(tmp_path / "key").save({"step": 1}, 0, 1)
         raise KeyboardInterrupt
-    with Checkpoints(tmp_path / "key").held():
+    with Checkpoints(tmp_path / "key").lock():
         assert Checkpoints(tmp_path / "key").load() == {"step": 1}
 
 
@@ -55,7 +55,7 @@ def test_checkpoints_of_the_newest_runs_that_did_not_finish_are_kept(tmp_path: P
         os.utime(tmp_path / f"run-{age}", (1_000_000 - age, 1_000_000 - age))
     (tmp_path / "never-saved.lock").touch()
     oldest = f"run-{checkpoint.KEEP_RUNS + 2}"
-    with Checkpoints(tmp_path / oldest).held(), Checkpoints(tmp_path / "new").held():
+    with Checkpoints(tmp_path / oldest).lock(), Checkpoints(tmp_path / "new").lock():
         pass
     kept = {f"run-{age}" for age in range(checkpoint.KEEP_RUNS)}
     assert {path.name for path in tmp_path.iterdir()} == kept
@@ -66,8 +66,8 @@ def test_checkpoints_of_a_run_that_is_alive_are_kept(tmp_path: Path) -> None:
         Checkpoints(tmp_path / f"run-{age}").save({}, 0, 0)
         os.utime(tmp_path / f"run-{age}", (1_000_000 - age, 1_000_000 - age))
     oldest = Checkpoints(tmp_path / f"run-{checkpoint.KEEP_RUNS}")
-    with oldest.held():
-        with Checkpoints(tmp_path / "new").held():
+    with oldest.lock():
+        with Checkpoints(tmp_path / "new").lock():
             pass
         assert oldest.load() == {}
 
@@ -100,12 +100,12 @@ def test_a_checkpoint_with_code_inside_is_dropped_and_the_code_never_runs(
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from ratchet.training.checkpoint import Checkpoints\n"
-        "with Checkpoints(Path(sys.argv[1])).held():\n    os.kill(os.getpid(), 9)\n"
+        "with Checkpoints(Path(sys.argv[1])).lock():\n    os.kill(os.getpid(), 9)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "key")], check=False)
     assert run.returncode == -9
     assert (tmp_path / "key.lock").exists()
-    with Checkpoints(tmp_path / "key").held():
+    with Checkpoints(tmp_path / "key").lock():
         pass
     assert not list(tmp_path.iterdir())
 
@@ -115,7 +115,7 @@ def test_runs_that_end_at_once_do_not_disturb_each_other(tmp_path: Path) -> None
 
     def run(name: str) -> None:
         for _ in range(150):
-            with Checkpoints(tmp_path / name).held():
+            with Checkpoints(tmp_path / name).lock():
                 (tmp_path / name).mkdir()
 
     with ThreadPoolExecutor(4) as pool:
@@ -129,13 +129,13 @@ def test_the_removal_of_old_runs_is_told(
 ) -> None:
     for number in range(checkpoint.KEEP_RUNS + 2):
         Checkpoints(tmp_path / f"run-{number}").save({}, 0, 0)
-    with Checkpoints(tmp_path / "new").held():
+    with Checkpoints(tmp_path / "new").lock():
         pass
     assert capsys.readouterr().out == "train: removed the checkpoints of 2 unfinished runs\n"
 
 
 def test_checkpoints_that_the_user_deletes_do_not_fail_the_run(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path / "area/key").held():
+    with Checkpoints(tmp_path / "area/key").lock():
         shutil.rmtree(tmp_path / "area")
 
 

@@ -20,6 +20,7 @@ from ratchet.dataset.spec import Spec
 from ratchet.errors import DataError, TrainingError
 from ratchet.models import architectures
 from ratchet.training import state
+from ratchet.training.average import Average
 from ratchet.training.checkpoint import Checkpoints
 from ratchet.training.loop import Trained, fit
 from tests.helpers.learning_samples import chosen
@@ -284,7 +285,7 @@ def test_the_average_is_that_of_torch_to_the_last_bit() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
     theirs = AveragedModel(model, multi_avg_fn=update, use_buffers=True)  # type: ignore[arg-type]
-    ours = state.Average(model, 0.9)
+    ours = Average(model, 0.9)
     for steps in range(30):
         model(torch.randn(16, 4)).sum().backward()
         torch.optim.SGD(model.parameters(), 0.1).step()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ratchet.errors import TrainingError
-from ratchet.models import heads
+from ratchet.models import head_checks, heads
 from ratchet.training import recipe
 from tests.helpers.learning_samples import chosen
 
@@ -212,4 +212,4 @@ def test_what_does_not_fit_is_found_before_training(
     model: nn.Module, criterion: nn.Module, classes: int, message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
-        heads.check(model, criterion, torch.full((2, 4), -3.0), classes)
+        head_checks.check(model, criterion, torch.full((2, 4), -3.0), classes)
