@@ -45,8 +45,8 @@ def evaluate(params: Params, tree: Path) -> None:
     model, card = load_model(tree / "models/classifier.json", tree / "models/classifier.pt")
     if card.spec_sha256 != sha256(tree / PREPARED / "spec.json"):
         raise CorruptModel(
-            "models/classifier.json: the model was trained with another data/prepared/spec.json;"
-            " run `dvc repro train`"
+            "models/classifier.json: the model was trained with another data/prepared/spec.json; "
+            "run `dvc repro train`"
         )
     inputs, targets = open_inputs(test), np.load(test / "targets.npy")
     if not len(targets):
@@ -75,8 +75,8 @@ def _meta(path: Path, slices: Sequence[str]) -> pa.Table:
     if missing:
         available = ", ".join(own(name) for name in columns if name != "row_id") or "none"
         raise DataError(
-            f"evaluate.slices: the test rows have no column {', '.join(missing)}; choose among the"
-            f" columns that ingest.keep names: {available}"
+            f"evaluate.slices: the test rows have no column {', '.join(missing)}; "
+            f"choose among the columns that ingest.keep names: {available}"
         )
     return pq.read_table(path, columns=["row_id", *prefixed(KEEP, slices)])
 

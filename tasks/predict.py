@@ -76,8 +76,8 @@ def predict(tree: Path, source: str, environment: str, output: Path) -> Scored:
     """
     if output.suffix not in SUFFIXES:
         raise ParamsError(
-            f"the output {output} must end in .parquet or .csv, such as"
-            f" {output.with_suffix('.parquet')}"
+            f"the output {output} must end in .parquet or .csv, such as "
+            f"{output.with_suffix('.parquet')}"
         )
     place = (tree / source).resolve()
     if place == output.resolve() or (place.is_dir() and output.resolve().is_relative_to(place)):

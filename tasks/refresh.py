@@ -73,7 +73,7 @@ def _entry(source: Source, places: Places, before: Sequence[Entry]) -> Entry:
             raise
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         raise SourceMissing(
-            f"{error}. source.lock pins {', '.join(names[:3])}{more} of this source; copy them back"
-            " to where they were. To use the data of a version without these files, run"
-            " `ratchet checkout VERSION --into FOLDER`"
+            f"{error}. source.lock pins {', '.join(names[:3])}{more} of this source; "
+            "copy them back to where they were. To use the data of a version without these files, "
+            "run `ratchet checkout VERSION --into FOLDER`"
         ) from None

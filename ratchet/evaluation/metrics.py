@@ -55,8 +55,8 @@ def summary(
     bad = np.flatnonzero(~np.isfinite(probabilities).all(1))
     if len(bad):
         raise DataError(
-            f"the probabilities of {len(bad)} of {len(targets)} rows are not finite, first in row"
-            f" {bad[0]}"
+            f"the probabilities of {len(bad)} of {len(targets)} rows are not finite, first in row "
+            f"{bad[0]}"
         )
     scored = Scored(targets, probabilities, len(classes))
     codes = {column: _codes(column, values) for column, values in (slices or {}).items()}
@@ -193,8 +193,8 @@ def _codes(column: str, values: Sequence[Any]) -> tuple[list[str], np.ndarray]:
     names, codes = np.unique(labels.astype(str), return_inverse=True)
     if len(names) > SLICE_LIMIT:
         raise DataError(
-            f"evaluate.slices: {column} has {len(names)} values; choose columns with at most"
-            f" {SLICE_LIMIT}"
+            f"evaluate.slices: {column} has {len(names)} values; "
+            f"choose columns with at most {SLICE_LIMIT}"
         )
     return names.tolist(), codes
 

@@ -121,8 +121,8 @@ def _custom(name: str, package: str) -> Callable[..., nn.Module]:
     parts = [*module.split("."), attribute]
     if not module.startswith("custom.") or not all(part.isidentifier() for part in parts):
         raise TrainingError(
-            f"model.name: {name!r} is not a class in custom/; expected"
-            " custom.models.<module>:<Class>"
+            f"model.name: {name!r} is not a class in custom/; "
+            "expected custom.models.<module>:<Class>"
         )
     try:
         code = importlib.import_module(package + module.removeprefix("custom"))
@@ -140,8 +140,8 @@ def _features(input_shape: Sequence[int]) -> int:
 def _channels(name: str, input_shape: Sequence[int]) -> int:
     if len(input_shape) != 3:
         raise ValueError(
-            f"{name} takes images (channels, height, width), found rows of shape"
-            f" {tuple(input_shape)}"
+            f"{name} takes images (channels, height, width), but found rows of shape "
+            f"{tuple(input_shape)}"
         )
     return input_shape[0]
 
@@ -195,8 +195,8 @@ def cnn(
         channels, height, width = after, height // 2, width // 2
     if not height * width:
         raise ValueError(
-            f"images of {input_shape[1]}×{input_shape[2]} pixels cannot be halved {len(widths)}"
-            " times; use fewer widths"
+            f"images of {input_shape[1]}×{input_shape[2]} pixels cannot be halved {len(widths)} "
+            "times; use fewer widths"
         )
     head = [
         nn.Flatten(),

@@ -161,8 +161,8 @@ def load_model(
         raise CorruptModel(f"{card}: {error}") from error
     except pickle.UnpicklingError:  # torch's own message advises reading it without the check
         raise CorruptModel(
-            f"{weights} holds more than tensors, which may be code, and none of it was run; train"
-            " again with `ratchet train`"
+            f"{weights} holds more than tensors, which may be code, and none of it was run; "
+            "train again with `ratchet train`"
         ) from None
     except (RuntimeError, KeyError, TypeError) as error:
         raise CorruptModel(f"{weights} does not fit {architecture}: {error}") from error
@@ -180,8 +180,8 @@ def _read_weights(weights: Path, card: Path, expected: str) -> bytes:
     digest = hashlib.sha256(content).hexdigest()
     if digest != expected:
         raise CorruptModel(
-            f"{weights} was not loaded: its SHA-256 is {digest[:12]}…, but {card} names"
-            f" {expected[:12]}…; run `dvc checkout models` or train again"
+            f"{weights} was not loaded: its SHA-256 is {digest[:12]}…, but {card} names "
+            f"{expected[:12]}…; run `dvc checkout models` or train again"
         )
     return content
 
@@ -210,9 +210,9 @@ def _restored(code: dict[str, bytes], model: bytes) -> nn.Module:
 def _load_whole(path: Path, trust: bool) -> tuple[nn.Module, Card]:
     if not trust:
         raise CorruptModel(
-            f"{path}: a whole model is a pickle, and loading it runs any code in it; pass"
-            " trust=True if you made it yourself, or load the weights through their card with"
-            " load_model(card, weights)"
+            f"{path}: a whole model is a pickle, and loading it runs any code in it; "
+            "pass trust=True if you made it yourself, or load the weights through their card with "
+            "load_model(card, weights)"
         )
     try:
         model: nn.Module = torch.load(path, weights_only=False, map_location="cpu")

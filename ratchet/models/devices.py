@@ -184,8 +184,9 @@ def device(name: str) -> torch.device:
         count = torch.accelerator.device_count()
     if (place.index or 0) >= count:
         raise TrainingError(
-            f"train.device: {name} is not available; this machine has"
-            f" {accelerator or 'only a cpu'}; use auto"
+            f"train.device: {name} is not available; "
+            f"this machine has {accelerator or 'only a cpu'}; "
+            "use auto"
         )
     return place
 

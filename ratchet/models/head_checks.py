@@ -58,14 +58,14 @@ def check(
     name, own = type(criterion).__name__, hasattr(model, "probabilities")
     if name not in heads.RULES and not own:
         raise TrainingError(
-            f"train.criterion: {name} does not define how outputs become predictions; expected one"
-            f" of {', '.join(heads.RULES)}, or a model in custom/ with a method"
-            " `probabilities(outputs)`"
+            f"train.criterion: {name} does not define how outputs become predictions; "
+            f"expected one of {', '.join(heads.RULES)}, or a model in custom/ with a method "
+            "`probabilities(outputs)`"
         )
     if mixed and name in ("NLLLoss", "MultiMarginLoss"):
         raise TrainingError(
-            f"train.criterion: {name} does not take mixed targets (train.augment); use"
-            " CrossEntropyLoss, or set mixup and cutmix to 0"
+            f"train.criterion: {name} does not take mixed targets (train.augment); "
+            "use CrossEntropyLoss, or set mixup and cutmix to 0"
         )
     model.eval()
     try:
@@ -84,8 +84,8 @@ def check(
         _check_fit(name, outputs, classes)
     if not outputs.is_floating_point() or not outputs.requires_grad:
         raise TrainingError(
-            f"model: the model's outputs ({outputs.dtype}) have no gradient, so it cannot learn; do"
-            " not detach, round or compare them, and leave at least one weight trainable"
+            f"model: the model's outputs ({outputs.dtype}) have no gradient, so it cannot learn; "
+            "do not detach, round or compare them, and leave at least one weight trainable"
         )
     _check_loss(criterion, outputs.detach(), classes, mixed)
 
@@ -102,8 +102,8 @@ def _check_own(model: Any, outputs: object, classes: int) -> None:
         or not _sum_to_one(values)
     ):
         raise TrainingError(
-            f"model: `probabilities` returned a {type(values).__name__} of shape {shape} for two"
-            f" rows; expected {classes} columns of numbers from 0 to 1 that add up to 1 in each row"
+            f"model: `probabilities` returned a {type(values).__name__} of shape {shape} for two "
+            f"rows; expected {classes} columns of numbers from 0 to 1 that add up to 1 in each row"
         )
 
 
@@ -132,26 +132,26 @@ def _check_fit(criterion: str, outputs: Tensor, classes: int) -> None:
     if width == 1 and criterion in heads.BY_CLASS_NUMBER:
         fitting = "BCELoss" if squash else "BCEWithLogitsLoss"
         raise TrainingError(
-            f"train.criterion: {criterion} needs {classes} outputs, but the model has 1; use"
-            f" {fitting}"
+            f"train.criterion: {criterion} needs {classes} outputs, but the model has 1; "
+            f"use {fitting}"
         )
     if squash and criterion in ("CrossEntropyLoss", "MultiMarginLoss", "BCEWithLogitsLoss"):
         fitting = "BCELoss" if width == 1 else "BCELoss or MSELoss"
         raise TrainingError(
-            f"train.criterion: {criterion} needs scores, but the model ends with {squash}; use"
-            f" {fitting}, or remove that last layer"
+            f"train.criterion: {criterion} needs scores, but the model ends with {squash}; "
+            f"use {fitting}, or remove that last layer"
         )
     values = outputs.detach().float()
     if criterion == "NLLLoss" and not _sum_to_one(values.exp()):
         raise TrainingError(
-            "train.criterion: NLLLoss needs log-probabilities, but the model returns something"
-            " else; use CrossEntropyLoss, or end the model with nn.LogSoftmax(1)"
+            "train.criterion: NLLLoss needs log-probabilities, but the model returns something "
+            "else; use CrossEntropyLoss, or end the model with nn.LogSoftmax(1)"
         )
     is_linear = _last_operation(outputs, VIEWS) in LINEAR
     if criterion == "BCELoss" and (is_linear or not bool(((values >= 0) & (values <= 1)).all())):
         raise TrainingError(
-            "train.criterion: BCELoss needs probabilities, but the model returns something else;"
-            " use BCEWithLogitsLoss, or end the model with nn.Sigmoid()"
+            "train.criterion: BCELoss needs probabilities, but the model returns something else; "
+            "use BCEWithLogitsLoss, or end the model with nn.Sigmoid()"
         )
 
 
@@ -179,6 +179,6 @@ def _check_loss(criterion: nn.Module, outputs: Tensor, classes: int, mixed: bool
         ) from error
     if value.ndim:
         raise TrainingError(
-            f"train.criterion: {name} returns a loss of shape {tuple(value.shape)}; expected one"
-            " number, as with reduction: mean"
+            f"train.criterion: {name} returns a loss of shape {tuple(value.shape)}; "
+            "expected one number, as with reduction: mean"
         )

@@ -34,8 +34,8 @@ def maker(name: str) -> Callable[..., nn.Module]:
     def make(input_shape: Sequence[int], classes: int, **arguments: Any) -> nn.Module:
         if len(input_shape) != 3:
             raise ValueError(
-                f"{name} takes images (channels, height, width), found rows of shape"
-                f" {tuple(input_shape)}"
+                f"{name} takes images (channels, height, width), but found rows of shape "
+                f"{tuple(input_shape)}"
             )
         extra = _extra(name, input_shape)
         model: nn.Module = torchvision.models.get_model(

@@ -35,8 +35,9 @@ def files_of(tree: Path, source: str) -> tuple[list[Path], Path | None]:
     files = sorted(path for path in _matches(tree, source) if path.is_file())
     if not files:
         raise SourceMissing(
-            f"there is no file at {source}; name a CSV or parquet file, an image, a folder or glob"
-            f" of them, or {ADDRESS}OWNER/NAME for a data set of the Hub"
+            f"there is no file at {source}; "
+            "name a CSV or parquet file, an image, a folder or glob of them, or "
+            f"{ADDRESS}OWNER/NAME for a data set of the Hub"
         )
     return files, None
 

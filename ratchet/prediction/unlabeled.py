@@ -46,9 +46,8 @@ class Format:
 class Input:
     """The rows to score."""
 
-    paths: (
-        frozenset[str] | None
-    )  # of its files, as the rows name them; None if not known in advance
+    # The names of its files in the rows; None if only reading shows them.
+    paths: frozenset[str] | None
     batches: Callable[[], Iterator[Arrivals]]
     skipped: Mapping[str, int] = field(default_factory=dict)  # number of files per reason
 

@@ -212,8 +212,8 @@ def _features(
             values, texts = _lenient(table[name], decimal)
         except NotNumbers as error:
             raise CorruptData(
-                f"{path}: the feature {name} is {error.problem}, but the version was trained on"
-                " numbers"
+                f"{path}: the feature {name} is {error.problem}, not a number; "
+                "the version was trained on numbers"
             ) from None
         columns.append(values)
         for row, text in texts.items():

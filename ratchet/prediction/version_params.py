@@ -37,8 +37,8 @@ def checks(version: str, validate: Mapping[str, Any]) -> Checks:
         values = {**dict.fromkeys(RULES), "nullable": True, **rule}
         if unknown := sorted(key for key in rule if key not in RULES and rule[key] is not None):
             warn(
-                f"{where} has {', '.join(unknown)}, which this Ratchet does not know and does not"
-                " check; upgrade Ratchet to check it"
+                f"{where} has {', '.join(unknown)}, which this Ratchet does not know and does not "
+                "check; upgrade Ratchet to check it"
             )
         try:
             columns[name] = Rules(**{key: values[key] for key in RULES})
@@ -46,8 +46,8 @@ def checks(version: str, validate: Mapping[str, Any]) -> Checks:
             problem = error.errors()[0]
             reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
             raise VersionError(
-                f"{where} cannot be understood: {reason}; predict with the Ratchet that registered"
-                " the version, or train a new one"
+                f"{where} cannot be understood: {reason}; "
+                "predict with the Ratchet that registered the version, or train a new one"
             ) from None
     return Checks(int(validate.get("max_pixels", MAX_PIXELS)), columns)
 

@@ -268,8 +268,8 @@ def _fault(folder: Path, message: str, count: int) -> RatchetError:
             return kind(text)
     last = [line for line in message.strip().splitlines() if line.strip()][-1:]
     return TrainingError(
-        f"one of {count} training processes ended, and the others were stopped: {''.join(last)};"
-        " run it again to resume from the last checkpoint"
+        f"one of {count} training processes ended, and the others were stopped: {''.join(last)}; "
+        "run it again to resume from the last checkpoint"
     )
 
 

@@ -125,8 +125,8 @@ def fit(
                 _save(state, checkpoints, group)
                 raise SystemExit(STOPPED) from None
             display.epoch(
-                f"epoch {state.epoch}/{settings.epochs}  loss {row['train_loss']:.4f}  accuracy"
-                f" {row['val_accuracy']:.4f}  lr {row['learning_rate']:.4f}"
+                f"epoch {state.epoch}/{settings.epochs}  loss {row['train_loss']:.4f}  accuracy "
+                f"{row['val_accuracy']:.4f}  lr {row['learning_rate']:.4f}"
             )
     _warn_if_few_steps(total, len(train), settings, say)
     return Trained(weights=state.weights(), curves=state.curves, device_type=plan.device.type)
@@ -156,9 +156,9 @@ def _warn_if_few_steps(
 ) -> None:
     if total < FEW_STEPS:
         say(
-            f"the run has only {total:,} steps ({rows:,} rows, {settings.batch_size:,} per step,"
-            f" {settings.epochs} epochs), and a network rarely learns in so few; raise"
-            " train.epochs or lower train.batch_size"
+            f"the run has only {total:,} steps ({rows:,} rows, {settings.batch_size:,} per step, "
+            f"{settings.epochs} epochs), and a network rarely learns in so few; "
+            "raise train.epochs or lower train.batch_size"
         )
 
 
@@ -184,14 +184,15 @@ def _advice(settings: TrainParams, run: RunParams) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
             raise TrainingError(
-                f"a loader process died: {error}; run it again to resume from the last checkpoint,"
-                f" and if memory ran out, set run.loader_workers to {run.loader_workers // 2} first"
+                f"a loader process died: {error}; "
+                "run it again to resume from the last checkpoint, and if memory ran out, set "
+                f"run.loader_workers to {run.loader_workers // 2} first"
             ) from error
         out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not out_of_memory and "can't allocate memory" not in str(error):
             raise
         raise TrainingError(
-            f"out of memory with {settings.batch_size} rows per step in"
-            f" {settings.accumulate} parts; set train.batch_size to"
-            f" {max(1, settings.batch_size // 2)}, or train.accumulate to {settings.accumulate * 2}"
+            f"out of memory with {settings.batch_size} rows per step in {settings.accumulate} "
+            f"parts; set train.batch_size to {max(1, settings.batch_size // 2)}, or "
+            f"train.accumulate to {settings.accumulate * 2}"
         ) from error

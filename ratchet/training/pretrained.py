@@ -38,8 +38,8 @@ def load(model: nn.Module, settings: Pretrained) -> list[str]:
     path = Path(settings.file)
     if not path.is_file():
         raise TrainingError(
-            f"model.pretrained.file: {path} does not exist, and Ratchet downloads no weights; put"
-            " the file there"
+            f"model.pretrained.file: {path} does not exist, and Ratchet downloads no weights; "
+            "put the file there"
         )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -59,8 +59,8 @@ def load(model: nn.Module, settings: Pretrained) -> list[str]:
     }
     if not fitting:
         raise TrainingError(
-            f"model.pretrained: no tensor in {path} fits this model; check that the file is for the"
-            " architecture in model.name"
+            f"model.pretrained: no tensor in {path} fits this model; "
+            "check that the file is for the architecture in model.name"
         )
     model.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))

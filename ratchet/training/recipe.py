@@ -42,15 +42,16 @@ def criterion(settings: Named, counts: Tensor) -> nn.Module:
     for key, only in FIXED.items():
         if arguments.get(key, only) != only:
             raise TrainingError(
-                f"train.criterion.arguments: {key}: {arguments[key]} is not supported, because a"
-                f" step takes the mean over all rows of its batch; leave {key} out"
+                f"train.criterion.arguments: {key}: {arguments[key]} is not supported, because a "
+                "step takes the mean over all rows of its batch; "
+                f"leave {key} out"
             )
     row_weight = arguments.pop("weight", None) if settings.name in BY_ROW else None
     if row_weight not in (None, "balanced"):
         raise TrainingError(
-            f"train.criterion.arguments: weight: {row_weight} would weight the outputs of"
-            f" {settings.name}, not the classes; use weight: balanced, or pos_weight of"
-            " BCEWithLogitsLoss"
+            f"train.criterion.arguments: weight: {row_weight} would weight the outputs of "
+            f"{settings.name}, not the classes; "
+            "use weight: balanced, or pos_weight of BCEWithLogitsLoss"
         )
     if row_weight is not None:
         arguments["reduction"] = "none"  # heads.loss takes the weighted mean
@@ -78,8 +79,8 @@ def optimizer(params: TrainParams, model: nn.Module, fused: bool) -> optim.Optim
     kind = _class("train.optimizer", optim, optim.Optimizer, settings.name)
     if settings.name in ("LBFGS", "SparseAdam"):
         raise TrainingError(
-            f"train.optimizer: {settings.name} is not supported, because it needs closures or"
-            " sparse gradients; choose another optimizer"
+            f"train.optimizer: {settings.name} is not supported, because it needs closures or "
+            "sparse gradients; choose another optimizer"
         )
     arguments = {
         key: tuple(value) if isinstance(value, list) else value
@@ -136,13 +137,14 @@ def _tensor(key: str, value: Any, counts: Tensor) -> Any:
     ):
         expected = "balanced, or a list" if key == "weight" else "a list"
         raise TrainingError(
-            f"train.criterion.arguments: {key}: {value} is not supported; expected {expected} of"
-            " numbers above 0"
+            f"train.criterion.arguments: {key}: {value} is not supported; "
+            f"expected {expected} of numbers above 0"
         )
     if key == "weight" and len(value) != len(counts):
         raise TrainingError(
-            f"train.criterion.arguments: weight has {len(value)} numbers, but the data have"
-            f" {len(counts)} classes; write one number per class, in the order of spec.json"
+            f"train.criterion.arguments: weight has {len(value)} numbers, but the data have "
+            f"{len(counts)} classes; "
+            "write one number per class, in the order of spec.json"
         )
     return torch.tensor(value, dtype=torch.float32)
 

@@ -286,14 +286,14 @@ def _checked_steps(
     """Return the steps of an epoch; raise if there are too few rows for training."""
     if not len(train) or not len(val):
         raise DataError(
-            f"data/prepared has {len(train)} training and {len(val)} validation rows, and training"
-            " needs both; change prepare.val_fraction or add data"
+            f"data/prepared has {len(train)} training and {len(val)} validation rows, and training "
+            "needs both; change prepare.val_fraction or add data"
         )
     steps = batches.steps(len(train), settings.batch_size)
     if len(train) // steps < group.world:
         raise TrainingError(
-            f"train.batch_size: {settings.batch_size} rows per step are too few for"
-            f" {group.world} processes; raise it, or lower train.processes"
+            f"train.batch_size: {settings.batch_size} rows per step are too few for {group.world} "
+            "processes; raise it, or lower train.processes"
         )
     return steps
 
