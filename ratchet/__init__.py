@@ -1,6 +1,7 @@
-"""Versions of the model: what there is, what serves, and how to get it back.
+"""Load versions of the model.
 
 from ratchet import load
+
 model = load("prod")
 """
 
@@ -14,9 +15,14 @@ if TYPE_CHECKING:
 
 
 def load(name: str, tree: Path = Path()) -> nn.Module:
-    """The model of a version, by its number ("v1.2.0") or the environment that it serves in ("prod").
+    """Return the model of a version, in eval mode, on the CPU, with its card as `.card`.
 
-    It is in eval mode, on the CPU, with its card as `.card`; see `ratchet.registry.loading.load`.
+    Args:
+        name: the number of the version ("v1.2.0") or the environment that it serves in ("prod").
+        tree: the checkout.
+
+    Raises:
+        RatchetError: see `ratchet.registry.loading.load`.
     """
     from ratchet.registry import loading
 
@@ -24,7 +30,15 @@ def load(name: str, tree: Path = Path()) -> nn.Module:
 
 
 def path(name: str, tree: Path = Path()) -> Path:
-    """The checked file with the weights of a version; see `ratchet.registry.loading.path`."""
+    """Return the path of the verified weights of a version.
+
+    Args:
+        name: the number of the version, or the environment that it serves in.
+        tree: the checkout.
+
+    Raises:
+        RatchetError: see `ratchet.registry.loading.path`.
+    """
     from ratchet.registry import loading
 
     return loading.path(name, tree)

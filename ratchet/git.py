@@ -1,8 +1,9 @@
 """The only place that calls git.
 
-Every call is isolated: hooks, pruning, signing, line endings, encodings and environment variables
-of the user cannot change what Ratchet reads or writes. What a person needs to reach a remote
-(SSH, proxies, credential helpers, `url.*.insteadOf`) and their identity stay in effect.
+Every call is isolated: the user's hooks and environment variables, and settings for pruning,
+signing, line endings and encodings cannot change what Ratchet reads or writes. Settings for access
+to a remote (SSH, proxies, credential helpers, `url.*.insteadOf`) and the user's identity stay in
+effect.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ratchet import git_locks
 from ratchet.environment import inherited_environment
 from ratchet.errors import NotARepository, RemoteRefused, Unreachable, VersionError
 
-# git's own words for "the other side does not answer", whatever the transport
+# git's messages when the remote does not respond, for all transports
 _UNREACHABLE = (
     "Could not read from remote repository",
     "unable to access",
@@ -31,7 +32,7 @@ _UNREACHABLE = (
     "early EOF",
     "unexpected disconnect",
 )
-# ... for "the other side answers, and does not let us in"
+# git's messages when the remote denies access
 _DENIED = (
     "Authentication failed",
     "could not read Username",
@@ -44,7 +45,7 @@ _DENIED = (
     "The requested URL returned error: 404",
     "Repository not found",
 )
-# ... for "another publication was faster": these pass when the command is repeated
+# git's messages when another publication was faster; repeating the command helps
 _RACES = (
     "[rejected]",
     "would clobber",
@@ -54,12 +55,12 @@ _RACES = (
     "incorrect old value",
     "stale info",
 )
-# ... and what fails again, although git reports it as a reference that it cannot lock
+# causes that stay, although git reports them as a reference that it cannot lock
 _FINAL = ("Permission denied", "Read-only file system", "No space left on device", "quota exceeded")
 _SECRETS = re.compile(r"://[^/@\s]+@")  # a user and a password in a URL
 
 _SETTINGS = {
-    # what runs beside git
+    # no other programs and no background work
     "core.hooksPath": os.devnull,
     "core.fsmonitor": "false",
     "gc.auto": "0",
@@ -67,25 +68,25 @@ _SETTINGS = {
     "submodule.recurse": "false",
     "fetch.recurseSubmodules": "false",
     "push.recurseSubmodules": "no",
-    # bytes on disk are the bytes of the commit
+    # files have the same bytes on disk as in the commit
     "core.attributesFile": os.devnull,
     "core.autocrlf": "false",
     "core.eol": "lf",
     "core.safecrlf": "false",
     "core.ignoreStat": "false",
-    # another git process packs references in seconds at most
+    # wait for another git process that packs references
     "core.filesRefLockTimeout": "2000",
     "core.packedRefsTimeout": "2000",
-    # what is sent and fetched is what the command names
+    # send and fetch only what the command names
     "fetch.prune": "false",
     "fetch.pruneTags": "false",
     "push.followTags": "false",
-    # nothing is signed: there may be no key, and nobody to type a passphrase
+    # sign nothing: there may be no key, and nobody to type a passphrase
     "commit.gpgSign": "false",
     "push.gpgSign": "false",
     "tag.gpgSign": "false",
     "tag.forceSignAnnotated": "false",
-    # what git prints
+    # the format of the output
     "color.ui": "false",
     "column.ui": "never",
     "core.quotePath": "false",
@@ -108,7 +109,7 @@ _ENVIRONMENT = {
 
 
 class Rejected(VersionError):
-    """A reference changed meanwhile, here or on the remote: read it again, then repeat."""
+    """A reference changed meanwhile, here or on the remote: read it again and repeat."""
 
 
 def git(
@@ -120,17 +121,21 @@ def git(
 ) -> str:
     """Run git in `cwd` and return its standard output without the last newline.
 
-    Bytes that are not UTF-8 (a message that another tool wrote in Latin-1) are replaced.
+    Bytes that are not UTF-8, such as those of a message in Latin-1, are replaced.
 
     Args:
-        limit_s: for a command that talks to a remote: the seconds that it may take.
+        *args: the command and its arguments.
+        cwd: the working directory.
+        input: the standard input.
+        env: additional environment variables.
+        limit_s: the seconds that a command may take that talks to a remote.
 
     Raises:
         NotARepository: `cwd` is not in a git repository.
         Unreachable: a remote does not respond, or not within `limit_s`.
-        RemoteRefused: a remote responds and does not accept what was sent, or who sent it.
-        Rejected: a reference was not what the command expected it to be.
-        VersionError: any other failure, in git's own words.
+        RemoteRefused: a remote responds, but refuses the user or the push.
+        Rejected: a reference has another value than the command expects.
+        VersionError: any other failure; the message quotes git.
     """
     content = None if input is None else input.encode(errors="replace")
     output = git_bytes(*args, cwd=cwd, input=content, env=env, limit_s=limit_s)
@@ -170,7 +175,7 @@ def _run(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # a session of its own, so that the time limit ends ssh and other helpers too
+            # the time limit must end ssh and other helpers too, hence the session
             start_new_session=limit_s is not None,
         )
     except FileNotFoundError as error:
@@ -190,6 +195,7 @@ def _run(
 
 
 def _common_dir(cwd: Path) -> Path:
+    """Return the git directory that all worktrees share."""
     code, stdout, _ = _run(("rev-parse", "--git-common-dir"), cwd, None, None, None)
     return cwd / os.fsdecode(stdout.rstrip(b"\n")) if code == 0 else cwd / ".git"
 
@@ -207,17 +213,22 @@ def _text(output: bytes) -> str:
 
 
 def _command(args: Sequence[str]) -> str:
-    return next((word for word in args if not word.startswith("-") and "=" not in word), "")
+    """Return the name of the git command, for messages."""
+    for word in args:
+        if not word.startswith("-") and "=" not in word:
+            return word
+    return ""
 
 
 def without_secrets(text: str) -> str:
-    """`text` with *** for the user and password of each URL."""
+    """Return the text with *** instead of the user and password of each URL."""
     return _SECRETS.sub("://***@", text)
 
 
 def _failure(
     args: Sequence[str], cwd: Path, stdout: str, stderr: str
 ) -> VersionError | Unreachable:
+    """Return the typed error for a command that failed."""
     stdout, stderr = without_secrets(stdout), without_secrets(stderr)
     lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
     if "not a git repository" in stderr:
@@ -260,21 +271,23 @@ def _failure(
 
 
 def _locked(command: str, lock: Path) -> VersionError:
-    """The error for a lock file that stays; for one of references a race is the likely cause."""
+    """Return the error for a lock file; for one of references, a race is the likely cause."""
     message = (
-        f"git {command} failed: another git process holds {lock}; repeat the command when that has"
-        " ended, or delete the file if no git process is running"
+        f"git {command} failed: another git process holds {lock};"
+        " repeat the command when that has ended, or delete the file if no git process is running"
     )
     is_race = "refs" in lock.parts or lock.name == "packed-refs.lock"
     return Rejected(message) if is_race else VersionError(message)
 
 
 def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
-    """The error for a push whose references a remote did not take.
+    """Return the error for a push that the remote refused.
 
-    `verdicts` are git's, one each.
+    Args:
+        verdicts: git's verdict on each refused reference.
+        stderr: the standard error of git.
     """
-    # of an atomic push, what goes down with the others explains nothing
+    # In an atomic push, "atomic" marks the references that failed only because others did.
     causes = [verdict for verdict in verdicts if "atomic" not in verdict] or list(verdicts)
     lines = [
         line.removeprefix("remote: ") for line in stderr.splitlines() if line.startswith("remote: ")
@@ -294,18 +307,19 @@ def _push_failure(verdicts: Sequence[str], stderr: str) -> VersionError:
 
 
 def _is_race(reason: str) -> bool:
+    """Does git's reason mean that another publication was faster?"""
     return any(phrase in reason for phrase in _RACES) and not any(
         phrase in reason for phrase in _FINAL
     )
 
 
 def remotes(tree: Path) -> list[str]:
-    """The names of the git remotes."""
+    """Return the names of the git remotes."""
     return git("remote", cwd=tree).split("\n")
 
 
 def resolve(tree: Path, revision: str) -> str | None:
-    """The full id of a revision, or None where there is no such thing."""
+    """Return the full id of a revision, or None if it does not exist."""
     command = ("rev-parse", "--verify", "--quiet", "--end-of-options")
     try:
         return git(*command, revision, cwd=tree) or None
@@ -316,50 +330,50 @@ def resolve(tree: Path, revision: str) -> str | None:
 
 
 def head(tree: Path) -> str:
-    """The commit checked out in `tree`; raises `NotARepository` where nothing was committed yet."""
+    """Return the commit checked out in `tree`; raise `NotARepository` if there is none yet."""
     commit = resolve(tree, "HEAD^{commit}")
     if commit is None:
         raise NotARepository(
-            f"{tree.resolve()} has no commit yet; `git add --all && git commit` makes the first"
+            f"{tree.resolve()} has no commit yet; run `git add --all && git commit`"
         )
     return commit
 
 
 def read(tree: Path, commit: str, path: str) -> bytes | None:
-    """The content of a file in a commit; None where the commit has no such file."""
+    """Return the content of a file in a commit; None if the commit has no such file."""
     oid = resolve(tree, f"{commit}:{path}")
     return None if oid is None else git_bytes("cat-file", "blob", oid, cwd=tree)
 
 
 def files(tree: Path, commit: str, path: str) -> dict[str, str]:
-    """The files of a commit at or below `path`: their paths and blob ids."""
+    """Return the blob ids of the files of a commit at or below `path`, by path."""
     listing = os.fsdecode(git_bytes("ls-tree", "-r", "-z", commit, "--", path, cwd=tree))
     blob_ids = {}
     for entry in filter(None, listing.split("\0")):
-        about, name = entry.split("\t", 1)
-        _mode, kind, oid = about.split()
+        header, name = entry.split("\t", 1)
+        _mode, kind, oid = header.split()
         if kind == "blob":
             blob_ids[name] = oid
     return blob_ids
 
 
 def blobs(tree: Path, oids: Sequence[str]) -> list[bytes]:
-    """The contents of many objects in one process, in their order."""
+    """Return the contents of many objects, in their order, read by one process."""
     output = git_bytes("cat-file", "--batch", cwd=tree, input="\n".join([*oids, ""]).encode())
     contents, position = [], 0
     for oid in oids:
         end = output.index(b"\n", position)
-        about = output[position:end].split()
-        if about[-1] == b"missing":
-            raise VersionError(f"git has no object {oid}; `git fsck` lists what is lost")
-        size = int(about[2])
+        header = output[position:end].split()
+        if header[-1] == b"missing":
+            raise VersionError(f"git has no object {oid}; run `git fsck` to list what is lost")
+        size = int(header[2])
         contents.append(output[end + 1 : end + 1 + size])
         position = end + 2 + size
     return contents
 
 
 def identity(tree: Path) -> tuple[str, str]:
-    """Name and address for commits and tags: the user's, or a fallback where none is set."""
+    """Return name and address for commits and tags: the user's, or a fallback if none is set."""
     try:
         line = git("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT", cwd=tree)
     except NotARepository:

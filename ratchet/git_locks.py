@@ -1,4 +1,4 @@
-"""Lock files that a killed git left behind: until one is deleted, no git command can change what it locks."""
+"""Lock files that a killed git process left behind, which block other git commands."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import time
 from pathlib import Path
 
 _REFUSED = re.compile(r"Unable to create '([^']+\.lock)': File exists")
-_MIN_AGE_S = 1.5  # git itself has waited 2 s for a lock of references by now
+_MIN_AGE_S = 1.5  # git itself waits 2 s for a lock of references before it fails
 
 
 def blocking(stderr: str) -> Path | None:
-    """The lock file because of which git failed, if that is what it says."""
+    """Return the lock file that git names as the reason of its failure, if it does."""
     match = _REFUSED.search(stderr)
     return Path(match[1]) if match else None
 
 
 def remove_abandoned(lock: Path, git_dir: Path) -> bool:
-    """Delete a lock file below `git_dir` if the git process that made it has ended.
+    """Delete a lock file below `git_dir` if the git process that created it has ended.
 
-    Return whether it is gone.
+    Git holds its locks for milliseconds. An older lock file is abandoned if all git processes on
+    this machine started after it was created.
 
-    Git holds its locks for milliseconds. One that is older, when no git process of its age is
-    running on this machine, belongs to none.
+    Returns:
+        Whether the lock file is deleted.
     """
     try:
         created = lock.stat().st_mtime
@@ -41,10 +42,9 @@ def _is_git_as_old_as(created: float) -> bool:
     import psutil
 
     for process in psutil.process_iter(["name", "create_time", "cmdline"]):
-        about = process.info
-        is_git = str(about["name"]).startswith("git") and "daemon" not in " ".join(
-            about["cmdline"] or ()
-        )
-        if is_git and (about["create_time"] or 0.0) <= created + 1:
+        info = process.info
+        command = " ".join(info["cmdline"] or ())
+        is_git = str(info["name"]).startswith("git") and "daemon" not in command
+        if is_git and (info["create_time"] or 0.0) <= created + 1:
             return True
     return False

@@ -1,13 +1,13 @@
-"""Where a repository is on this disk: its git directory, its main checkout and its worktrees.
+"""The folders of a repository: its git directory, its main checkout and its worktrees.
 
-What outlives a run (`.runs`, `.prefect`, `.memo`, `.checkpoints`, DVC's cache) is stored in the
-main checkout, which is, for
+The main checkout stores what outlives a run: `.runs`, `.prefect`, `.memo`, `.checkpoints` and DVC's
+cache. It is, for
 
     a clone, a submodule, a separate git directory    the working tree itself
     a linked worktree                                 the working tree that it was added to
     the worktrees of a bare repository                the one with the default branch checked out
 
-Ratchet has to be at the root of its own repository.
+Ratchet must be at the root of its own repository.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path
 from ratchet.errors import Busy, NotARepository, VersionError
 from ratchet.git import git, git_bytes
 
-# In the git directory of a worktree that Ratchet added: the path of its main checkout. Used only
-# where git itself does not know it, as with `git clone --separate-git-dir`.
+# A file in the git directory of a worktree that Ratchet added, with the path of its main checkout.
+# Used only if git itself does not know that path, as with `git clone --separate-git-dir`.
 _POINTER = "ratchet-home"
 _LOCK = "ratchet.lock"
-ALONE = "RATCHET_ALONE"  # set for stages that must take no result of another run
-OBJECTS = "ratchet-objects.lock"  # shared by registrations, exclusive for a collection that deletes
+ALONE = "RATCHET_ALONE"  # set for stages that must not use results of other runs
+OBJECTS = "ratchet-objects.lock"  # shared for registrations, exclusive for `ratchet gc --apply`
 _MARKS = ("params.yaml", "dvc.yaml")  # every Ratchet checkout has them
 
 
@@ -44,11 +44,15 @@ class Location:
 
     @property
     def is_linked(self) -> bool:
+        """Is this a linked worktree?"""
         return self.git_dir != self.common_dir
 
 
 def home(tree: Path) -> Path:
-    """The main checkout of the repository whose root is `tree`.
+    """Return the main checkout of the repository.
+
+    Args:
+        tree: the root of one of its working trees.
 
     Raises:
         NotARepository: `tree` is not the root of a git repository's working tree, or git does not
@@ -58,9 +62,9 @@ def home(tree: Path) -> Path:
 
 
 def scratch(tree: Path) -> Path:
-    """Where the results that stages share are: the main checkout.
+    """Return the folder for results that stages of all runs share.
 
-    In `verify --rerun` the tree itself.
+    It is the main checkout, or the tree itself in `ratchet verify --rerun`.
     """
     return tree if os.environ.get(ALONE) else home(tree)
 
@@ -70,14 +74,14 @@ def _home(tree: Path) -> Path:
     location = _locate(tree)
     if location.root != tree:
         raise NotARepository(
-            f"{tree} is a subfolder of the git repository {location.root}, and Ratchet has to be "
-            "at the root of its own; clone it to a folder outside that repository"
+            f"{tree} is a subfolder of the git repository {location.root}, but Ratchet must be at"
+            " the root of its own; clone it to a folder outside that repository"
         )
     return _main(location) if location.is_linked else location.root
 
 
 def common_dir(tree: Path) -> Path:
-    """The git directory that all worktrees of the repository share."""
+    """Return the git directory that all worktrees of the repository share."""
     return _locate(tree.resolve()).common_dir
 
 
@@ -85,7 +89,7 @@ def require_checkout(tree: Path) -> None:
     """Check that `tree` is the root of a Ratchet checkout.
 
     Raises:
-        NotARepository: it is not.
+        NotARepository: it is not; the message suggests where to `cd`.
     """
     absent = [name for name in _MARKS if not (tree / name).exists()]
     if not absent:
@@ -101,33 +105,33 @@ def require_checkout(tree: Path) -> None:
 
 
 def worktrees(tree: Path) -> list[Path]:
-    """The working trees of the repository, those whose folder is gone excepted."""
+    """Return the working trees of the repository whose folders exist."""
     listing = os.fsdecode(git_bytes("worktree", "list", "--porcelain", cwd=tree)).split("\n")
     lines = [line for line in listing if line.startswith("worktree ")]
     paths = [Path(line.removeprefix("worktree ")) for line in lines]
-    # git lists the git directory in place of a main checkout that is elsewhere
+    # git lists the git directory instead of a main checkout that is elsewhere
     with contextlib.suppress(NotARepository):
         paths.append(home(tree))
     return sorted({path.resolve() for path in paths if (path / ".git").exists()})
 
 
 def check_worktrees(tree: Path) -> None:
-    """Raise `VersionError` if DVC could not work in a linked worktree of this repository."""
+    """Raise `VersionError` if DVC cannot work in a linked worktree of this repository."""
     main = home(tree)
     if _setting(common_dir(main), "core.worktree"):
         raise VersionError(
-            f"{main} is a git submodule (it has core.worktree set), and DVC cannot work in a"
-            " worktree of one, which this needs; `git clone` the repository to a folder of its own"
-            " and run this there"
+            f"{main} is a git submodule (core.worktree is set), and DVC cannot work in a worktree"
+            " of a submodule, which this command needs; `git clone` the repository to its own"
+            " folder and run this there"
         )
 
 
 def add_worktree(tree: Path, into: Path, commit: str) -> None:
-    """Check `commit` out in the new folder `into`; if that fails, nothing is left of it."""
+    """Check out `commit` in the new folder `into`; if that fails, remove the folder."""
     check_worktrees(tree)
     is_new = not into.exists()
-    # Forced twice: a worktree whose creation was killed stays registered and locked. A sparse
-    # checkout of the user's would leave files out of this one.
+    # Forced twice, because a worktree whose creation was killed stays registered and locked. The
+    # user's sparse checkout would leave out files.
     command = ["-c", "core.sparseCheckout=false", "worktree", "add", "--force", "--force"]
     command += ["--quiet", "--detach", "--", str(into.resolve()), commit]
     try:
@@ -141,7 +145,7 @@ def add_worktree(tree: Path, into: Path, commit: str) -> None:
 
 
 def remove_worktree(tree: Path, path: Path) -> None:
-    """Remove a worktree, or what is left of one whose creation or removal was cut off."""
+    """Remove a worktree, or the rest of one whose creation or removal was interrupted."""
     with contextlib.suppress(VersionError):
         git("worktree", "unlock", str(path.resolve()), cwd=tree)
     if path.exists():
@@ -153,12 +157,19 @@ def remove_worktree(tree: Path, path: Path) -> None:
 def locked(
     tree: Path, timeout_s: float = 60.0, name: str = _LOCK, shared: bool = False
 ) -> Iterator[None]:
-    """Hold a lock of this repository, of its registry by default.
+    """Hold a lock of this repository.
 
-    Raises `Busy` after `timeout_s` seconds.
+    The lock of the registry is held to read it, decide, and write a tag. It is never held during
+    uploads, downloads, hashing or training, because a rollback must not wait.
 
-    The lock of the registry is held to read it, decide, and write a tag, and never while something
-    is uploaded, downloaded, hashed or trained: a rollback must not wait.
+    Args:
+        tree: a working tree of the repository.
+        timeout_s: seconds to wait for other holders.
+        name: the name of the lock file; by default that of the registry.
+        shared: share the lock with other holders that share it.
+
+    Raises:
+        Busy: another process still holds the lock after `timeout_s` seconds.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + timeout_s
@@ -197,13 +208,13 @@ def _locate(tree: Path) -> Location:
 
 
 def _main(location: Location) -> Path:
-    """The main checkout of a linked worktree."""
+    """Return the main checkout of a linked worktree."""
     shared = location.common_dir
     if _setting(shared, "core.bare") == "true":
         return _default_worktree(shared)
-    named = _setting(shared, "core.worktree")
-    if named:
-        return (shared / named).resolve()
+    worktree = _setting(shared, "core.worktree")
+    if worktree:
+        return (shared / worktree).resolve()
     if shared.name == ".git":
         return shared.parent
     pointer = location.git_dir / _POINTER
@@ -212,13 +223,13 @@ def _main(location: Location) -> Path:
         if path.is_dir() and common_dir(path) == shared:
             return path
     raise NotARepository(
-        f"git does not know the main checkout of the worktree {location.root}, since its git"
+        f"git does not know the main checkout of the worktree {location.root}, because its git"
         f" directory {shared} is elsewhere; run this in the main checkout"
     )
 
 
 def _default_worktree(bare: Path) -> Path:
-    """The worktree of a bare repository that has its default branch checked out."""
+    """Return the worktree of a bare repository that has the default branch checked out."""
     branch = git("--git-dir", str(bare), "symbolic-ref", "HEAD", cwd=bare)
     listing = os.fsdecode(git_bytes("worktree", "list", "--porcelain", cwd=bare))
     for entry in listing.split("\n\n"):
@@ -228,13 +239,13 @@ def _default_worktree(bare: Path) -> Path:
             return path.resolve()
     name = branch.removeprefix("refs/heads/")
     raise NotARepository(
-        f"no worktree of the bare repository {bare} has its default branch {name} checked out, "
-        f"and that one holds the cache; `git worktree add PATH {name}` in {bare} makes it"
+        f"no worktree of the bare repository {bare} has its default branch {name} checked out,"
+        f" which would hold the cache; run `git worktree add PATH {name}` in {bare}"
     )
 
 
 def _setting(git_dir: Path, name: str) -> str:
-    """A setting of the main working tree; empty where it is not set."""
+    """Return a git setting of the main working tree; "" if it is not set."""
     try:
         return git("--git-dir", str(git_dir), "config", "--get", name, cwd=git_dir)
     except VersionError:

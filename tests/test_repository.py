@@ -101,7 +101,7 @@ def subfolder_of_another_repository(toy: Toy, folder: Path) -> tuple[Path, Path 
     shutil.rmtree(toy.tree / ".git")
     return (
         toy.tree,
-        f"is a subfolder of the git repository {folder}, and Ratchet has to be at the root of its own",
+        f"is a subfolder of the git repository {folder}, but Ratchet must be at the root of its own",
     )
 
 
@@ -197,7 +197,7 @@ def test_a_worktree_that_cannot_be_created_leaves_nothing(toy: Toy, tmp_path: Pa
             r"^params\.yaml is edited and not committed, and a run with --set",
         ),
         ({"code/train.py": "# edited\n"}, r"^code/train\.py: differs from commit"),
-        ({"custom/new.py": "# new\n"}, r"^custom: differs from commit"),
+        ({"custom/new.py": "# new\n"}, r"^custom/new\.py: differs from commit"),
         (
             {"dvc.yaml": "# edited\n", "params.yaml": "# edited\n"},
             r"^dvc\.yaml, params\.yaml: differs from commit",
