@@ -1,8 +1,8 @@
 """Delete garbage: objects in DVC's cache that no version, no branch and no running stage needs.
 
-A version keeps its objects until `ratchet expire`. On the remote only objects of expired versions
-are deleted, because other clones may have pushed the rest. An object younger than `GRACE_S` is
-kept: a stage may have written it that has not written `dvc.lock` yet.
+A version keeps its objects until `ratchet expire`. On the remote, only objects of expired versions
+are deleted, because other clones may have pushed the rest. Objects younger than `GRACE_S` are kept,
+because they may belong to a stage that has not written `dvc.lock` yet. Params: `register`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ GRACE_S = 3600.0
 
 @dataclass(frozen=True)
 class Garbage:
-    """The objects that can be deleted, or were."""
+    """The objects that can be deleted, or were deleted."""
 
     objects: list[str]  # paths in the cache
-    bytes: int  # of those
+    bytes: int  # their size
     on_remote: list[str]  # MD5
-    kept: int  # objects in the cache that stay, the young ones included
+    kept: int  # objects that stay in the cache, young ones included
     young: int  # unneeded objects that are younger than the grace period
-    grace_s: float  # that period
+    grace_s: float  # the grace period, in seconds
 
 
 def collect(
@@ -44,14 +44,14 @@ def collect(
     """Find the garbage; with `apply`, delete it.
 
     Raises:
-        CorruptData, ObjectsMissing, VersionError: the needs of a version or a branch cannot be
-        read; nothing was deleted.
-        Unreachable: the remote does not respond; nothing was deleted.
+        CorruptData, ObjectsMissing, VersionError: Ratchet cannot read what a version or a branch
+            needs. Nothing was deleted.
+        Unreachable: the remote does not respond. Nothing was deleted.
     """
     publication.sync(tree, params.load(tree).register.push_to)
     if not apply:
         return _collected(tree, False, on_remote, grace_s)
-    with locked(tree, name=OBJECTS):  # no registration and no other collection is under way
+    with locked(tree, name=OBJECTS):  # keeps out registrations and other collections
         return _collected(tree, True, on_remote, grace_s)
 
 
@@ -66,13 +66,13 @@ def _collected(tree: Path, apply: bool, on_remote: bool, grace_s: float) -> Garb
     size = sum(file.stat().st_size for file in garbage if file.exists())
     kept = sum(1 for _ in _objects(cache)) - len(garbage)
     if apply:
-        # a run may have come back to old objects meanwhile
+        # a run may have started to use old objects meanwhile
         needed = _needed(tree, cache, there=False)
         garbage = [
             file for file in garbage if _md5(file) not in needed and _is_older(file, youngest)
         ]
-        # a folder's listing goes first, so that the next collection finds the rest if this one is
-        # interrupted
+        # delete listings of folders first: if this is interrupted, the next collection finds the
+        # rest
         for file in sorted(garbage, key=lambda file: not file.name.endswith(".dir")):
             file.unlink(missing_ok=True)
     return Garbage(
@@ -102,51 +102,47 @@ def _is_older(file: Path, youngest: float) -> bool:
 
 
 def _needed(tree: Path, cache: Cache, there: bool) -> set[str]:
-    """Every object that a version, a branch, a worktree's `dvc.lock` names.
+    """Every object that a version, a branch or the `dvc.lock` of a worktree names.
 
     Args:
-        there: on the remote too; a folder whose listing is not here may share files with one that
-            expired.
+        tree: the checkout.
+        cache: its cache.
+        there: pull missing listings of versions first. On the remote, such a folder may share files
+            with one of an expired version.
     """
     needed: set[str] = set()
-    for held, promised in _pipelines(tree):
-        for output in held.outputs:
-            if output.cached:
-                if there and promised and output.is_folder and output.pushed:
-                    remote.pull_listing(tree, output)
-                needed |= _of(cache, output)
-                if (
-                    output.is_folder
-                    and output.pushed
-                    and not cache.has(output.md5)
-                    and not config.has_remote(tree)
-                ):
-                    raise ObjectsMissing(
-                        f"the listing of {output.path} ({output.md5}) is missing, so its files"
-                        " cannot be told from garbage and nothing was deleted; `ratchet verify"
-                        " --all` names the version that it belongs to"
-                    )
+    for contents, is_version in _pipelines(tree):
+        for output in contents.outputs:
+            if not output.cached:
+                continue
+            has_listing = output.is_folder and output.pushed
+            if there and is_version and has_listing:
+                remote.pull_listing(tree, output)
+            needed |= _of(cache, output)
+            if has_listing and not cache.has(output.md5) and not config.has_remote(tree):
+                raise ObjectsMissing(
+                    f"the listing of {output.path} ({output.md5}) is missing, so its files cannot"
+                    " be told from garbage and nothing was deleted; to find the version that it"
+                    " belongs to, run `ratchet verify --all`"
+                )
     return needed
 
 
 def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
-    """What is in use, and whether it is a version's: then the remote holds it.
+    """The pipelines in use, each with whether it is that of a version.
 
-    Worktrees come first: a run that ends meanwhile is found as a version then.
+    Worktrees come first: if a run ends meanwhile, its version is still found after them.
     """
-    for place in worktrees(tree):
+    for worktree in worktrees(tree):
+        if not (worktree / pipeline.LOCK).is_file():
+            continue
         try:
-            found = (
-                pipeline.of_tree(place, complete=False)
-                if (place / pipeline.LOCK).is_file()
-                else None
-            )
+            contents = pipeline.of_tree(worktree, complete=False)
         except (FileNotFoundError, VersionError):
-            if place.exists():
+            if worktree.exists():
                 raise
-            continue  # a run's tree that was removed just now
-        if found:
-            yield found, False
+            continue  # a run's tree that was just removed
+        yield contents, False
     seen: set[str | None] = set()
     commits = [version.commit for version in Registry(tree).versions() if not version.expired]
     refs = git(
@@ -165,32 +161,31 @@ def _pipelines(tree: Path) -> Iterator[tuple[Pipeline, bool]]:
 
 
 def _expired(tree: Path, cache: Cache) -> set[str]:
-    found: set[str] = set()
+    """The pushed objects of expired versions."""
+    objects: set[str] = set()
     for version in Registry(tree).versions():
         if version.expired:
             for output in pipeline.of_commit(tree, version.commit).outputs:
                 if output.pushed:
-                    found |= _of(cache, output)
-    return found
+                    objects |= _of(cache, output)
+    return objects
 
 
 def _of(cache: Cache, output: Output) -> set[str]:
-    """The objects of an output, as far as its listing is here.
+    """The objects of an output, with the files of a folder if its listing is in the cache.
 
-    Read without trust, for deleting only what is not named.
+    The listing is not hashed: a wrong entry only keeps an object that could be deleted.
     """
-    found = {output.md5}
+    objects = {output.md5}
     if output.is_folder and cache.has(output.md5):
+        file = cache.path(output.md5)
         try:
-            found |= {
-                str(entry["md5"]) for entry in json.loads(cache.path(output.md5).read_bytes())
-            }
+            objects |= {str(entry["md5"]) for entry in json.loads(file.read_bytes())}
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptData(
-                f"{cache.path(output.md5)} is not a listing of {output.path}; run `ratchet verify"
-                " --all`"
+                f"{file} is not a listing of {output.path}; for details, run `ratchet verify --all`"
             ) from error
-    return found
+    return objects
 
 
 def _objects(cache: Cache) -> Iterable[Path]:

@@ -1,7 +1,8 @@
-"""Publish what was registered: objects to the DVC remote, confirmed by listing, then the tags to a git remote.
+"""Push versions: their objects to the DVC remote, then their tags to a git remote.
 
-Each step is safe to repeat. A tag is never moved on the other side: one that differs there is an
-    error.
+The tags follow once a listing of the DVC remote confirms the objects. Each step is safe to repeat.
+A tag on the git remote is never moved: if it differs from ours, that is an error. Params:
+`register`.
 """
 
 from __future__ import annotations
@@ -23,23 +24,25 @@ _TRIES = 20
 
 @dataclass(frozen=True)
 class Pushed:
-    """What one push came to: versions whose objects the remote holds for certain, and tags that were new there."""
+    """The result of a push."""
 
-    versions: list[str]
-    objects: int
-    tags: list[str]
+    versions: list[str]  # the DVC remote has all their objects
+    objects: int  # how many objects were sent
+    tags: list[str]  # those that were new on the git remote
 
 
 def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> Pushed:
-    """Publish a version, or all of them, with their assignments.
+    """Push a version, or all of them, with their assignments.
 
     Args:
-        name: a version; None: every one that is not expired.
-        to: the git remote for the tags; empty: `register.push_to`, and if that is empty too, no tag
-            leaves this machine.
+        params: the params of the checkout.
+        tree: the checkout.
+        name: a version; None for every version that is not expired.
+        to: the git remote for the tags; by default `register.push_to`. If that is empty too, no tag
+            is pushed.
 
     Raises:
-        ObjectsMissing, CorruptData: an object is missing or damaged; no tag was pushed.
+        ObjectsMissing, CorruptData: an object is missing or damaged. No tag was pushed.
         VersionError: a tag differs on the git remote.
         RemoteRefused: the git remote does not accept a tag.
         Unreachable: a remote does not respond.
@@ -53,14 +56,13 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
         if problem:
             raise RemoteRefused(problem)
     registry = Registry(tree)
-    chosen = (
-        [registry.find(name)]
-        if name
-        else [version for version in registry.versions() if not version.expired]
-    )
+    if name:
+        chosen = [registry.find(name)]
+    else:
+        chosen = [version for version in registry.versions() if not version.expired]
     if not to and not config.has_remote(tree):
         raise VersionError(
-            "there is nowhere to push to: `dvc remote add -d NAME URL` or set register.push_to"
+            "there is nowhere to push to; run `dvc remote add -d NAME URL`, or set register.push_to"
         )
     if to:
         _unmoved(tree, to)  # before the upload, which may take hours
@@ -75,11 +77,17 @@ def push(params: Params, tree: Path, name: str | None = None, to: str = "") -> P
 
 
 def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
-    """Push the tags on `commits` (None: all) that the git remote lacks, versions first.
+    """Push the tags that the git remote lacks, versions first.
 
-    Returns their names.
+    Pending tags are left out, because a rollback that is under way may take its tag back.
 
-    Those that are pending are left out: a rollback that is under way may take its tag back.
+    Args:
+        tree: the checkout.
+        to: the git remote.
+        commits: the commits of the tags; None for all tags.
+
+    Returns:
+        The names of the tags that were pushed.
     """
     pushed: list[str] = []
     for attempt in range(_TRIES):
@@ -91,11 +99,11 @@ def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
                 for tag in tags.read(tree, *tags.EVERYTHING)
                 if tag.name not in {*there, *waiting}
             ]
-        wanted = [tag for tag in ours if commits is None or tag.commit in commits]
-        wanted.sort(key=lambda tag: (tag.parsed.number is None, tag.parsed.cancels, tag.date))
+        new = [tag for tag in ours if commits is None or tag.commit in commits]
+        new.sort(key=lambda tag: (tag.parsed.number is None, tag.parsed.cancels, tag.date))
         try:
-            for start in range(0, len(wanted), _BATCH):
-                batch = wanted[start : start + _BATCH]
+            for start in range(0, len(new), _BATCH):
+                batch = new[start : start + _BATCH]
                 exchange.push(tree, to, [f"{tag.oid}:{tags.REFS}{tag.name}" for tag in batch])
                 pushed += [tag.name for tag in batch]
             break
@@ -106,7 +114,12 @@ def _push_tags(tree: Path, to: str, commits: set[str] | None) -> list[str]:
 
 
 def _unmoved(tree: Path, to: str) -> dict[str, str]:
-    """The registry's tags on the git remote, once none is known to differ from ours."""
+    """The registry's tags on the git remote, after a check that none differs from ours.
+
+    Raises:
+        VersionError: a tag differs.
+        Busy: the tags on the remote keep changing.
+    """
     before: set[tuple[str, str, str]] = set()
     for _ in range(_TRIES):
         there = exchange.listed(tree, to)
@@ -115,10 +128,10 @@ def _unmoved(tree: Path, to: str) -> dict[str, str]:
             return there
         moved = sorted(name for name, *_ in differing & before)
         if moved:
-            differ = f"{', '.join(moved[:3])} differ{'s' if len(moved) == 1 else ''}"
+            differ = "differs" if len(moved) == 1 else "differ"
             raise VersionError(
-                f"{differ} on {to}: moved by hand, here or there; for details, run `ratchet verify"
-                " --all`"
+                f"{', '.join(moved[:3])} {differ} on {to}: moved by hand, here or there; for"
+                " details, run `ratchet verify --all`"
             )
         before = differing  # seen once, it may be a rollback that is being taken back
-    raise Busy(f"the tags on {to} change all the time; repeat the command")
+    raise Busy(f"the tags on {to} keep changing; run the command again")

@@ -1,8 +1,8 @@
-"""Take a version out of use, and put it back into use.
+"""Take a version out of use, or put it back into use.
 
-Withdrawn, nobody can promote it until it is reinstated; expired, its objects may be deleted, so it
-is out of use permanently. Each writes one tag (`classifier@v1.4.0!`, then `classifier@v1.4.0!#12`)
-and deletes nothing.
+A withdrawn version cannot be promoted until it is reinstated. The objects of an expired version may
+be deleted, so it is out of use permanently. Each of these commands writes one tag
+(`classifier@v1.4.0!`, then `classifier@v1.4.0!#12`) and deletes nothing. Params: `register`.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ _DONE = {"withdraw": "withdrawn", "expire": "expired", "reinstate": "reinstated"
 
 
 def withdraw(tree: Path, name: str, reason: str) -> Version:
-    """Withdraw a version; repeated, nothing happens.
+    """Withdraw a version. If it is withdrawn already, nothing happens.
 
     Raises:
-        VersionError: it is unknown, or serves somewhere.
+        VersionError: there is no such version, or it is in service.
     """
     return _change(tree, name, reason, "withdraw")
 
 
 def expire(tree: Path, name: str, reason: str = "") -> Version:
-    """Withdraw a version if it is not, and release its objects: `ratchet gc` may delete them then.
+    """Withdraw a version permanently, so that `ratchet gc` may delete its objects.
 
     Raises:
-        VersionError: it is unknown, or serves somewhere.
+        VersionError: there is no such version, or it is in service.
     """
     return _change(tree, name, reason, "expire")
 
 
 def reinstate(tree: Path, name: str, reason: str) -> Version:
-    """Make a withdrawn version usable again; if it is not withdrawn, nothing happens.
+    """Make a withdrawn version usable again. If it is not withdrawn, nothing happens.
 
     Raises:
-        VersionError: it is unknown or expired, or `reason` is empty.
+        VersionError: there is no such version, it is expired, or `reason` is empty.
     """
     if not reason.strip():
         raise VersionError(
-            f"a reason is needed, for the history: `ratchet reinstate {name} --reason ...`"
+            f"a reason is needed, for the history; run `ratchet reinstate {name} --reason ...`"
         )
     return _change(tree, name, reason, "reinstate")
 
@@ -63,9 +63,8 @@ def _change(
     number = registry.find(name).number
 
     def draft() -> Draft | None:
-        next_counter = (
-            registry.next_counter()
-        )  # first: a change that is fetched after this has the same number
+        # first: a change that is fetched after this has the same number
+        next_counter = registry.next_counter()
         version = registry.find(str(number))
         if _is_done(version, action):
             return None
@@ -77,9 +76,8 @@ def _change(
         data = {"action": action, "withdraws": version.name, "reason": reason, **origin()}
         if action == "reinstate":
             data["reinstates"] = data.pop("withdraws")
-        text = tags.message(
-            f"{tags.ARTIFACT} {version.name} {_DONE[action]}", [reason] if reason else [], data
-        )
+        subject = f"{tags.ARTIFACT} {version.name} {_DONE[action]}"
+        text = tags.message(subject, [reason] if reason else [], data)
         after = [version.tag, *version.cancels, registry.last_assignment()]
         tag = tags.version_tag(version.number, cancels=True, counter=counter)
         return Draft(tag, version.commit, text, after)
@@ -97,20 +95,20 @@ def _is_done(version: Version, action: str) -> bool:
 def _check_kept(version: Version) -> None:
     if version.expired:
         raise VersionError(
-            f"{version.name} is expired, so its objects may be gone; a run that makes the same"
-            " weights registers them as a new version, from commit"
+            f"{version.name} is expired, so its objects may be gone; to register the same weights"
+            " as a new version, repeat the run from commit"
             f" {str(version.data.get('base', ''))[:12]}"
         )
 
 
 def _check_unused(registry: Registry, version: Version) -> None:
-    places = [
+    environments = [
         environment
-        for environment, serves in registry.environments().items()
-        if serves == version.name
+        for environment, serving in registry.environments().items()
+        if serving == version.name
     ]
-    if places:
+    if environments:
         raise VersionError(
-            f"{version.name} serves in {', '.join(places)}, and what serves can't be withdrawn; "
-            f"`ratchet rollback --environment {places[0]}` first"
+            f"{version.name} serves in {', '.join(environments)}, and what serves can't be"
+            f" withdrawn; run `ratchet rollback --environment {environments[0]}` first"
         )

@@ -1,7 +1,7 @@
-"""Move the checked-out branch to a new commit, and the index and the files of the checkout with it.
+"""Move the checked-out branch to a new commit, together with the index and the files.
 
-Nothing here asks whether an edit would be lost; `ratchet.upkeep.adopt` does that first. Every step
-may be repeated, so that a change that was cut off is completed by making it once more.
+Nothing here checks whether an edit would be lost; `ratchet.upkeep.adopt` does that first. Every
+step can be repeated, so running an interrupted change again completes it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ratchet.registry.snapshot import author
 
 _LINK, _EXECUTABLE = "120000", "100755"
 _AREA = ".dvc/tmp/adopt"
-_OWNER = "ratchet-adopt"  # what our index.lock points to, so that one left by a kill is recognised
-# git directory entries of an operation that waits for the user
+_OWNER = "ratchet-adopt"  # what our index.lock points to, so that we recognize it after a kill
+# entries of the git directory during an operation that waits for the user, and how to end it
 _PENDING = {
     "MERGE_HEAD": "git merge --abort",
     "CHERRY_PICK_HEAD": "git cherry-pick --abort",
@@ -39,7 +39,7 @@ class Blob(NamedTuple):
     oid: str
 
 
-Changes = Mapping[str, Blob | None]  # path to its new content; None: the file goes
+Changes = Mapping[str, Blob | None]  # path to its new content; None removes the file
 
 
 def current(tree: Path) -> str:
@@ -51,39 +51,40 @@ def current(tree: Path) -> str:
     for name, abort in _PENDING.items():
         if _git_path(tree, name).exists():
             raise VersionError(
-                f"git waits in {tree.resolve()} for the end of a merge, rebase or the like"
-                f" ({name}); finish it, or run `{abort}`"
+                f"a git operation is unfinished in {tree.resolve()} ({name}); finish it, or run"
+                f" `{abort}`"
             )
     try:
         return git("symbolic-ref", "--quiet", "HEAD", cwd=tree)
     except VersionError:
         raise VersionError(
-            f"no branch is checked out in {tree.resolve()} (HEAD is detached), and this commits to"
-            " one; `git switch --create NAME` makes one here"
+            f"no branch is checked out in {tree.resolve()} (HEAD is detached), and this command"
+            " commits to one; make a branch with `git switch --create NAME`"
         ) from None
 
 
 def files(tree: Path, commit: str, roots: Iterable[str]) -> dict[str, Blob]:
-    """The files of a commit at or below `roots`; submodules are left out."""
+    """The files of a commit at or below `roots`, without submodules."""
     roots = sorted(roots)
-    listing = (
-        os.fsdecode(git_bytes("ls-tree", "-r", "-z", commit, "--", *roots, cwd=tree))
-        if roots
-        else ""
-    )
-    found = {}
+    if not roots:
+        return {}
+    listing = os.fsdecode(git_bytes("ls-tree", "-r", "-z", commit, "--", *roots, cwd=tree))
+    files = {}
     for entry in filter(None, listing.split("\0")):
-        about, path = entry.split("\t", 1)
-        mode, kind, oid = about.split()
+        fields, path = entry.split("\t", 1)
+        mode, kind, oid = fields.split()
         if kind == "blob":
-            found[path] = Blob(mode, oid)
-    return found
+            files[path] = Blob(mode, oid)
+    return files
 
 
 def commit(tree: Path, base: str, changes: Changes, message: str) -> str:
-    """A commit on top of `base` with these changes; `base` itself where they change nothing.
+    """Make a commit on top of `base` with these changes.
 
     Nothing refers to the commit yet, so making it twice does no harm.
+
+    Returns:
+        The id of the commit; `base` if there is nothing to change.
     """
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
         env = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **author(tree)}
@@ -96,17 +97,21 @@ def commit(tree: Path, base: str, changes: Changes, message: str) -> str:
 
 
 def move(tree: Path, branch: str, new: str, old: str, why: str) -> None:
-    """Move the branch from `old` to `new`; raises `VersionError` if it is not at `old` any more."""
+    """Move the branch from `old` to `new`.
+
+    Raises:
+        VersionError: the branch is no longer at `old`.
+    """
     if new == old:
         return
     try:
         git("update-ref", "-m", why, branch, new, old, cwd=tree)
     except Rejected:
-        if resolve(tree, branch) == old:  # a lock that another git command holds, or left behind
+        if resolve(tree, branch) == old:  # another git command holds a lock, or left one behind
             raise
         raise VersionError(
-            f"{branch.removeprefix('refs/heads/')} got another commit meanwhile; run the same"
-            " command again"
+            f"{branch.removeprefix('refs/heads/')} got another commit meanwhile; run this command"
+            " again"
         ) from None
 
 
@@ -114,11 +119,11 @@ def move(tree: Path, branch: str, new: str, old: str, why: str) -> None:
 def index(tree: Path) -> Iterator[None]:
     """Hold git's lock on the index, so that no other git command changes it.
 
-    The lock is a link, which is made in one step and names its owner: one that a kill left behind
-    is removed by the next call, which the caller's own lock on the checkout makes safe.
+    The lock is a link, which is made in one step and names its owner. If a kill left one behind,
+    the next call removes it. That is safe because the caller has a lock on the checkout.
 
     Raises:
-        Busy: another git command works in the checkout, or was killed in it.
+        Busy: another git command is running in the checkout, or was killed there.
     """
     lock = _git_path(tree, "index.lock")
     if lock.is_symlink() and str(lock.readlink()) == _OWNER:
@@ -127,7 +132,7 @@ def index(tree: Path) -> Iterator[None]:
         lock.symlink_to(_OWNER)
     except FileExistsError:
         raise Busy(
-            f"another git command is running in {tree.resolve()}, or one was killed there; run this"
+            f"another git command is running in {tree.resolve()}, or was killed there; run this"
             f" again when it has ended, or remove {lock} if none is running"
         ) from None
     try:
@@ -137,10 +142,7 @@ def index(tree: Path) -> Iterator[None]:
 
 
 def write_index(tree: Path, changes: Changes) -> None:
-    """Bring the index in line with the changes; the caller holds `index`.
-
-    Other entries stay as they are.
-    """
+    """Make the changes in the index and keep its other entries. The caller holds `index`."""
     present, copy = _git_path(tree, "index"), _git_path(tree, "ratchet-index")
     _git_path(tree, "ratchet-index.lock").unlink(missing_ok=True)
     copy.unlink(missing_ok=True)
@@ -152,7 +154,10 @@ def write_index(tree: Path, changes: Changes) -> None:
 
 @contextmanager
 def prepared(tree: Path, changes: Changes) -> Iterator[Path]:
-    """A folder with the content of each changed file that `tree` does not have yet, for `place`.
+    """Write the content of each changed file that differs in `tree` into a folder, for `place`.
+
+    Yields:
+        That folder, which is removed afterwards.
 
     Raises:
         RatchetError: the disk is full.
@@ -160,16 +165,16 @@ def prepared(tree: Path, changes: Changes) -> Iterator[Path]:
     area = tree / _AREA
     area.parent.mkdir(parents=True, exist_ok=True)
     with beside(area) as folder:
-        wanted = {path: blob for path, blob in changes.items() if blob is not None}
-        contents = blobs(tree, [blob.oid for blob in wanted.values()])
-        for (path, blob), content in zip(wanted.items(), contents, strict=True):
+        new = {path: blob for path, blob in changes.items() if blob is not None}
+        contents = blobs(tree, [blob.oid for blob in new.values()])
+        for (path, blob), content in zip(new.items(), contents, strict=True):
             if not _is_there(tree / path, blob.mode, content):
                 _write(folder / path, blob.mode, content)
         yield folder
 
 
 def place(tree: Path, area: Path, changes: Changes) -> None:
-    """Put the prepared files in place, one rename each, and remove those that go."""
+    """Move the prepared files into place, one rename each, and remove the deleted ones."""
     for path, blob in changes.items():
         if blob is None:
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -184,8 +189,8 @@ def place(tree: Path, area: Path, changes: Changes) -> None:
 
 def _update(tree: Path, changes: Changes, env: Mapping[str, str]) -> None:
     """Make the changes in the index that `env` names."""
-    nothing = "0" * len(git("rev-parse", "HEAD", cwd=tree))
-    removals = [f"0 {nothing}\t{path}\0" for path, blob in changes.items() if blob is None]
+    no_object = "0" * len(git("rev-parse", "HEAD", cwd=tree))
+    removals = [f"0 {no_object}\t{path}\0" for path, blob in changes.items() if blob is None]
     additions = [
         f"{blob.mode} {blob.oid}\t{path}\0" for path, blob in changes.items() if blob is not None
     ]

@@ -1,4 +1,4 @@
-"""What in a checkout would be lost if it was replaced: content that is in no commit and no cache."""
+"""What would be lost if a checkout were replaced: content that is in no commit and no cache."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from ratchet.workspace.branch import Changes
 
 
 def files(tree: Path, changes: Changes, commits: Sequence[str], exempt: Iterable[str]) -> set[str]:
-    """Files that the changes would replace, and whose content no commit has at the same path.
+    """The files that the changes would replace, whose content no commit has at the same path.
 
     Args:
-        commits: where to look, the likeliest first.
+        tree: the checkout.
+        changes: what would change.
+        commits: where to look for the content, the likeliest first.
         exempt: files that may be lost.
     """
     replaced = dict.fromkeys(set(changes) - set(exempt))
@@ -34,21 +36,25 @@ def files(tree: Path, changes: Changes, commits: Sequence[str], exempt: Iterable
     return {path for path, _oid in contents} | set(_in_the_way(tree, changes))
 
 
-def untracked(tree: Path, folders: Iterable[str], known: Iterable[str]) -> set[str]:
-    """Files below `folders` that git neither tracks nor ignores, those that are `known` excepted."""
-    below = sorted(folders)
-    if not below:
+def untracked(tree: Path, folders: Iterable[str], exempt: Iterable[str]) -> set[str]:
+    """The files below `folders` that git neither tracks nor ignores, except `exempt`."""
+    roots = sorted(folders)
+    if not roots:
         return set()
-    command = ("ls-files", "--others", "--exclude-standard", "-z", "--", *below)
-    return set(_entries(git_bytes(*command, cwd=tree))) - set(known)
+    command = ("ls-files", "--others", "--exclude-standard", "-z", "--", *roots)
+    return set(_entries(git_bytes(*command, cwd=tree))) - set(exempt)
 
 
-def outputs(tree: Path, wanted: Iterable[Output], stale: Mapping[str, Sequence[Any]]) -> set[str]:
-    """Files at the place of outputs that DVC's cache lacks; what is never pushed can be rebuilt.
+def outputs(tree: Path, new: Iterable[Output], stale: Mapping[str, Sequence[Any]]) -> set[str]:
+    """The files at the paths of outputs whose content DVC's cache lacks.
+
+    Outputs that are never pushed do not count, because their stage makes them again.
 
     Args:
-        stale: what `dvc status` reports here, by stage: an output that it does not name is as
-            dvc.lock has it and in the cache.
+        tree: the checkout.
+        new: the outputs that would replace them.
+        stale: what `dvc status` reports here, by stage. An output that it does not name is as in
+            dvc.lock, and in the cache.
     """
     entries = [entry for stage in stale.values() for entry in stage if isinstance(entry, dict)]
     changed = {path for entry in entries for path in entry.get("changed outs", {})}
@@ -59,7 +65,7 @@ def outputs(tree: Path, wanted: Iterable[Output], stale: Mapping[str, Sequence[A
         } - changed
     cache = Cache(tree)
     lost = set()
-    for output in wanted:
+    for output in new:
         if not output.pushed or output.path in as_locked:
             continue
         for path in present(tree, [output.path]):
@@ -79,7 +85,7 @@ def present(tree: Path, roots: Iterable[str]) -> list[str]:
 
 
 def _on_disk(tree: Path, paths: Iterable[str]) -> set[tuple[str, str]]:
-    """Each path with the object id that git would give to the file as it is."""
+    """Each path, with the object id that git would give to the file."""
     links = [path for path in paths if (tree / path).is_symlink()]
     regular = sorted(set(paths) - set(links))
     names = "".join(f"{path}\n" for path in regular)
@@ -92,17 +98,18 @@ def _on_disk(tree: Path, paths: Iterable[str]) -> set[tuple[str, str]]:
 
 
 def _staged(tree: Path, changes: Changes) -> set[tuple[str, str]]:
-    """Each path that the index has, with its object id."""
+    """Each changed path that is in the index, with its object id there."""
     contents = set()
     for entry in _entries(git_bytes("ls-files", "--stage", "-z", cwd=tree)):
-        about, path = entry.split("\t", 1)
+        fields, path = entry.split("\t", 1)
         if path in changes:
-            contents.add((path, about.split()[1]))
+            _mode, oid, _stage = fields.split()
+            contents.add((path, oid))
     return contents
 
 
 def _in_the_way(tree: Path, changes: Changes) -> Iterator[str]:
-    """Files where a folder has to be, and files in a folder where a file has to be."""
+    """Files at the path of a new folder, and files in a folder at the path of a new file."""
     for path, blob in changes.items():
         if blob is None:
             continue

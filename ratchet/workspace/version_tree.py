@@ -1,4 +1,4 @@
-"""A version laid out in a git worktree of its own: code, params, locks, data and model."""
+"""A version in a git worktree of its own: code, params, locks, data and model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ratchet.store import config, pipeline, remote, working_tree
 
 
 def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
-    """Lay `version` out in the new folder `into`, sharing the cache of `tree`.
+    """Check a version out into the new folder `into`, sharing the cache of `tree`.
 
     Every object is hashed first.
 
     Returns:
-        The outputs that are never pushed and no longer in the cache: they have to be made again.
+        The outputs that are never pushed and no longer in the cache. They have to be made again.
 
     Raises:
-        ObjectsMissing, CorruptData, Unreachable: its objects can't be had whole; there is no
-            `into`.
+        ObjectsMissing, CorruptData, Unreachable: its objects are unavailable or damaged. `into` is
+            removed again.
     """
     fetch(tree, version.commit)
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,13 @@ def lay_out(tree: Path, version: Version, into: Path) -> list[str]:
 
 
 def fetch(tree: Path, commit: str) -> None:
-    """Have every object of a commit in the cache, but for outputs that are never pushed where they are gone."""
+    """Pull every object of a commit that the cache lacks.
+
+    Missing outputs that are never pushed are skipped.
+
+    Raises:
+        ObjectsMissing, CorruptData, Unreachable: an object is unavailable or damaged.
+    """
     for output in pipeline.of_commit(tree, commit).outputs:
         try:
             if output.cached:
@@ -48,29 +54,39 @@ def fetch(tree: Path, commit: str) -> None:
                 raise
 
 
-def rerun(laid_out: Path) -> None:
-    """Run every stage there again, without results of other runs (`.memo`, `.checkpoints`, DVC's run cache).
+def rerun(tree: Path) -> None:
+    """Run every stage again, without the results of other runs.
+
+    Those are `.memo`, `.checkpoints` and DVC's run cache.
+
+    Args:
+        tree: the worktree of the version.
 
     Raises:
-        ObjectsMissing: as `repro`.
+        ObjectsMissing: a stage fails, or makes other outputs than the version's.
     """
-    repro(laid_out, "--force", "--no-run-cache", variables={repository.ALONE: "1"})
+    repro(tree, "--force", "--no-run-cache", variables={repository.ALONE: "1"})
 
 
-def repro(laid_out: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
-    """Run `dvc repro` with these arguments there.
+def repro(tree: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+    """Run `dvc repro` in the worktree of a version.
+
+    Args:
+        tree: the worktree.
+        *arguments: arguments of `dvc repro`.
+        variables: environment variables.
 
     Raises:
-        ObjectsMissing: it fails, or makes other outputs than those of the version.
+        ObjectsMissing: a stage fails, or makes other outputs than the version's.
     """
-    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home(laid_out) / ".dvc" / "tmp" / "site"))
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home(tree) / ".dvc" / "tmp" / "site"))
     lines: list[str] = []
-    code, _ = process.run(["-m", "dvc", "repro", *arguments], laid_out, lines.append, variables)
+    code, _ = process.run(["-m", "dvc", "repro", *arguments], tree, lines.append, variables)
     if code:
         reason = " ".join(" ".join(lines).split()[-30:])
-        raise ObjectsMissing(f"`dvc repro` of the version failed in {laid_out.resolve()}: {reason}")
-    if (laid_out / pipeline.LOCK).read_bytes() != read(laid_out, "HEAD", pipeline.LOCK):
+        raise ObjectsMissing(f"`dvc repro` of the version failed in {tree.resolve()}: {reason}")
+    if (tree / pipeline.LOCK).read_bytes() != read(tree, "HEAD", pipeline.LOCK):
         raise ObjectsMissing(
-            f"`dvc repro` of the version in {laid_out.resolve()} made other outputs than its"
-            " dvc.lock names; on another kind of machine results can differ in their last bits"
+            f"`dvc repro` of the version in {tree.resolve()} made other outputs than those in its"
+            " dvc.lock; on another kind of machine, results can differ in their last bits"
         )

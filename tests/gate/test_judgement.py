@@ -174,9 +174,9 @@ def test_a_mean_of_classes_is_decided_by_its_own_bounds() -> None:
     estimate, reach = by_mean.estimate, by_mean.reach
     assert estimate and reach
     assert reach.detectable == (estimate.high - estimate.low) / 2
-    half = reach._replace(wanted=reach.detectable / 2)
+    half = reach._replace(target=reach.detectable / 2)
     assert half.needed(replace(params, metric="macro_recall")) == 4000
-    assert half._replace(wanted=0.0).needed(replace(params, metric="macro_recall")) is None
+    assert half._replace(target=0.0).needed(replace(params, metric="macro_recall")) is None
 
 
 def test_estimate_asks_for_the_best_before_too() -> None:

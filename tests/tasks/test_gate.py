@@ -375,7 +375,7 @@ def test_a_champion_that_gives_no_numbers_is_named(toy: Toy) -> None:
     train(toy, float("nan"))
     with pytest.raises(
         CorruptModel,
-        match=r"v1\.0\.0 gives probabilities that are not finite; `ratchet verify v1\.0\.0`",
+        match=r"v1\.0\.0 gives probabilities that are not finite; for details, run `ratchet verify v1\.0\.0`",
     ):
         train(toy, 0.2)
 

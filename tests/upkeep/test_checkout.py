@@ -33,7 +33,7 @@ def test_a_version_from_the_remote_alone(toy: Toy, tmp_path: Path) -> None:
     here = checkout(toy.tree, "v1.0.0", tmp_path / "here")
     assert here.to_make == []
     assert dvc_status(tmp_path / "here") == {}
-    with pytest.raises(VersionError, match="is there already; name a new folder"):
+    with pytest.raises(VersionError, match="exists already; name a new folder"):
         checkout(toy.tree, "v1.0.0", tmp_path / "here")
 
 
