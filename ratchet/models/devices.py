@@ -80,7 +80,7 @@ def plan(params: TrainParams, data_bytes: int, local: int | None = None) -> Plan
         fused=_switch(params.fused, place.type in ("cpu", "cuda")),
         tf32=_switch(params.tf32, cuda),
         resident=_switch(params.resident, cuda and data_bytes <= room),
-        why=why if params.precision == "auto" else "as params say",
+        why=why if params.precision == "auto" else "as set in the params",
     )
 
 

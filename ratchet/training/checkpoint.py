@@ -101,7 +101,7 @@ class Checkpoints:
             Busy: another run trains the same model on the same data.
         """
         with locked(
-            self._lock_file, f"a training of the same model on the same data, in {self.folder},"
+            self._lock_file, f"a run that trains the same model on the same data, in {self.folder},"
         ):
             try:
                 yield

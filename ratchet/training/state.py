@@ -244,7 +244,7 @@ class State:
         return loss_sum / mass, right / count
 
     def _advance_schedule(self, moment: str, val_loss: float | None = None) -> None:
-        """Step the schedule if it goes by `moment`: "step" or "epoch"."""
+        """Step the schedule if it advances by `moment`, "step" or "epoch"."""
         settings = self.settings.schedule
         if self.schedule is None or settings is None or settings.every != moment:
             return

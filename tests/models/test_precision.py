@@ -88,7 +88,7 @@ def test_what_the_params_ask_for_goes_before_auto(
     plan = devices.plan(params, 10)
     assert [getattr(plan, name) for name in AUTO] == [asked] * len(AUTO)
     named = "bfloat16, channels-last, compiled, fused, tf32, resident" if asked else "float32"
-    assert str(plan) == f"{kind}, {named} (as params say)"
+    assert str(plan) == f"{kind}, {named} (as set in the params)"
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])

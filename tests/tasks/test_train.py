@@ -302,7 +302,9 @@ def test_runs_of_one_key_at_once_end_well_or_busy_with_equal_weights(
     busy = [line for line in output.splitlines() if line.startswith("BUSY")]
     assert len(busy) == codes.count(75)
     assert all(
-        re.match("BUSY a training of the same model on the same data, in .* is busy: process", line)
+        re.match(
+            "BUSY a run that trains the same model on the same data, in .* is busy: process", line
+        )
         for line in busy
     )
     alone = trained(shutil.copytree(pictures, tmp_path / "alone"), train__epochs=1)[
