@@ -1,4 +1,4 @@
-"""The automations of a standing server: what it does about runs that stopped reporting."""
+"""The automations of a standing server, which end runs that stopped reporting."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, cast
 
-HEARTBEAT_S = 30  # the least that Prefect sends
-DEAD_AFTER_S = 10 * HEARTBEAT_S  # so that runs survive a server that is down for up to four minutes
+HEARTBEAT_S = 30  # the shortest interval that Prefect allows
+DEAD_AFTER_S = 10 * HEARTBEAT_S  # long enough for runs to survive a server that is down for 4 min
 UNTAKEN_AFTER_S = 3600
 DIED, UNTAKEN = "ratchet: runs that died", "ratchet: unclaimed runs"
 
-# A run that a worker has taken sends these events. Any other event of the run, whatever the name of
-# its state ("Promoted", "Unchanged"), means that it has ended or waits again.
+# A run that a worker has taken sends these events. Any other event means that the run has ended or
+# is waiting again.
 UNDER_WAY = tuple(
     f"prefect.flow-run.{event}"
     for event in (
@@ -30,28 +30,40 @@ UNDER_WAY = tuple(
 def make(untaken_after_s: float = UNTAKEN_AFTER_S) -> None:
     """Create the automations on the server that Prefect's settings name; replace those that differ.
 
-    Source of the first one's trigger: Prefect's "Detect zombie flows".
+    The trigger for runs that died is that of "Detect zombie flows" in Prefect's documentation.
+
+    Args:
+        untaken_after_s: seconds until a late run that no worker has taken fails.
     """
     _make(
         DIED,
         UNDER_WAY,
         DEAD_AFTER_S,
         "CRASHED",
-        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone; the next run resumes"
-        " from its checkpoint",
+        f"no heartbeat for {DEAD_AFTER_S} s: its process or machine is gone;"
+        " the next run resumes from its checkpoint",
     )
     _make(
         UNTAKEN,
         ["prefect.flow-run.Late"],
         untaken_after_s,
         "FAILED",
-        f"no worker took this run within {untaken_after_s:.0f} s; `make status` shows whether the"
-        " worker and its work pool exist, `make up` starts both; then run it again",
+        f"no worker took this run within {untaken_after_s:.0f} s;"
+        " `make status` shows whether the worker and its work pool exist,"
+        " `make up` starts both; then run it again",
     )
 
 
 def _make(name: str, after: Iterable[str], within_s: float, state: str, message: str) -> None:
-    """Create the automation that sets `state` when a run sends nothing for `within_s` seconds after an event of `after`."""
+    """Create an automation that sets the state of runs that stopped sending events.
+
+    Args:
+        name: the name of the automation.
+        after: the events after which a run must send another one.
+        within_s: the seconds that it has for that.
+        state: the type of the state to set.
+        message: the message of the state.
+    """
     from prefect.automations import Automation
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -71,14 +83,14 @@ def _make(name: str, after: Iterable[str], within_s: float, state: str, message:
         ChangeFlowRunState(name=None, state=StateType(state), message=message, force=False)
     ]
     with contextlib.suppress(ValueError, ObjectNotFound):
-        known = cast("Automation", Automation.read(name=name))
-        if (_plain(known.trigger), _plain(*known.actions)) == (_plain(trigger), _plain(*actions)):
-            return  # the server forgets for which runs it waits when it gets another
-        known.delete()
+        present = cast("Automation", Automation.read(name=name))
+        is_same_trigger = _plain(present.trigger) == _plain(trigger)
+        if is_same_trigger and _plain(*present.actions) == _plain(*actions):
+            return  # replacing it would make the server forget the runs that it watches
+        present.delete()
     Automation(name=name, trigger=trigger, actions=actions).create()
 
 
 def _plain(part: Any) -> Any:
-    return part.model_dump(
-        exclude={"id"}, exclude_none=True
-    )  # its sets stay sets, which have no order
+    """Return a trigger or action as comparable values; sets stay sets, which have no order."""
+    return part.model_dump(exclude={"id"}, exclude_none=True)

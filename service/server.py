@@ -1,4 +1,4 @@
-"""The Prefect server of a command: the one that PREFECT_API_URL names, or one of its own for as long as it runs."""
+"""The Prefect server of a command: the one in PREFECT_API_URL, or a temporary one."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from ratchet import environment
 from ratchet.errors import ServerUnreachable
 from ratchet.process import GUARDED_LAUNCH, end_with_parent
 
-START_LIMIT_S = 180.0  # for a server of our own: making a new database takes 15 s, or minutes on a machine that is busy
-ANSWER_LIMIT_S = 10.0  # for one that should be running already
+START_LIMIT_S = 180.0  # for a new server: its database takes 15 s, on a busy machine minutes
+ANSWER_LIMIT_S = 10.0  # for a server that should be running
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-WORKER = "RATCHET_WORKER"  # process id of the worker, for the runs that it starts
+WORKER = "RATCHET_WORKER"  # the variable with the process id of the worker, for its runs
 
 
 def prepare_prefect(home: Path) -> None:
-    """Set Prefect's environment, before its first import: a home of its own, and no word on the terminal."""
+    """Set Prefect's environment variables, before its first import.
+
+    Prefect then keeps its files in `home / ".prefect"` and prints nothing on the terminal.
+    """
     keep_loopback_off_proxies()
     folder = home / ".prefect"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -50,8 +53,8 @@ def prepare_prefect(home: Path) -> None:
 
 def keep_loopback_off_proxies() -> None:
     """Add the loopback hosts to `no_proxy`, for Prefect's client here and in child processes."""
-    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    value = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in value.split(",") if host.strip()]
     if "*" not in hosts:
         hosts += [host for host in LOOPBACK if host not in hosts]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
@@ -59,28 +62,33 @@ def keep_loopback_off_proxies() -> None:
 
 @contextlib.contextmanager
 def server(home: Path) -> Iterator[None]:
-    """Have a Prefect server for the flows called in here: the shell's, the standing one of `make up`, or our own.
+    """Provide a Prefect server for the flows called in the block.
 
-    Our own starts while Prefect is imported and is in a session of its own, so that Ctrl-C does not
-    reach it. It gets SIGTERM when this process exits, after Prefect has sent its last logs and
-    events; on Linux also when this process is killed. Nobody waits for its end.
+    It is the server that the shell names, the standing one of `make up`, or a temporary one. A
+    temporary server starts while Prefect is imported. It has its own session, so that Ctrl-C does
+    not reach it. It gets SIGTERM when this process exits, after Prefect has sent its last logs and
+    events, and on Linux also when this process is killed.
 
     Raises:
-        ServerUnreachable: the server named by PREFECT_API_URL does not answer, or ours does not
-            start.
+        ServerUnreachable: the server in PREFECT_API_URL does not respond, or the temporary one
+            does not start.
     """
     prepare_prefect(home)
     _use_standing(home)
-    named = os.environ.get("PREFECT_API_URL")
-    if named:
-        wait(
-            named,
-            ANSWER_LIMIT_S,
-            "start it (`make up`), or unset PREFECT_API_URL to use a temporary one",
-        )
-        ask(named, "/admin/version", os.environ.get("PREFECT_API_AUTH_STRING"))
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        hint = "start it (`make up`), or unset PREFECT_API_URL to use a temporary one"
+        wait(url, ANSWER_LIMIT_S, hint)
+        ask(url, "/admin/version", os.environ.get("PREFECT_API_AUTH_STRING"))
         yield
         return
+    with _temporary_server(home):
+        yield
+
+
+@contextlib.contextmanager
+def _temporary_server(home: Path) -> Iterator[None]:
+    """Start a server whose address is in PREFECT_API_URL during the block."""
     log = home / ".prefect/server.log"
     port = _free_port()
     with log.open("w", encoding="utf-8") as output:
@@ -92,12 +100,11 @@ def server(home: Path) -> Iterator[None]:
             stderr=output,
             start_new_session=True,
         )
-    atexit.register(
-        child.terminate
-    )  # before Prefect is imported, so that it runs after Prefect's own
+    # Registered before Prefect is imported, so that it runs after Prefect's own exit handlers.
+    atexit.register(child.terminate)
     url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     try:
-        import prefect  # noqa: F401  # a second of importing while the server starts
+        import prefect  # noqa: F401  # takes a second, in which the server starts
 
         wait(url, START_LIMIT_S, f"see {log}", lambda: _ended(child, log))
         yield
@@ -114,7 +121,7 @@ def _command(port: int) -> list[str]:
 
 
 def temporary() -> Any:
-    """The application of a server without pages and schedules, for uvicorn in its process."""
+    """Return the application of a server without pages and schedules, for uvicorn."""
     from prefect.server.api.server import create_app
 
     return create_app(ephemeral=True, final=True)
@@ -128,7 +135,7 @@ def _free_port() -> int:
 
 
 def _use_standing(home: Path) -> None:
-    """Use the server of `make up` if it runs and the shell names no other."""
+    """Use the server of `make up` if it is running and the shell names no other."""
     file = home / ".prefect/service.json"
     if "PREFECT_API_URL" not in os.environ and file.exists():
         service = json.loads(file.read_text(encoding="utf-8"))
@@ -137,55 +144,66 @@ def _use_standing(home: Path) -> None:
 
 
 def follow_worker() -> None:
-    """In a deployment's run: end when the worker dies: nobody could cancel the run any more."""
+    """In a run of a deployment, end this process when the worker dies.
+
+    Without the worker nobody could cancel the run.
+    """
     from prefect.runtime import deployment
 
     if deployment.id:
         end_with_parent()
-        if os.environ.get(WORKER, str(os.getppid())) != str(os.getppid()):  # it died before that
+        parent = str(os.getppid())
+        if os.environ.get(WORKER, parent) != parent:  # the worker has already died
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def ask(url: str, path: str, password: str | None) -> Any:
-    """What the Prefect server at this API address answers to a GET, or None where it knows nothing of that name.
+    """Return the JSON that a Prefect server sends for a GET request, or None if it sends 404.
+
+    Args:
+        url: the API address of the server.
+        path: the path below it.
+        password: the password of the server ("user:password"), if it has one.
 
     Raises:
-        ServerUnreachable: the server refuses the password.
+        ServerUnreachable: the server refuses the password, sends an error, or does not respond.
     """
-    given = {"Authorization": f"Basic {b64encode(password.encode()).decode()}"} if password else {}
+    headers = {}
+    if password:
+        headers["Authorization"] = f"Basic {b64encode(password.encode()).decode()}"
     try:
-        with open_url(urllib.request.Request(url + path, headers=given)) as answer:
-            return json.load(answer)
+        with open_url(urllib.request.Request(url + path, headers=headers)) as response:
+            return json.load(response)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
+            refusal = "refuses this password" if password else "requires a password"
             raise ServerUnreachable(
-                f"the Prefect server at {url} refuses"
-                f" {'this' if password else 'to answer without a'} password; set"
-                " PREFECT_API_AUTH_STRING to what PREFECT_SERVER_API_AUTH_STRING is there (`make"
-                " up` keeps it in .prefect/service.json)"
+                f"the Prefect server at {url} {refusal};"
+                " set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING"
+                " (`make up` keeps it in .prefect/service.json)"
             ) from None
         if error.code == 404:
             return None
         raise ServerUnreachable(
-            f"the Prefect server at {url} answers {error}; see .prefect/server.log"
+            f"the Prefect server at {url} responds with {error}; see .prefect/server.log"
         ) from None
     except OSError as error:
         raise ServerUnreachable(
-            f"the Prefect server at {url} does not answer: {error}; see .prefect/server.log"
+            f"the Prefect server at {url} does not respond: {error}; see .prefect/server.log"
         ) from None
 
 
 def answers(url: str) -> bool:
-    """Does a Prefect server answer at this API address?"""
+    """Does a Prefect server respond at this API address?"""
     try:
-        with open_url(urllib.request.Request(f"{url}/health"), timeout_s=2) as answer:
-            return bool(answer.status == 200)
+        with open_url(urllib.request.Request(f"{url}/health"), timeout_s=2) as response:
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
 
 
 def open_url(request: urllib.request.Request, timeout_s: float = ANSWER_LIMIT_S) -> Any:
-    """Open a URL; a server on this machine is never asked through a proxy."""
+    """Open a URL; requests to this machine never go through a proxy."""
     handlers = []
     if urllib.parse.urlsplit(request.full_url).hostname in LOOPBACK:
         handlers.append(urllib.request.ProxyHandler({}))
@@ -198,8 +216,10 @@ def wait(
     """Wait until a Prefect server responds at this API address.
 
     Args:
-        hint: what to do if none does.
-        ended: how the server's process ended, or None while it runs.
+        url: the API address.
+        limit_s: the seconds to wait.
+        hint: what to do if no server responds, for the message.
+        ended: returns how the server's process ended, or None while it is running.
 
     Raises:
         ServerUnreachable: the process ended, or nothing responded for `limit_s` seconds.
@@ -220,12 +240,13 @@ def wait(
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; "no output" where there is none."""
+    """Return the last line of a log that has letters or digits; "no output" if there is none."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    words = [line.strip() for line in lines if any(letter.isalnum() for letter in line)]
-    return words[-1][-300:] if words else "no output"
+    texts = [line.strip() for line in lines if any(letter.isalnum() for letter in line)]
+    return texts[-1][-300:] if texts else "no output"
 
 
 def _ended(child: subprocess.Popen[bytes], log: Path) -> str | None:
+    """Return how a server's process ended; None while it is running."""
     code = child.poll()
     return None if code is None else f"with exit code {code}: {last_line(log)}"

@@ -1,7 +1,7 @@
-"""The standing service: a Prefect server on loopback with a password, a worker, the deployments and their automations.
+"""The standing service: a Prefect server on loopback with a password, a worker and deployments.
 
-`make up`, `make down`, `make status` and `make deploy` call this file; docs/deployment.md says how
-to run the same under systemd and on several machines.
+`make up`, `make down`, `make status` and `make deploy` call this file. See docs/deployment.md for
+systemd and for several machines.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from service.server import (
 
 POOL = "ratchet"
 PORT = "4200"
-SLOT_WAIT_S = 5  # after which a run that has to wait for another asks again; Prefect's 30 s make a queue of short runs long
-END_LIMIT_S = 40  # for a server or worker that was asked to end; a run of the worker saves a checkpoint meanwhile
+SLOT_WAIT_S = 5  # between the requests of a run that waits for another; Prefect waits 30 s
+END_LIMIT_S = 40  # for a server or worker to end, while its run saves a checkpoint
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__
@@ -46,7 +46,7 @@ app = typer.Typer(
 
 @app.command()
 def up() -> None:
-    """Start the server and a worker, if they do not run yet, and register the deployments."""
+    """Start the server and a worker, unless they are running, and register the deployments."""
     environment = settings(create=True)
     url = environment["PREFECT_API_URL"]
     if not running("server"):
@@ -56,10 +56,8 @@ def up() -> None:
     deploy()
     if not running("worker"):
         start("worker")
-    print(
-        f"Prefect is up at {url.removesuffix('/api')}; its password is in"
-        f" {_file().relative_to(home(Path()))}"
-    )
+    file = _file().relative_to(home(Path()))
+    print(f"Prefect is up at {url.removesuffix('/api')}; its password is in {file}")
     print('To use it with `prefect` in a shell: eval "$(.venv/bin/python -m service.standing env)"')
 
 
@@ -73,7 +71,7 @@ def environment_lines() -> None:
 
 @app.command()
 def down() -> None:
-    """End the worker (its run saves a checkpoint first) and the server."""
+    """End the worker, whose run saves a checkpoint first, and the server."""
     for name in ("worker", "server"):
         process = running(name)
         if process:
@@ -84,7 +82,7 @@ def down() -> None:
 
 @app.command()
 def status() -> None:
-    """Say what runs; exit code 1 if the server does not answer."""
+    """Show what is running; the exit code is 1 if the server does not respond."""
     environment = settings()
     for name in ("server", "worker"):
         process = running(name)
@@ -92,10 +90,10 @@ def status() -> None:
     url = environment["PREFECT_API_URL"]
     if not answers(url):
         raise ServerUnreachable(f"no Prefect server responds at {url}; start it with `make up`")
-    print(f"{url} answers")
+    print(f"{url} responds")
     if not ask(url, f"/work_pools/{POOL}", environment.get("PREFECT_API_AUTH_STRING")):
         raise ServerUnreachable(
-            f"{url} has no work pool {POOL}, so no worker takes a run; `make up` makes it again"
+            f"{url} has no work pool {POOL}, so no worker takes runs; `make up` creates it again"
         )
 
 
@@ -119,11 +117,8 @@ def server() -> None:
     port = settings(create=True)["PREFECT_SERVER_API_PORT"]
     environment = _environment()
     os.environ.update(environment)
-    os.execvpe(
-        sys.executable,
-        _command("server", "start", "--host", "127.0.0.1", "--port", port),
-        environment,
-    )
+    command = _command("server", "start", "--host", "127.0.0.1", "--port", port)
+    os.execvpe(sys.executable, command, environment)
 
 
 @app.command()
@@ -134,21 +129,21 @@ def worker() -> None:
     ask(
         environment["PREFECT_API_URL"], "/admin/version", environment.get("PREFECT_API_AUTH_STRING")
     )
-    here = {WORKER: str(os.getpid())}  # the same after exec
-    os.execvpe(
-        sys.executable,
-        _command("worker", "start", "--pool", POOL, "--type", "process"),
-        environment | here,
-    )
+    own = {WORKER: str(os.getpid())}  # exec keeps the process id
+    command = _command("worker", "start", "--pool", POOL, "--type", "process")
+    os.execvpe(sys.executable, command, environment | own)
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def settings(create: Annotated[bool, typer.Option(hidden=True)] = False) -> dict[str, str]:
-    """The service's address and password, kept in `.prefect/service.json` (mode 0600).
+    """Return the service's address and password, which `.prefect/service.json` (mode 0600) keeps.
 
-    Variables of the shell win.
+    Variables of the shell take precedence.
+
+    Args:
+        create: create the file if it is missing.
 
     Raises:
         ServerUnreachable: the service was never started here, and the shell names no server.
@@ -170,13 +165,15 @@ def settings(create: Annotated[bool, typer.Option(hidden=True)] = False) -> dict
         raise ServerUnreachable(
             "no server is set up here; start one with `make up`, or set PREFECT_API_URL"
         )
-    kept: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    names = kept.keys() | {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"}
-    return {**kept, **{name: os.environ[name] for name in names if name in os.environ}}
+    values: dict[str, str] = {}
+    if file.exists():
+        values = json.loads(file.read_text(encoding="utf-8"))
+    names = values.keys() | {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"}
+    return {**values, **{name: os.environ[name] for name in names if name in os.environ}}
 
 
 def _environment() -> dict[str, str]:
-    """What the server, the worker and its runs are started with."""
+    """Return the environment variables of the server, the worker and its runs."""
     folder = home(Path()) / ".prefect"
     return {
         **os.environ,
@@ -189,18 +186,14 @@ def _environment() -> dict[str, str]:
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": str(SLOT_WAIT_S),
         "PREFECT_WORKER_QUERY_SECONDS": str(SLOT_WAIT_S),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT_S),
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": (
-            "WARNING"
-        ),  # these end in the log files of the server and the worker
+        # the console is the log file of the server or the worker
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "ERROR",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "PREFECT_CLIENT_MAX_RETRIES": (
-            "7"
-        ),  # after 2, 4, ... 128 s: four minutes in which the server may be away
+        # after 2, 4, ... 128 s: the server may be down for four minutes
+        "PREFECT_CLIENT_MAX_RETRIES": "7",
         "PREFECT_CLI_PROMPT": "false",
-        "PATH": os.pathsep.join(
-            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-        ),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
 
 
@@ -216,17 +209,17 @@ def _command(*arguments: str) -> list[str]:
 
 
 def prefect(*arguments: str) -> None:
-    """Run a command of Prefect's own; what it says is shown only if it fails."""
-    done = subprocess.run(
+    """Run a `prefect` command; raise `ServerUnreachable` with its output if it fails."""
+    result = subprocess.run(
         _command(*arguments), env=_environment(), capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        said = " ".join((done.stdout + done.stderr).split())[-400:]
-        raise ServerUnreachable(f"`prefect {' '.join(arguments)}` failed: {said}")
+    if result.returncode:
+        output = " ".join((result.stdout + result.stderr).split())[-400:]
+        raise ServerUnreachable(f"`prefect {' '.join(arguments)}` failed: {output}")
 
 
 def start(name: str) -> None:
-    """Start the server or a worker as a process that outlives this command, with its log in `.prefect/`."""
+    """Start the server or a worker as a process that outlives this command."""
     log = _file().with_name(f"{name}.log")
     with log.open("a", encoding="utf-8") as output:
         child = subprocess.Popen(
@@ -241,22 +234,22 @@ def start(name: str) -> None:
 
 
 def running(name: str) -> psutil.Process | None:
-    """The process that `start` made, if it still runs.
+    """Return the process that `start` started, if it is still running.
 
-    Another that got its id since is not taken for it.
+    The start time tells it from a later process with the same id.
     """
     try:
-        kept = json.loads(_pid_file(name).read_text(encoding="utf-8"))
-        process = psutil.Process(kept["pid"])
-        alive = (
-            process.create_time() == kept["started"] and process.status() != psutil.STATUS_ZOMBIE
-        )
+        record = json.loads(_pid_file(name).read_text(encoding="utf-8"))
+        process = psutil.Process(record["pid"])
+        is_same = process.create_time() == record["started"]
+        alive = is_same and process.status() != psutil.STATUS_ZOMBIE
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return None
     return process if alive else None
 
 
 def _end(process: psutil.Process) -> None:
+    """End a process and its children."""
     family = [process, *process.children(recursive=True)]
     process.terminate()
     _, alive = psutil.wait_procs(family, timeout=END_LIMIT_S)
@@ -270,7 +263,7 @@ def _pid_file(name: str) -> Path:
 
 
 def _server_end() -> str | None:
-    """How the server that `start` made ended; None while it runs."""
+    """Return how the server that `start` started ended; None while it is running."""
     if running("server"):
         return None
     return f"with: {last_line(_file().with_name('server.log'))}"

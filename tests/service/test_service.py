@@ -17,7 +17,7 @@ def test_it_asks_for_the_password_and_keeps_it_to_its_owner(service: Service) ->
     with pytest.raises(urllib.error.HTTPError, match="401"):
         service.api("/flows/count", {}, password="admin:guess")
     assert (service.checkout.path / ".prefect/service.json").stat().st_mode & 0o077 == 0
-    assert "answers" in service("status")
+    assert "responds" in service("status")
 
 
 def test_every_deployment_is_there(service: Service) -> None:
@@ -244,7 +244,7 @@ def test_without_its_work_pool_status_says_so(service: Service) -> None:
         )
     finally:
         service("up")
-    assert "answers" in service("status")
+    assert "responds" in service("status")
 
 
 def test_a_wrong_password_is_one_message(service: Service, copy: Checkout) -> None:
