@@ -1,11 +1,11 @@
-"""What every type of source has in common.
+"""What all types of sources have in common.
 
-A type is a module with these functions; the last two run in a worker:
+A type is a module with these functions. The last two run in a worker.
 
-    resolve(source, places) -> entry          what upstream is now, for source.lock
-    parts(source, entry, places) -> [Part]    what can be read separately, in a fixed order
-    fetch(part)                               optional: bring the pinned files here
-    read(part) -> Rows                        its rows; the part's files have been verified
+    resolve(source, places) -> entry          pin the current upstream data for source.lock
+    parts(source, entry, places) -> [Part]    list what can be read separately, in a fixed order
+    fetch(part)                               optional: download the pinned files
+    read(part) -> Rows                        read the rows; the files have been verified
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,34 +32,34 @@ from ratchet.shards import labels
 from ratchet.shards.splits import split_of
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SPLIT_NAMES = {
-    "split",
-    "subset",
-    "partition",
-    "set",
-    "dataset",
-    "fold",
-    "phase",
-    "usage",
-}  # words in a column's name
+# Words in the name of a column that holds splits.
+SPLIT_NAMES = {"split", "subset", "partition", "set", "dataset", "fold", "phase", "usage"}
 WORD = re.compile("[a-z]+")
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where sources may lie: `tree` holds what the params name by a relative path, `home` the downloads."""
+    """Where sources are.
+
+    Relative paths of the params are in `tree`, the tree of a run, or in `home`, the main checkout.
+    Downloads are in `home`.
+    """
 
     tree: Path
     home: Path
-    notes: list[str] = field(default_factory=list)  # what `resolve` has to tell the user
+    notes: list[str] = field(default_factory=list)  # messages of `resolve` for the user
 
     @property
     def downloads(self) -> Path:
+        """The folder of all downloads, as an absolute path."""
         return (self.home / "data" / "downloads").absolute()
 
     def find(self, path: str) -> Path:
-        """A path of the params: in the tree, else in the main checkout, where alone `data/incoming` is."""
+        """Locate a path of the params: in the tree if it is there, otherwise in the main checkout.
+
+        `data/incoming` is always that of the main checkout.
+        """
         near = self.tree / path
         incoming = PurePosixPath(path).parts[:2] == ("data", "incoming")
         return near if near.exists() and not incoming else self.home / path
@@ -67,51 +67,58 @@ class Places:
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of one source, read in one go; `files` are what source.lock pins of it."""
+    """A part of one source that is read at once."""
 
     source: Any  # the params of the source
     root: Path  # the files' names are relative to it
-    files: tuple[dict[str, Any], ...]
-    detail: dict[str, Any] = field(default_factory=dict)
-    keep: tuple[str, ...] = ()  # columns that are carried along
-    name: str | None = (
-        None  # what reports call it, with the number of a row; None: images have paths of their own
-    )
+    files: tuple[dict[str, Any], ...]  # the part's files as source.lock pins them
+    detail: dict[str, Any] = field(default_factory=dict)  # what else `read` needs
+    keep: tuple[str, ...] = ()  # columns to carry along
+    name: str | None = None  # its name in reports; None: each image has its own path
 
     def identity(self) -> list[Any]:
-        """What the rows depend on, without the place where they lie."""
+        """What the rows depend on, apart from the folder that they are in."""
         from dataclasses import asdict
 
         return [asdict(self.source), list(self.files), self.detail, self.keep]
 
     def verify(self) -> None:
-        """Raises `SourceChanged` unless every file is what source.lock pins."""
+        """Check that every file is what source.lock pins.
+
+        Raises:
+            SourceMissing: a file is missing.
+            SourceChanged: a file has other content.
+        """
         for pinned in self.files:
             verify(self.root / pinned["name"], pinned)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a part holds: batches under the names of shards (see `columns.py`), still in the types of the source.
+    """The rows of a part, in batches with the column names of shards and the types of the source.
 
-    Each has `label`, and `image` (IMAGE) or features, and maybe `row_id`, `split` and columns to
-    keep.
+    Each batch has `label`, and either `image` (IMAGE) or features. It may have `row_id`, `split`
+    and columns to keep. For the names, see `ratchet.columns`.
     """
 
     batches: Iterator[pa.Table]
     classes: Sequence[str] | None = None  # names of integer labels
     licence: str | None = None
-    unused_split: str | None = (
-        None  # a column that looks like a split, and that the params do not name
-    )
+    unused_split: str | None = None  # a column that looks like a split, but is not used as one
 
 
 def pin(path: Path, name: str) -> dict[str, Any]:
+    """Pin a file by its name, size in bytes and SHA-256."""
     return {"name": name, "size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def verify(path: Path, pinned: dict[str, Any]) -> None:
-    """Raises `SourceMissing` or `SourceChanged` unless the file is what source.lock pins."""
+    """Check that the file is what source.lock pins.
+
+    Raises:
+        SourceMissing: the file is missing.
+        SourceChanged: the file has other content.
+    """
     if not path.is_file():
         raise SourceMissing(
             f"source.lock pins {pinned['name']}, but it is missing from {path.parent}; copy the "
@@ -121,35 +128,48 @@ def verify(path: Path, pinned: dict[str, Any]) -> None:
     digest = sha256(path) if size == pinned["size"] else ""
     if digest == pinned["sha256"]:
         return
-    seen = f"SHA-256 {digest[:12]}…" if digest else f"{size:,} bytes"
+    actual = f"SHA-256 {digest[:12]}…" if digest else f"{size:,} bytes"
     raise SourceChanged(
         f"{pinned['name']} in {path.parent} is not what source.lock pins: expected "
-        f"{pinned['size']:,} bytes with SHA-256 {pinned['sha256'][:12]}…, found {seen}; "
+        f"{pinned['size']:,} bytes with SHA-256 {pinned['sha256'][:12]}…, found {actual}; "
         "put the pinned file back, or run `ratchet refresh` to pin the new one"
     )
 
 
 def matching(places: Places, path: str, within: str) -> tuple[Path, list[str]]:
-    """The folder, and the names in it, that a path means: a file, a folder (then all `within` it), or a pattern of both."""
-    found = places.find(path)
-    if found.is_dir():
-        return found, sorted(
-            file.relative_to(found).as_posix() for file in found.glob(within) if file.is_file()
-        )
-    if found.is_file():
-        return found.parent, [found.name]
-    plain = list(itertools.takewhile(lambda part: not glob.has_magic(part), found.parts))
-    root, pattern = Path(*plain), "/".join(found.parts[len(plain) :])
+    """List the files that a path of the params means.
+
+    Args:
+        places: where to look.
+        path: a file, a folder, or a pattern of files and folders.
+        within: the pattern of the files that are read in a folder.
+
+    Returns:
+        A folder, and the sorted names of the files relative to it.
+    """
+    target = places.find(path)
+    if target.is_dir():
+        return target, _names(target, _files(target, within))
+    if target.is_file():
+        return target.parent, [target.name]
+    plain = list(itertools.takewhile(lambda part: not glob.has_magic(part), target.parts))
+    root, pattern = Path(*plain), "/".join(target.parts[len(plain) :])
     files: set[Path] = set()
     for match in root.glob(pattern) if pattern else ():
-        files.update(
-            [match] if match.is_file() else (file for file in match.glob(within) if file.is_file())
-        )
-    return root, sorted(file.relative_to(root).as_posix() for file in files)
+        files |= {match} if match.is_file() else _files(match, within)
+    return root, _names(root, files)
+
+
+def _files(folder: Path, pattern: str) -> set[Path]:
+    return {file for file in folder.glob(pattern) if file.is_file()}
+
+
+def _names(root: Path, files: Iterable[Path]) -> list[str]:
+    return sorted(file.relative_to(root).as_posix() for file in files)
 
 
 def encoded(array: np.ndarray) -> bytes:
-    """A uint8 array (H, W) or (H, W, 3) as PNG."""
+    """Encode a uint8 array (H, W) or (H, W, 3) as PNG."""
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
@@ -164,111 +184,127 @@ def array_id(array: np.ndarray) -> str:
 def image_table(
     images: Sequence[bytes | None], labels: pa.Array, **columns: Sequence[str | None]
 ) -> pa.Table:
-    """A batch of images; `columns` are `row_id`, `split` and `path`, each as long as `images`."""
+    """Build a batch of images.
+
+    Args:
+        images: encoded images (N,).
+        labels: labels (N,).
+        columns: `row_id`, `split` and `path` (N,), all of them optional.
+    """
     paths = pa.array(columns.pop("path", [None] * len(images)), pa.string())
     image = pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE))
-    return pa.table(
-        {
-            "label": labels,
-            "image": image,
-            **{k: pa.array(v, pa.string()) for k, v in columns.items()},
-        }
-    )
+    texts = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+    return pa.table({"label": labels, "image": image, **texts})
 
 
-def wanted(source: Any, keep: Sequence[str]) -> list[str]:
-    """The columns of a table that the params of its source name."""
+def used_columns(source: Any, keep: Sequence[str]) -> list[str]:
+    """The columns of a table that the params name."""
     optional = [name for name in (source.split, getattr(source, "image", None)) if name is not None]
     return list(dict.fromkeys([source.label, *optional, *(source.features or ()), *keep]))
 
 
-def require(names: Sequence[str], there: Sequence[str], place: str) -> None:
-    """Raises `CorruptData` unless a table has these columns, and no two columns of one name."""
-    if twice := sorted({name for name in there if name and there.count(name) > 1}):
+def require(names: Sequence[str], present: Sequence[str], place: str) -> None:
+    """Check that a table has the columns `names`, and that no two columns have the same name.
+
+    Args:
+        names: the columns that the params name.
+        present: the columns of the table.
+        place: the name of the table, for messages.
+
+    Raises:
+        CorruptData: a column is missing, or a name occurs more than once.
+    """
+    if duplicates := sorted({name for name in present if name and present.count(name) > 1}):
         raise CorruptData(
-            f"{place} has more than one column {', '.join(twice)}; rename or remove the others"
+            f"{place} has more than one column {', '.join(duplicates)}; rename or remove the others"
         )
-    if missing := [name for name in names if name not in there]:
-        has = ", ".join(sorted(there))
+    if missing := [name for name in names if name not in present]:
+        has = ", ".join(sorted(present))
         raise CorruptData(
             f"{place} has no column {', '.join(missing)}; it has {has}; correct ingest.sources in"
             " params.yaml"
         )
 
 
-def named(table: pa.Table, source: Any, keep: Sequence[str]) -> pa.Table:
-    """The columns that the params name, under the names that they have in shards."""
-    found = {"label": table[source.label]}
+def with_shard_names(table: pa.Table, source: Any, keep: Sequence[str]) -> pa.Table:
+    """Select the columns that the params name, under the names that they have in shards."""
+    selected = {"label": table[source.label]}
     if source.split is not None:
-        found["split"] = table[source.split]
+        selected["split"] = table[source.split]
     if getattr(source, "image", None) is not None:
-        found["image"] = table[source.image]
-    found.update({FEATURE + name: table[name] for name in source.features or ()})
-    found.update({KEEP + name: table[name] for name in keep})
-    return pa.table(found)
+        selected["image"] = table[source.image]
+    selected.update({FEATURE + name: table[name] for name in source.features or ()})
+    selected.update({KEEP + name: table[name] for name in keep})
+    return pa.table(selected)
 
 
 def unused_split(table: pa.Table, source: Any) -> str | None:
-    """A column of a table that the source does not use as its split, though it looks like one.
+    """Find a column that looks like a split, if the source does not use one.
 
-    It holds nothing but words for splits: two different splits, or one if its name says so, too.
+    Such a column holds only words for splits: for at least two splits, or for one split if its
+    name says that it is a split.
     """
     if source.split is not None:
         return None
     for name in table.column_names:
-        if name != source.label and columns.is_text(columns.plain(table[name]).type):
-            words = columns.plain(table[name]).unique().drop_null().to_pylist()
-            meanings = {split_of(word) for word in words if word.strip()}
-            if (
-                meanings
-                and None not in meanings
-                and (len(meanings) > 1 or SPLIT_NAMES & {*WORD.findall(name.lower())})
-            ):
-                return str(name)
+        column = columns.plain(table[name])
+        if name != source.label and columns.is_text(column.type) and _is_split(name, column):
+            return str(name)
     return None
 
 
-def whole(table: pa.Table, part: Part, classes: Sequence[str] | None, start: int) -> pa.Table:
-    """The columns in the order and types that shards have, with the `row_id` that is missing.
+def _is_split(name: str, column: pa.Array) -> bool:
+    words = column.unique().drop_null().to_pylist()
+    splits = {split_of(word) for word in words if word.strip()}
+    if not splits or None in splits:
+        return False
+    return len(splits) > 1 or not SPLIT_NAMES.isdisjoint(WORD.findall(name.lower()))
+
+
+def to_shard(table: pa.Table, part: Part, classes: Sequence[str] | None, start: int) -> pa.Table:
+    """Convert a batch to the order and types of shards, and add a missing `row_id`.
 
     Args:
+        table: a batch of `Rows`.
+        part: the part that the batch comes from.
         classes: names of integer labels.
-        start: rows of the part before these.
+        start: number of rows of the part before this batch.
 
     Raises:
-        CorruptData: a feature that is not a number, labels of an unusable type, or a column to keep
-            that is not there.
+        CorruptData: a feature is not a number, the labels have an unusable type, or a column to
+            keep is missing.
     """
-    there = table.column_names
-    if missing := [name for name in part.keep if KEEP + name not in there]:
+    present = table.column_names
+    if missing := [name for name in part.keep if KEEP + name not in present]:
         raise CorruptData(
             f"ingest.keep names {', '.join(missing)}; {part.name or 'a source'} has no such column"
         )
-    features = [name for name in there if name.startswith(FEATURE)]
-    found = {"label": labels.text(table["label"], classes, getattr(part.source, "label", "label"))}
-    if "split" in there:
-        found["split"] = _splits(table["split"])
-    if "image" in there:
-        found["image"] = table["image"]
-    found.update({name: _numbers(table[name], columns.own(name), part, start) for name in features})
-    found.update({KEEP + name: _text(table[KEEP + name], name, part) for name in part.keep})
-    if "row_id" in there:
+    features = [name for name in present if name.startswith(FEATURE)]
+    label_name = getattr(part.source, "label", "label")
+    converted = {"label": labels.text(table["label"], classes, label_name)}
+    if "split" in present:
+        converted["split"] = _splits(table["split"])
+    if "image" in present:
+        converted["image"] = table["image"]
+    for name in features:
+        converted[name] = _numbers(table[name], columns.own(name), part, start)
+    for name in part.keep:
+        converted[KEEP + name] = _text(table[KEEP + name], name, part)
+    if "row_id" in present:
         ids = table["row_id"]
+    elif "image" in present:
+        ids = pa.array(_image_ids(table))
     else:
-        ids = pa.array(
-            _image_ids(table)
-            if "image" in there
-            else feature_ids([found[name] for name in features])
-        )
-    return pa.table({"row_id": ids, **found})
+        ids = pa.array(feature_ids([converted[name] for name in features]))
+    return pa.table({"row_id": ids, **converted})
 
 
 def _splits(column: pa.ChunkedArray) -> pa.Array:
-    """Words for a split as train, val and test; blank cells as null; other words as they are."""
+    """Replace words for splits by train, val and test, and blank cells by null."""
     words = labels.text(column, name="split")
     encoded = words.dictionary_encode()
-    known = [split_of(word) or word for word in encoded.dictionary.to_pylist()]
-    return pa.array(known, pa.string()).take(encoded.indices)
+    splits = [split_of(word) or word for word in encoded.dictionary.to_pylist()]
+    return pa.array(splits, pa.string()).take(encoded.indices)
 
 
 def _numbers(column: pa.ChunkedArray, name: str, part: Part, start: int) -> pa.Array:
@@ -286,7 +322,7 @@ def _numbers(column: pa.ChunkedArray, name: str, part: Part, start: int) -> pa.A
 
 
 def _text(column: pa.ChunkedArray, name: str, part: Part) -> pa.Array:
-    """A column to keep: text and numbers by the rules of labels, other types in Arrow's text form."""
+    """A column to keep, as text: text and numbers by the rules of labels, others by Arrow's."""
     array = columns.plain(column)
     if columns.is_number(array.type) or columns.is_text(array.type) or pa.types.is_null(array.type):
         return labels.text(array)
@@ -307,9 +343,16 @@ def _image_ids(table: pa.Table) -> list[str]:
 
 
 def feature_ids(features: Sequence[pa.Array]) -> list[str]:
-    """Canonical form: float64 in the order of the columns, one zero, one NaN.
+    """Hash the features of each row in a canonical form.
 
-    Null is the NaN of the other sign.
+    The form is float64 in the order of the columns, with one zero and one NaN. Null is a NaN of
+    the other sign.
+
+    Args:
+        features: the columns, float64 (N,) each.
+
+    Returns:
+        BLAKE2b digests of 16 bytes in hex (N,).
     """
     values = np.empty((len(features[0]), len(features)), np.float64)
     for i, column in enumerate(features):

@@ -1,4 +1,4 @@
-"""CSV files with a header: a label, and numeric features."""
+"""CSV files with a header, a label and numeric features."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ from ratchet.sources.base import (
     Places,
     Rows,
     matching,
-    named,
     pin,
     require,
     unused_split,
-    wanted,
+    used_columns,
+    with_shard_names,
 )
 from ratchet.sources.skipped import note_skipped
 
 OnRagged = Callable[[Any], str]
-BLOCK = 1 << 22  # bytes parsed at once; no row may be longer
+BLOCK = 1 << 22  # bytes parsed at once, and the longest possible row
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
 
 def resolve(source: CsvSource, places: Places) -> Entry:
+    """Pin the CSV files at the source's path.
+
+    Raises:
+        SourceMissing: there are none.
+    """
     root, names = matching(places, source.path, "**/*.csv")
     if not names:
         raise SourceMissing(
@@ -45,15 +50,17 @@ def resolve(source: CsvSource, places: Places) -> Entry:
 
 
 def parts(source: CsvSource, entry: Entry, places: Places) -> list[Part]:
+    """List one part per file."""
     root, _ = matching(places, source.path, "**/*.csv")
     return [Part(source, root, (file,), name=file["name"]) for file in entry["files"]]
 
 
 def read(part: Part) -> Rows:
+    """Read the rows of one file."""
     source, path = part.source, part.root / part.files[0]["name"]
     names = header(path, source)
     _check_separator(names, source, path)
-    require(wanted(source, part.keep), names, path.name)
+    require(used_columns(source, part.keep), names, path.name)
     candidates = [
         name for name in names if name.strip() and name not in (source.label, *source.features)
     ]
@@ -68,18 +75,23 @@ class NotText(CorruptData):
 
 
 class Dialect(Protocol):
-    """How a CSV file is written: a source of the params, or the format that a version was trained with."""
+    """How a CSV file is written, from a source of the params or from a version's training data."""
 
     @property
-    def separator(self) -> str: ...
+    def separator(self) -> str:
+        """The character between two values."""
+
     @property
-    def decimal(self) -> str: ...
+    def decimal(self) -> str:
+        """The decimal mark."""
+
     @property
-    def encoding(self) -> str: ...
+    def encoding(self) -> str:
+        """The encoding of the text, by Python's name."""
 
 
 def header(path: Path, source: Dialect) -> list[str]:
-    """The names of the columns.
+    """Read the names of the columns.
 
     Raises:
         CorruptData: the file is empty, or is not text in the source's encoding.
@@ -99,11 +111,14 @@ def header(path: Path, source: Dialect) -> list[str]:
 def tables(
     path: Path, source: Dialect, names: Sequence[str], on_ragged: OnRagged | None = None
 ) -> Iterator[pa.Table]:
-    """The columns `names` as text, some rows at a time; an empty cell is the empty string.
+    """Yield the columns `names` as text, a block at a time; an empty cell is an empty string.
 
     Args:
-        on_ragged: called with each row that has more or fewer values than the header, which is then
-            left out; its `number` counts from 1, the header. It returns "skip".
+        path: the file.
+        source: how the file is written.
+        names: the columns to read.
+        on_ragged: called with each row that has more or fewer values than the header. The row's
+            `number` counts from 1, the header. The function returns "skip" to leave the row out.
 
     Raises:
         CorruptData: the file is not text in the source's encoding, or a row is ragged and there is
@@ -132,24 +147,23 @@ def tables(
 
 def _batches(part: Part, path: Path) -> Iterator[pa.Table]:
     source, start = part.source, 0
-    for table in tables(path, source, wanted(source, part.keep)):
-        found = named(table, source, part.keep)
+    for table in tables(path, source, used_columns(source, part.keep)):
+        batch = with_shard_names(table, source, part.keep)
         for name in source.features:
             try:
                 numbers = columns.numbers(table[name], source.decimal)
             except columns.NotNumbers as error:
                 raise _not_a_number(path, source, name, error, start) from None
-            found = found.set_column(
-                found.column_names.index(FEATURE + name), FEATURE + name, numbers
-            )
-        yield found
+            index = batch.column_names.index(FEATURE + name)
+            batch = batch.set_column(index, FEATURE + name, numbers)
+        yield batch
         start += len(table)
 
 
 def _lines(path: Path, source: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """The header and the rows, each with the number of its last line.
+    """Yield the header and the rows, each with the number of its last line.
 
-    Blank lines are skipped, as Arrow does.
+    Blank lines are skipped, as in Arrow.
     """
     encoding = "utf-8-sig" if source.encoding.lower() in ("utf-8", "utf8") else source.encoding
     with path.open(encoding=encoding, newline="") as file:
@@ -160,7 +174,7 @@ def _lines(path: Path, source: Dialect) -> Iterator[tuple[int, list[str]]]:
 
 
 def line(path: Path, source: CsvSource, row: int) -> int | None:
-    """The line of the file in which a row ends, both counted as editors do: the header is line 1."""
+    """The line in which a data row ends, or None; rows count from 0, lines from 1, the header."""
     try:
         return next(itertools.islice(_lines(path, source), row + 1, None))[0]
     except (StopIteration, UnicodeError, csv.Error):
@@ -168,14 +182,13 @@ def line(path: Path, source: CsvSource, row: int) -> int | None:
 
 
 def _check_separator(names: Sequence[str], source: CsvSource, path: Path) -> None:
-    """Raises `CorruptData` where the header has the label under another separator only."""
+    """Raise `CorruptData` if the header has the label only with another separator."""
     if source.label in names:
         return
     text = source.separator.join(names)
     for separator, title in SEPARATORS.items():
-        if separator != source.separator and source.label in next(
-            csv.reader([text], delimiter=separator)
-        ):
+        header_names = next(csv.reader([text], delimiter=separator))
+        if separator != source.separator and source.label in header_names:
             key = "\\t" if separator == "\t" else separator
             raise CorruptData(
                 f'{path.name} is separated by {title}; set `separator: "{key}"` of this source in'

@@ -1,9 +1,8 @@
-"""A class in `custom/sources/`: a `torch.utils.data.Dataset` as it is, or a class that yields rows.
+"""A class in `custom/sources/`: a `torch.utils.data.Dataset`, or a class that yields rows.
 
 The class is called with the source's `arguments`. Its rows are its items (`__getitem__` and
-`__len__`), what it iterates over (`__iter__`), or what its `rows()` yields. Where it has a
-`revision()`, that is pinned; otherwise all rows are read and hashed, at each refresh and again by
-ingest.
+`__len__`), what it iterates over (`__iter__`), or what its `rows()` yields. If it has a
+`revision()`, that is pinned. Otherwise every refresh and every ingest reads and hashes all rows.
 """
 
 from __future__ import annotations
@@ -29,55 +28,50 @@ ROWS = 10  # in one batch
 
 
 def resolve(source: CustomSource, places: Places) -> Entry:
-    made = _made(source, places.tree)
-    if hasattr(made, "revision"):
-        return {"resolved": str(made.revision())}
+    """Pin the revision of the source, or the hash of its rows."""
+    instance = _instance(source, places.tree)
+    if hasattr(instance, "revision"):
+        return {"resolved": str(instance.revision())}
     digest = _Digest()
-    for row in _rows(made, source.source, places.tree):
+    for row in _rows(instance, source.source, places.tree):
         digest.add(row)
     places.notes.append(
-        f"{source.source}: read all {digest.count:,} rows to pin them; a method revision() spares"
-        " that"
+        f"{source.source}: read all {digest.count:,} rows to pin them; add a method revision() to"
+        " avoid that"
     )
     return {"resolved": str(digest)}
 
 
 def parts(source: CustomSource, entry: Entry, places: Places) -> list[Part]:
-    code = custom_code.digest(
-        places.tree / "custom/sources"
-    )  # what was read with other code is read again
-    return [
-        Part(
-            source,
-            places.tree,
-            (),
-            {"resolved": entry["resolved"], "code": code},
-            name=source.source,
-        )
-    ]
+    """List the source as a single part, which depends on the code in `custom/sources/`."""
+    code = custom_code.digest(places.tree / "custom/sources")
+    detail = {"resolved": entry["resolved"], "code": code}
+    return [Part(source, places.tree, (), detail, name=source.source)]
 
 
 def read(part: Part) -> Rows:
-    made = _made(part.source, part.root)
+    """Read the rows of the source.
+
+    Raises:
+        SourceChanged: the source is at another revision than source.lock, or its rows changed.
+    """
+    instance = _instance(part.source, part.root)
     pinned = part.detail["resolved"]
-    if hasattr(made, "revision") and str(made.revision()) != pinned:
+    if hasattr(instance, "revision") and str(instance.revision()) != pinned:
         raise SourceChanged(
-            f"{part.source.source} is at {made.revision()}, source.lock at {pinned}; run `ratchet"
-            " refresh`"
+            f"{part.source.source} is at {instance.revision()}, but source.lock pins {pinned};"
+            " run `ratchet refresh`"
         )
-    rows = _rows(made, part.source.source, part.root)
-    if not hasattr(made, "revision"):
+    rows = _rows(instance, part.source.source, part.root)
+    if not hasattr(instance, "revision"):
         rows = _verified(rows, part.source.source, pinned)
-    classes = getattr(made, "classes", None)
-    return Rows(
-        _batches(rows, part),
-        None if classes is None else list(classes),
-        getattr(made, "licence", None),
-    )
+    classes = getattr(instance, "classes", None)
+    names = None if classes is None else list(classes)
+    return Rows(_batches(rows, part), names, getattr(instance, "licence", None))
 
 
 class _Digest:
-    """The revision of rows that have none of their own: a hash of them all, in their order."""
+    """The revision of a source without `revision()`: a hash of all its rows, in order."""
 
     def __init__(self) -> None:
         self._hash, self.count = hashlib.blake2b(digest_size=16), 0
@@ -91,49 +85,50 @@ class _Digest:
 
 
 def _verified(rows: Iterator[Row], name: str, pinned: str) -> Iterator[Row]:
-    """The rows; raises `SourceChanged` after the last if they are not those that were pinned."""
+    """Yield the rows; raise `SourceChanged` after the last one if they are not the pinned rows."""
     digest = _Digest()
     for row in rows:
         digest.add(row)
         yield row
     if str(digest) != pinned:
         raise SourceChanged(
-            f"{name} yields {digest}, source.lock pins {pinned}; run `ratchet refresh`. If that"
-            " does not help, the items differ each time they are read: take random transforms and"
-            " shuffling out"
+            f"{name} yields {digest}, but source.lock pins {pinned}; run `ratchet refresh`. If that"
+            " does not help, the items differ each time they are read: remove random transforms and"
+            " shuffling"
         )
 
 
-def _made(source: CustomSource, tree: Path) -> Any:
+def _instance(source: CustomSource, tree: Path) -> Any:
     module, _, name = source.source.partition(":")
     try:
         kind = getattr(custom_code.imported(tree, module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise ParamsError(f"ingest.sources: no class {source.source}: {error}") from None
     try:
-        made = kind(**source.arguments)
+        instance = kind(**source.arguments)
     except RatchetError:
         raise
     except TypeError as error:
         raise ParamsError(
-            f"ingest.sources: {source.source} cannot be made with {source.arguments}: {error}"
+            f"ingest.sources: {source.source} cannot be created with {source.arguments}: {error}"
         ) from error
-    if not any(hasattr(made, method) for method in ("rows", "__getitem__", "__iter__")):
+    if not any(hasattr(instance, method) for method in ("rows", "__getitem__", "__iter__")):
         raise ParamsError(
             f"ingest.sources: {source.source} is not a source; give it __len__ and __getitem__ (as"
             " a Dataset has), __iter__, or rows()"
         )
-    return made
+    return instance
 
 
-def _rows(made: Any, name: str, tree: Path) -> Iterator[Row]:
-    """The rows of a source.
+def _rows(instance: Any, name: str, tree: Path) -> Iterator[Row]:
+    """Yield the rows of a source.
 
-    Raises `CorruptData` for one that is unlike the others, or cannot be read.
+    Raises:
+        CorruptData: a row cannot be read, or has other columns than the first one.
     """
     first: Row | None = None
-    feature_names = getattr(made, "feature_names", None)
-    for number, item in enumerate(_items(made, name)):
+    feature_names = getattr(instance, "feature_names", None)
+    for number, item in enumerate(_items(instance, name)):
         row = items.row(item, feature_names, tree, f"{name}, row {number}")
         first = first or row
         if row.columns != first.columns:
@@ -144,14 +139,15 @@ def _rows(made: Any, name: str, tree: Path) -> Iterator[Row]:
         yield row
 
 
-def _items(made: Any, name: str) -> Iterator[object]:
-    """What the source yields.
+def _items(instance: Any, name: str) -> Iterator[object]:
+    """Yield the items of a source.
 
-    An exception of its own becomes `CorruptData` with the line that raised it.
+    Raises:
+        CorruptData: the source's own code raised an exception. The message names the line.
     """
     number = 0
     try:
-        for item in _iterated(made, name):
+        for item in _iterated(instance, name):
             yield item
             number += 1
     except RatchetError:
@@ -164,16 +160,15 @@ def _items(made: Any, name: str) -> Iterator[object]:
         ) from error
 
 
-def _iterated(made: Any, name: str) -> Iterable[object]:
-    if hasattr(made, "rows"):
-        return cast("Iterable[object]", made.rows())
-    streams = any(
-        kind.__name__ == "IterableDataset" for kind in type(made).__mro__
-    )  # which inherits a __getitem__
-    if hasattr(made, "__getitem__") and hasattr(made, "__len__") and not streams:
-        return (made[number] for number in range(len(made)))
-    if hasattr(made, "__iter__"):
-        return cast("Iterable[object]", made)
+def _iterated(instance: Any, name: str) -> Iterable[object]:
+    if hasattr(instance, "rows"):
+        return cast("Iterable[object]", instance.rows())
+    # An IterableDataset inherits a __getitem__ that it does not support.
+    streams = any(kind.__name__ == "IterableDataset" for kind in type(instance).__mro__)
+    if hasattr(instance, "__getitem__") and hasattr(instance, "__len__") and not streams:
+        return (instance[number] for number in range(len(instance)))
+    if hasattr(instance, "__iter__"):
+        return cast("Iterable[object]", instance)
     raise ParamsError(f"ingest.sources: {name} has __getitem__ but not __len__; add it")
 
 
@@ -188,7 +183,7 @@ def _batches(rows: Iterator[Row], part: Part) -> Iterator[pa.Table]:
 
 
 def _table(batch: Sequence[Row], keep: Sequence[str], name: str) -> pa.Table:
-    """Columns under the names of shards: `label`, `split`, an image or features, and those to keep."""
+    """Build a batch: `label`, `split`, an image or features, and the columns to keep."""
     table: dict[str, Any] = {"label": _column([row.label for row in batch], "label", name)}
     table |= {
         key: _column([row.others[key] for row in batch], key, name)
@@ -205,7 +200,8 @@ def _table(batch: Sequence[Row], keep: Sequence[str], name: str) -> pa.Table:
     }
     if not batch[0].is_image and not any(key.startswith(FEATURE) for key in table):
         raise CorruptData(
-            f"{name}: all its columns are in ingest.keep, so none is left as a feature"
+            f"{name}: all of its columns are in ingest.keep, so no feature is left; remove some"
+            " from ingest.keep"
         )
     if batch[0].is_image:
         table["image"] = image_table([row.image for row in batch], table["label"])["image"]
@@ -218,4 +214,6 @@ def _column(values: Sequence[Any], key: str, name: str) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise CorruptData(f"{name}: the values of {key} are of several types: {error}") from None
+        raise CorruptData(
+            f"{name}: the values of {key} are of several types: {error}; use a single type"
+        ) from None

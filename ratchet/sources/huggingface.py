@@ -17,12 +17,22 @@ from ratchet.errors import CorruptData, SourceMissing, Unreachable
 from ratchet.files import sha256
 from ratchet.source_params import HuggingFaceSource
 from ratchet.sources import parquet_files
-from ratchet.sources.base import IMAGE, Entry, Part, Places, Rows, named, require, wanted
+from ratchet.sources.base import (
+    IMAGE,
+    Entry,
+    Part,
+    Places,
+    Rows,
+    require,
+    used_columns,
+    with_shard_names,
+)
 
-ROWS = 10  # in one batch
+ROWS = 10  # rows in one batch
 
 
 def resolve(source: HuggingFaceSource, places: Places) -> Entry:
+    """Pin the commit of the data set, and its parquet files."""
     from huggingface_hub import HfApi
 
     with answering(source):
@@ -35,9 +45,9 @@ def resolve(source: HuggingFaceSource, places: Places) -> Entry:
 
 
 def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str, Any]:
-    """The parquet files of the splits, so that a new commit costs what is new in it.
+    """Pin the parquet files of the splits, so that a new commit costs only its new files.
 
-    Nothing for other formats.
+    Data sets in other formats have none.
     """
     import datasets
     from datasets.packaged_modules.parquet.parquet import Parquet
@@ -60,16 +70,16 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
         for split, theirs in source.splits.items()
         for url in listed[theirs]
     }
-    found = HfApi().get_paths_info(
+    infos = HfApi().get_paths_info(
         source.repository, list(names), revision=commit, repo_type="dataset"
     )
-    there = {file.path: file for file in found if isinstance(file, RepoFile)}
+    by_path = {file.path: file for file in infos if isinstance(file, RepoFile)}
     files = []
     for name, split in names.items():
-        file = there[name]
+        file = by_path[name]
         if file.lfs is not None:
             digest = file.lfs.sha256
-        else:  # small enough to lie in git itself
+        else:  # a small file is in git itself
             fetched = hf_hub_download(
                 source.repository, name, repo_type="dataset", revision=commit, cache_dir=cache
             )
@@ -84,7 +94,7 @@ def _parquet(source: HuggingFaceSource, commit: str, places: Places) -> dict[str
 
 
 def parts(source: HuggingFaceSource, entry: Entry, places: Places) -> list[Part]:
-    """One for each parquet file; in other formats one for each split."""
+    """List one part per parquet file, or one per split for other formats."""
     cache, licence = _cache(places), entry["licence"]
     if "files" not in entry:
         detail = {"resolved": entry["resolved"], "licence": licence}
@@ -130,6 +140,7 @@ def _cache(places: Places) -> Path:
 
 
 def read(part: Part) -> Rows:
+    """Read the rows of a parquet file or a split."""
     if part.files:
         rows = parquet_files.read(part)
         return replace(
@@ -151,7 +162,7 @@ def _read_split(part: Part) -> Rows:
             revision=part.detail["resolved"],
             cache_dir=str(part.root),
         )
-    names = wanted(source, part.keep)
+    names = used_columns(source, part.keep)
     require(names, data.column_names, source.repository)
     if source.image:
         data = data.cast_column(source.image, datasets.Image(decode=False))
@@ -163,7 +174,7 @@ def _read_split(part: Part) -> Rows:
 def _batches(data: Any, part: Part) -> Iterator[pa.Table]:
     source = part.source
     for table in data.with_format("arrow").iter(ROWS):
-        table = named(table, source, part.keep)
+        table = with_shard_names(table, source, part.keep)
         if source.image:
             images = pa.array([_bytes(image) for image in table["image"].to_pylist()], IMAGE)
             table = table.set_column(table.column_names.index("image"), "image", images)
@@ -175,7 +186,7 @@ def _batches(data: Any, part: Part) -> Iterator[pa.Table]:
 
 
 def _bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:
-    """An image that the Hub keeps as a file of its own comes as a path into the cache."""
+    """Read an image that is a separate file on the Hub: it comes as a path into the cache."""
     if image is None or image["bytes"] is not None:
         return image
     path = Path(image["path"])
@@ -183,10 +194,17 @@ def _bytes(image: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def answering(source: HuggingFaceSource, named: str = "ingest.sources") -> Iterator[None]:
-    """Turn what the Hub's libraries raise into ours.
+def answering(source: HuggingFaceSource, key: str = "ingest.sources") -> Iterator[None]:
+    """Turn the exceptions of the Hub's libraries into Ratchet's.
 
-    `named` is where the data set is named, for the message.
+    Args:
+        source: the data set.
+        key: where the data set is named, for messages.
+
+    Raises:
+        SourceMissing: the data set or its revision does not exist, or is private.
+        Unreachable: the Hub does not respond.
+        CorruptData: the data set cannot be read.
     """
     import datasets.exceptions
     from datasets.exceptions import DatasetNotFoundError
@@ -208,7 +226,7 @@ def answering(source: HuggingFaceSource, named: str = "ingest.sources") -> Itera
     ) as error:
         cause = str(error).splitlines()[0]
         raise SourceMissing(
-            f"{named}: the Hub has no {where} ({cause}); correct it, or set HF_TOKEN"
+            f"{key}: the Hub has no {where} ({cause}); correct it, or set HF_TOKEN"
         ) from None
     except (OfflineModeIsEnabled, OSError) as error:
         raise Unreachable(
@@ -216,7 +234,7 @@ def answering(source: HuggingFaceSource, named: str = "ingest.sources") -> Itera
         ) from None
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         cause = " ".join(str(error).split())
-        raise CorruptData(f"{where} cannot be read: {cause}; correct {named}") from None
+        raise CorruptData(f"{where} cannot be read: {cause}; correct {key}") from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "huggingface_hub"):
             raise Unreachable(

@@ -1,7 +1,7 @@
 """A folder of image files: `<class>/...`, or `<split>/<class>/...` with the usual words for splits.
 
-What a class's folder contains in further folders belongs to the class. A tree that can be read in
-two ways is refused, and every file that is not read is counted with the reason.
+Subfolders of a class's folder belong to the class. A tree that can be read in two ways is refused.
+Every skipped file is counted with the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ratchet.sources.base import Entry, Part, Places, Rows, image_table, pin
 from ratchet.sources.skipped import Skipped, printable
 
 ROWS = 10  # files in one batch
-FILE_BYTES = 1 << 27  # of one file; a larger one is skipped
+FILE_BYTES = 1 << 27  # bytes; larger files are skipped
 
 # Reasons for skipping a file
 HIDDEN = "hidden"
@@ -38,7 +38,12 @@ NEEDS_HEIF = f"HEIC without {images.HEIF_EXTRA}"
 
 
 def resolve(source: ImageFolderSource, places: Places) -> Entry:
-    """The images in class folders; `places.notes` gets their number and what is skipped."""
+    """Pin the images in class folders, and note their number and what is skipped.
+
+    Raises:
+        SourceMissing: there is no such folder, or it has no images in class folders.
+        CorruptData: the tree can be read in two ways.
+    """
     root = places.find(source.path)
     if not root.is_dir():
         raise SourceMissing(
@@ -56,14 +61,13 @@ def resolve(source: ImageFolderSource, places: Places) -> Entry:
             files.append(pin(root / name, name))
         except OSError:
             skipped.add(UNREADABLE, name)
-    places.notes.append(
-        f"{source.path}: {layout.summary(len(files))}" + f"; {skipped}" * bool(skipped)
-    )
+    note = f"{source.path}: {layout.summary(len(files))}"
+    places.notes.append(f"{note}; {skipped}" if skipped else note)
     return {"files": files}
 
 
 def parts(source: ImageFolderSource, entry: Entry, places: Places) -> list[Part]:
-    """One for each class and split."""
+    """List one part per class and split."""
     files = entry["files"]
     layout = Layout.of(source.path, [file["name"] for file in files], Skipped())
     root = places.find(source.path)
@@ -74,6 +78,7 @@ def parts(source: ImageFolderSource, entry: Entry, places: Places) -> list[Part]
 
 
 def read(part: Part) -> Rows:
+    """Read the images of one class and split."""
     return Rows(_batches(part))
 
 
@@ -93,7 +98,7 @@ def _batches(part: Part) -> Iterator[pa.Table]:
 
 
 def _images(root: Path, skipped: Skipped) -> Iterator[str]:
-    """The names of the images below `root`, in no particular order.
+    """Yield the names of the images below `root`, in no particular order.
 
     Links to folders are not followed.
     """
@@ -159,15 +164,20 @@ def _is_utf8(name: str) -> bool:
 class Layout:
     """How the folders of a tree are read."""
 
-    splits: bool  # whether the first folders are splits
-    folders: frozenset[tuple[str, ...]]  # of the classes: (class,) or (split, class)
+    splits: bool  # whether the top folders are splits
+    folders: frozenset[tuple[str, ...]]  # the folders of classes: (class,) or (split, class)
 
     @classmethod
     def of(cls, path: str, names: Sequence[str], skipped: Skipped) -> Layout:
-        """The one way to read these images of the source at `path`.
+        """Find the only way to read the tree.
+
+        Args:
+            path: the source's path, for messages.
+            names: the images' paths, relative to it.
+            skipped: the skipped files, for messages.
 
         Raises:
-            SourceMissing: there is no image in a folder.
+            SourceMissing: no image is in a folder.
             CorruptData: the tree can be read in two ways.
         """
         trails = [PurePosixPath(name).parts[:-1] for name in names]
@@ -187,6 +197,7 @@ class Layout:
 
     @property
     def depth(self) -> int:
+        """The number of folders that name the split and the class."""
         return 2 if self.splits else 1
 
     def label(self, name: str) -> str | None:
@@ -195,17 +206,18 @@ class Layout:
         return folders[-1] if folders in self.folders else None
 
     def detail(self, folders: tuple[str, ...]) -> dict[str, Any]:
-        """What `read` has to know of the images in a class's folder."""
+        """The label, and the split if there is one, of the images in a class's folder."""
         label = {"label": folders[-1]}
         return {**label, "split": split_of(folders[0])} if self.splits else label
 
     def summary(self, count: int) -> str:
+        """Such as `12 images in 3 classes, splits train, test`."""
         classes = len({folders[-1] for folders in self.folders})
         text = f"{_counted(count, 'image')} in {_counted(classes, 'class', 'classes')}"
         if not self.splits:
             return text
-        given = {split_of(folders[0]) for folders in self.folders}
-        return f"{text}, splits {', '.join(split for split in SPLITS if split in given)}"
+        present = {split_of(folders[0]) for folders in self.folders}
+        return f"{text}, splits {', '.join(split for split in SPLITS if split in present)}"
 
 
 def _counted(count: int, singular: str, plural: str | None = None) -> str:
@@ -224,15 +236,15 @@ def _nothing(path: str, names: Sequence[str], skipped: Skipped) -> str:
             f"ingest.sources: the {_counted(len(names), 'image')} at {path} are not in folders; "
             "move each into a folder named after its class"
         )
-    seen = f" ({skipped})" if skipped else ""
+    reasons = f" ({skipped})" if skipped else ""
     return (
-        f"ingest.sources: no image in a class's folder at {path}{seen}; put images into"
+        f"ingest.sources: no image in a class's folder at {path}{reasons}; put images into"
         f" {path}/CLASS/"
     )
 
 
 def _refuse_wrapped(path: str, top: Sequence[str], trails: Sequence[tuple[str, ...]]) -> None:
-    """A single folder with further folders: is it a class, or does it wrap the data set?"""
+    """Refuse a single folder with subfolders: it may be a class, or contain the data set."""
     nested = sorted({trail[1] for trail in trails if len(trail) > 1})
     if len(top) == 1 and nested:
         raise CorruptData(
@@ -243,7 +255,7 @@ def _refuse_wrapped(path: str, top: Sequence[str], trails: Sequence[tuple[str, .
 
 
 def _refuse_splits_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
-    """`<class>/<split>/`: the splits would be ignored."""
+    """Refuse `<class>/<split>/`, because the splits would be ignored."""
     within: dict[str, set[str | None]] = {}
     for trail in trails:
         if trail:
@@ -259,7 +271,7 @@ def _refuse_splits_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
 
 
 def _refuse_classes_within(path: str, trails: Sequence[tuple[str, ...]]) -> None:
-    """Folders that are not named like splits, and yet may be: `train_set/<class>/`, or `2020/<class>/`."""
+    """Refuse folders that may be splits or groups: `train_set/<class>/`, or `2020/<class>/`."""
     inner: dict[str, set[str | None]] = {}
     for trail in trails:
         if trail:
@@ -281,7 +293,7 @@ def _refuse_classes_within(path: str, trails: Sequence[tuple[str, ...]]) -> None
 
 
 def _split_within(name: str) -> str | None:
-    """The split that a part of a folder's name means: `seg_train`, `test-images`, `train2017`."""
+    """The split in a part of a folder's name: `seg_train`, `test-images`, `train2017`."""
     return next(filter(None, map(split_of, re.findall(r"[^\W\d_]+", name))), None)
 
 
@@ -311,7 +323,7 @@ def _refuse_twins(path: str, words: Sequence[str]) -> None:
 def _refuse_without_classes(
     path: str, words: Sequence[str], trails: Sequence[tuple[str, ...]]
 ) -> None:
-    """Folders named like splits that hold no classes, or splits again."""
+    """Refuse folders that are named like splits but contain no classes, or only splits again."""
     inner: dict[str, set[str]] = {word: set() for word in words}
     for trail in trails:
         if len(trail) > 1:

@@ -1,13 +1,14 @@
-"""What a Dataset or source class of yours yields, as rows: an image or features, and a label.
+"""Turn the items of a custom Dataset or source into rows: an image or features, and a label.
 
 | value | becomes |
 |---|---|
-| image: PIL image | its pixels, as they are |
-| image: bytes; a path to a file in the checkout | the file as it is |
+| image: PIL image | its pixels, unchanged |
+| image: bytes; a path to a file in the checkout | the file, unchanged |
 | image: uint8 array or tensor (H, W), (H, W, 1), (H, W, 3), (1, H, W), (3, H, W) | PNG |
-| image: the same in floats from 0 to 1, as `ToTensor` makes them | 255 times that, rounded |
-| features: 1-D array, tensor or list of numbers; a dict of numbers | columns `feature_names`, or x0, x1, ...; the keys |
-| label: whole number, text, bool, float, or an array or tensor of one | the same; `labels.py` makes it text |
+| image: floats from 0 to 1 in these shapes, as from `ToTensor` | 255 times the value, rounded |
+| features: 1-D array, tensor or list of numbers | columns `feature_names`, or x0, x1, ... |
+| features: a dict of numbers | columns named after the keys |
+| label: number, text or bool, or an array or tensor of one | the same; later text, by `labels.py` |
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ EXPECTED_IMAGE = (
     " array or tensor of shape (H, W), (H, W, 3) or (3, H, W)"
 )
 EXPECTED_ITEM = "expected (image, label), (features, label) or a dict with the key label"
-MODES = {  # of PIL: the mode whose pixels are stored
+MODES = {  # PIL mode: the mode whose pixels are stored
     **{mode: mode for mode in ("L", "RGB", "RGBA", "I;16")},
     **dict.fromkeys(("LA", "La", "RGBa", "PA"), "RGBA"),
     **dict.fromkeys(("CMYK", "YCbCr", "HSV"), "RGB"),
@@ -44,20 +45,22 @@ class Row:
 
     label: Any
     image: bytes | None = None
-    id: str | None = None  # of pixels that were no file
+    id: str | None = None  # for pixels that did not come from a file
     features: dict[str, Any] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)  # columns beside an image; the split
 
     @property
     def columns(self) -> tuple[bool, tuple[str, ...]]:
+        """What all rows of a source have in common: an image or not, and the other columns."""
         return self.is_image, (*self.features, *self.others)
 
     @property
     def is_image(self) -> bool:
+        """Whether the row has an image instead of features."""
         return not self.features
 
     def digest(self) -> bytes:
-        """Of all that the row holds."""
+        """A BLAKE2b digest of everything in the row, 16 bytes."""
         content = self.id or hashlib.blake2b(self.image or b"").hexdigest()
         values = [
             (type(self.label).__name__, self.label),
@@ -70,16 +73,17 @@ class Row:
 
 
 class BadItem(Exception):
-    """What is wrong with an item, in words."""
+    """An item cannot be read; the message says why."""
 
 
 def row(item: object, feature_names: Sequence[str] | None, tree: Path, place: str) -> Row:
-    """One item as a row.
+    """Turn one item into a row.
 
     Args:
-        feature_names: names for features that come without.
-        tree: the checkout, where images may be named by their path.
-        place: what a message calls the item, such as `custom.sources.mine:Mine, row 3`.
+        item: what the source yields.
+        feature_names: names for features without names.
+        tree: the checkout, in which images may be given by their path.
+        place: the item's name in messages, such as `custom.sources.mine:Mine, row 3`.
 
     Raises:
         CorruptData: the item cannot be read in exactly one way.
@@ -92,12 +96,8 @@ def row(item: object, feature_names: Sequence[str] | None, tree: Path, place: st
         raise BadItem(f"the item is {_described(item)}; {EXPECTED_ITEM}")
     except BadItem as problem:
         raise CorruptData(f"{place}: {problem}") from None
-    except (
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # of a tensor or PIL image that cannot be read
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # A tensor or a PIL image cannot be read.
         raise CorruptData(f"{place}: {type(error).__name__}: {error}") from error
 
 
@@ -142,11 +142,10 @@ def _of_pair(value: object, label: object, feature_names: Sequence[str] | None, 
 def _features(array: np.ndarray, names: Sequence[str] | None) -> dict[str, Any]:
     if array.dtype.kind not in "biuf":
         raise BadItem(f"the features are {array.dtype}; expected numbers")
-    names = (
-        [f"x{number}" for number in range(len(array))]
-        if names is None
-        else [str(name) for name in names]
-    )
+    if names is None:
+        names = [f"x{number}" for number in range(len(array))]
+    else:
+        names = [str(name) for name in names]
     if len(names) != len(array) or len(set(names)) != len(names) or not names:
         raise BadItem(
             f"there are {len(array)} features and {len(names)} feature_names"
@@ -174,28 +173,26 @@ def _label(value: object) -> Any:
 
 
 def _scalar(value: object) -> Any:
-    """A number or text out of an array or tensor of one; anything else as it is."""
+    """The value of an array or tensor with one element; any other value unchanged."""
     if isinstance(value, (bytes, str)):
         return value
     array = _array(value) if hasattr(value, "shape") or hasattr(value, "dtype") else None
-    return (
-        array.reshape(()).item()
-        if array is not None and array.size == 1 and array.ndim <= 1
-        else value
-    )
+    if array is not None and array.size == 1 and array.ndim <= 1:
+        return array.reshape(()).item()
+    return value
 
 
 def _array(value: object) -> np.ndarray | None:
-    """The array of an array, a tensor or a list of numbers; None for anything else."""
+    """Convert an array, a tensor or a list of numbers to an array; None for other values."""
     if isinstance(value, np.ma.MaskedArray):
         return np.asarray(np.ma.filled(value.astype(np.float64), np.nan))
     if isinstance(value, (np.ndarray, np.generic)):
         return np.asarray(value)
     if hasattr(value, "detach") and hasattr(value, "numpy"):  # a tensor, without importing torch
         tensor = value.detach().cpu()
-        return np.asarray(
-            (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-        )
+        if str(tensor.dtype) == "torch.bfloat16":  # numpy has no such type
+            tensor = tensor.float()
+        return np.asarray(tensor.numpy())
     if isinstance(value, (list, tuple)) and value:
         numbers = [_scalar(number) for number in value]
         if all(isinstance(number, Real) for number in numbers):
@@ -207,7 +204,7 @@ def _array(value: object) -> np.ndarray | None:
 
 
 def _image(value: object, tree: Path) -> tuple[bytes | None, str | None]:
-    """The bytes of an image file, and an id where the value was pixels."""
+    """The bytes of an image file, and an id if the value is pixels."""
     if value is None:
         return None, None
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -225,7 +222,7 @@ def _image(value: object, tree: Path) -> tuple[bytes | None, str | None]:
 
 
 def _file(path: Path, tree: Path) -> bytes:
-    """A file in the checkout, or, in a run's tree (`.runs/<run>`), in the checkout it belongs to."""
+    """Read a file in the checkout, or in the checkout that a run's tree (`.runs/<run>`) is in."""
     tree = tree.resolve()
     inside = [tree, *(parent.parent for parent in tree.parents if parent.name == ".runs")]
     for root in inside:
@@ -252,7 +249,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, 3), out of these, (H, W, 1), (1, H, W) or (3, H, W)."""
+    """Convert (H, W, 1), (1, H, W) or (3, H, W) to (H, W) or (H, W, 3)."""
     if not array.size:
         raise BadItem(f"image is an array of shape {array.shape}, which has no pixels")
     if array.ndim == 2:
@@ -276,7 +273,7 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
-    """uint8, out of uint8 or floats from 0 to 1."""
+    """Convert floats from 0 to 1 to uint8."""
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f":
@@ -285,7 +282,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= 1):
         raise BadItem(
             f"image has values from {low:g} to {high:g}; expected 0 to 1 in floats, or 0 to 255 in"
-            " uint8 (take a normalisation out: Ratchet does it)"
+            " uint8 (remove any normalisation, because Ratchet normalises images)"
         )
     return np.ascontiguousarray(np.rint(array.astype(np.float64) * 255).astype(np.uint8))
 

@@ -1,6 +1,6 @@
-"""Images that a parquet file names by their path only, as `Dataset.to_parquet()` of Hugging Face writes them.
+"""Images that a parquet file only names by their path, as Hugging Face's `to_parquet()` does.
 
-They are read where they are in the data set's own folder, and nowhere else.
+They are only read from the data set's own folder.
 """
 
 from __future__ import annotations
@@ -18,47 +18,49 @@ from ratchet.shards import parquet
 
 
 def digest(root: Path, name: str, column: str) -> str | None:
-    """A hash of the image files that `column` of the file `name` in `root` names.
+    """Hash the image files that `column` of the parquet file `name` in `root` names.
 
-    None if it names none there.
+    If the file contains its images, only its first rows are read.
 
-    A file with its images inside costs no more than a look at its first rows.
+    Returns:
+        A SHA-256 in hex; None if the column names no files in `root`.
     """
-    hashed = hashlib.sha256()
+    content_hash = hashlib.sha256()
     count = 0
     for image in _missing(root / name, column):
         if file := _find(root, root / name, image):
-            hashed.update(f"{image}\0{sha256(file)}\n".encode())
+            content_hash.update(f"{image}\0{sha256(file)}\n".encode())
             count += 1
-    return hashed.hexdigest() if count else None
+    return content_hash.hexdigest() if count else None
 
 
 def filled(
     images: list[dict[str, Any] | None], root: Path, file: Path
 ) -> list[dict[str, Any] | None]:
-    """Images with the bytes of those that have a path only.
+    """Add the bytes of images that only have a path.
 
-    A file that is missing leaves an image without bytes.
+    An image whose file is missing stays without bytes.
 
     Raises:
-        CorruptData: a path leads out of the data set's folder, or none of them leads to a file.
+        CorruptData: a path leads out of the data set's folder, or no path leads to a file.
     """
     linked = [image for image in images if image and image["bytes"] is None and image.get("path")]
     inside = root.resolve()
-    found = 0
+    count = 0
     for image in linked:
         path = _find(root, file, image["path"])
         if path is not None:
-            found += 1
+            count += 1
             image.update(bytes=path.read_bytes(), path=path.relative_to(inside).as_posix())
         elif not _is_inside(root, file, image["path"]):
             raise refused(file, image["path"])
-    if linked and not found:
+    if linked and not count:
         raise refused(file, linked[0]["path"])
     return images
 
 
 def refused(file: Path, path: str) -> CorruptData:
+    """The error that `path`, an image that `file` names, is not in the data set's folder."""
     return CorruptData(
         f"{file.name} holds paths of images instead of the images, and {path} is not in the data"
         " set's folder; embed the images in the file, or put them into that folder"
@@ -66,7 +68,7 @@ def refused(file: Path, path: str) -> CorruptData:
 
 
 def _missing(file: Path, column: str) -> Iterator[str]:
-    """The paths of images without bytes, in a file whose first image has none."""
+    """Yield the paths of images without bytes, in a file whose first image has no bytes."""
     schema = parquet.schema(file)
     if column not in schema.names or not pa.types.is_struct(schema.field(column).type):
         return
@@ -81,7 +83,7 @@ def _missing(file: Path, column: str) -> Iterator[str]:
 
 
 def _places(root: Path, file: Path, path: str) -> list[Path]:
-    """Where a path may lead: relative to the file, or to the folder of the data set."""
+    """What a path may mean: it is relative to the file, or to the folder of the data set."""
     return [(file.parent / path).resolve(), (root / path).resolve()]
 
 

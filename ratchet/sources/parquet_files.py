@@ -1,6 +1,6 @@
-"""Parquet files: one, a folder, a pattern, or a URL.
+"""Parquet files: a file, a folder, a pattern, or a URL.
 
-Images as the Hugging Face Image feature, or numeric features.
+They hold images, as Hugging Face's Image feature or as bytes, or numeric features.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ratchet.sources.base import (
     Places,
     Rows,
     matching,
-    named,
     pin,
     require,
     unused_split,
-    wanted,
+    used_columns,
+    with_shard_names,
 )
 from ratchet.sources.skipped import note_skipped
 
@@ -37,6 +37,11 @@ NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def resolve(source: ParquetSource, places: Places) -> Entry:
+    """Pin the parquet files at the source's path or URL.
+
+    Raises:
+        SourceMissing: there are none.
+    """
     if urls.is_url(source.path):
         files, note = urls.resolve(source.path, places.downloads)
         places.notes.append(note)
@@ -56,18 +61,15 @@ def _pin(root: Path, name: str, image: str | None) -> dict[str, Any]:
 
 
 def parts(source: ParquetSource, entry: Entry, places: Places) -> list[Part]:
-    """One for each file, so that a new one costs no more than itself."""
+    """List one part per file, so that a new file costs nothing but its own reading."""
     url = urls.is_url(source.path)
     root = urls.folder(places.downloads) if url else _files(source, places)[0]
-    made = []
+    parts = []
     for file in entry["files"]:
-        here = {**file, "name": urls.local(file)} if url else file
-        made.append(
-            Part(
-                source, root, (here,), {"partition": partition_of(file["name"])}, name=file["name"]
-            )
-        )
-    return made
+        local_file = {**file, "name": urls.local(file)} if url else file
+        detail = {"partition": partition_of(file["name"])}
+        parts.append(Part(source, root, (local_file,), detail, name=file["name"]))
+    return parts
 
 
 def fetch(part: Part) -> None:
@@ -79,20 +81,26 @@ def fetch(part: Part) -> None:
 
 
 def read(part: Part) -> Rows:
+    """Read the rows of one file.
+
+    Raises:
+        CorruptData: a column is missing, or the file is damaged.
+        SourceChanged: the images that the file names are not those that source.lock pins.
+    """
     source = part.source
     path = part.root / part.files[0]["name"]
     schema = parquet.schema(path)
     partition = {
         name: value for name, value in part.detail["partition"].items() if name not in schema.names
     }
-    require(wanted(source, part.keep), [*schema.names, *partition], str(part.name))
-    if source.image and linked_images.digest(
-        part.root, part.files[0]["name"], source.image
-    ) != part.files[0].get("images"):
-        raise SourceChanged(
-            f"the images that {part.name} names are not those that source.lock pins; "
-            "put them back, or run `ratchet refresh` to pin what is there now"
-        )
+    require(used_columns(source, part.keep), [*schema.names, *partition], str(part.name))
+    if source.image:
+        digest = linked_images.digest(part.root, part.files[0]["name"], source.image)
+        if digest != part.files[0].get("images"):
+            raise SourceChanged(
+                f"the images that {part.name} names are not those that source.lock pins; "
+                "put them back, or run `ratchet refresh` to pin what is there now"
+            )
     return Rows(
         _batches(path, part),
         _classes(schema, source.label),
@@ -101,29 +109,27 @@ def read(part: Part) -> Rows:
 
 
 def _files(source: ParquetSource, places: Places) -> tuple[Path, list[str]]:
-    """Files of a folder or pattern, less those that the engines which write them skip themselves."""
+    """The files of a folder or pattern, without those that Spark and similar engines skip."""
     root, names = matching(places, source.path, "**/*.parquet")
-    return root, (
-        names
-        if names == [Path(source.path).name]
-        else [name for name in names if not is_skipped(name)]
-    )
+    if names == [Path(source.path).name]:
+        return root, names
+    return root, [name for name in names if not is_skipped(name)]
 
 
 def is_skipped(name: str) -> bool:
-    """Spark's rule: hidden files and folders, and those that begin with "_" and are no partition."""
+    """Whether Spark skips the file: a part begins with "." or "_" and is not a partition."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
 def partition_of(name: str) -> dict[str, str | None]:
-    """Hive's `key=value` folders, percent-decoded; the values are text."""
+    """The keys and values of Hive's `key=value` folders, percent-decoded, as text."""
     folders = [folder.partition("=") for folder in PurePosixPath(name).parts[:-1] if "=" in folder]
     return {_decoded(key): None if value == NULL else _decoded(value) for key, _, value in folders}
 
 
 def _decoded(text: str) -> str:
-    """Percent-decoded if that gives UTF-8; otherwise as it is, so that no two names become one."""
+    """Percent-decode if that gives UTF-8; otherwise keep the text, so that names stay distinct."""
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
@@ -137,7 +143,7 @@ def _is_word(kind: pa.DataType) -> bool:
 def _unused_split(path: Path, schema: pa.Schema, part: Part) -> str | None:
     """A column of the file, or a folder's key, that looks like a split.
 
-    A Hub data set has splits of its own.
+    Data sets of the Hub have their own splits.
     """
     if "split" in part.detail:
         return None
@@ -157,7 +163,7 @@ def _unused_split(path: Path, schema: pa.Schema, part: Part) -> str | None:
 def _batches(path: Path, part: Part) -> Iterator[pa.Table]:
     source, partition = part.source, part.detail["partition"]
     there = parquet.schema(path).names
-    names = wanted(source, part.keep)
+    names = used_columns(source, part.keep)
     for table in parquet.batches(path, [name for name in names if name in there]):
         for name in names:
             if name in partition and name in there:
@@ -166,7 +172,7 @@ def _batches(path: Path, part: Part) -> Iterator[pa.Table]:
                 table = table.append_column(
                     name, pa.array([partition[name]] * len(table), pa.string())
                 )
-        table = named(table, source, part.keep)
+        table = with_shard_names(table, source, part.keep)
         if source.image:
             table = table.set_column(
                 table.column_names.index("image"), "image", _images(table["image"], part)
@@ -179,7 +185,7 @@ def _batches(path: Path, part: Part) -> Iterator[pa.Table]:
 
 
 def _check_partition(column: pa.ChunkedArray, name: str, value: str | None, part: Part) -> None:
-    """Raises `CorruptData` where a file and the name of its folder disagree."""
+    """Raise `CorruptData` if a column of a file disagrees with the name of its folder."""
     if not (is_number(column.type) or is_text(column.type)):
         return
     texts = labels.text(column, name=name).unique().to_pylist()
@@ -192,7 +198,7 @@ def _check_partition(column: pa.ChunkedArray, name: str, value: str | None, part
 
 
 def _images(column: pa.ChunkedArray, part: Part) -> pa.Array:
-    """A column of images as IMAGE: it may be that already, or plain bytes."""
+    """Convert a column of images, as bytes or as structs with bytes, to IMAGE."""
     array = column.combine_chunks()
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
         array = pa.StructArray.from_arrays(

@@ -1,4 +1,4 @@
-"""What a source does not read: counted by reason, with an example of each."""
+"""Files that a source skips, counted by reason, with an example of each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ratchet.sources.base import Places
 
 @dataclass
 class Skipped:
-    """Files of a source's folder that are not read: their names by reason."""
+    """The names of skipped files, by reason."""
 
     names: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, name: str) -> None:
+        """Record a skipped file."""
         self.names.setdefault(reason, []).append(name)
 
     def __len__(self) -> int:
@@ -28,9 +29,8 @@ class Skipped:
         """
         if not self.names:
             return ""
-        return f"skipped {len(self):,}: " + ", ".join(
-            starmap(self._counted, sorted(self.names.items()))
-        )
+        counts = starmap(self._counted, sorted(self.names.items()))
+        return f"skipped {len(self):,}: {', '.join(counts)}"
 
     @staticmethod
     def _counted(reason: str, names: list[str]) -> str:
@@ -39,7 +39,7 @@ class Skipped:
 
 
 def printable(name: str) -> str:
-    """A file's name for one line of output: control characters and bytes that are not UTF-8 as escapes."""
+    """Escape what cannot be printed in a file's name: control characters and invalid UTF-8."""
     escaped = (
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in name
     )
@@ -47,7 +47,7 @@ def printable(name: str) -> str:
 
 
 def note_skipped(places: Places, path: str, names: Sequence[str]) -> None:
-    """Tell what a folder contains besides the files `names` that `matching` gave for it."""
+    """Note which files of a folder are skipped: all except `names`, which `matching` returned."""
     root = places.find(path)
     if not root.is_dir():
         return

@@ -34,7 +34,7 @@ READING = frozenset(
 
 
 def write(tree: Path, entries: Sequence[Entry]) -> bool:
-    """Write the entries unless the file holds them already; returns whether it changed."""
+    """Write the entries unless the file already contains them; return whether it changed."""
     content = to_json(FORMAT.stamped({"sources": list(entries)}))
     path = tree / FILE
     if path.is_file() and path.read_text(encoding="utf-8") == content:
@@ -179,13 +179,13 @@ def _entries(tree: Path) -> list[Entry]:
     return entries
 
 
-def _differences(pinned: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """`revision: v1 → v2` for each param that differs; compared as text, since 1 == True."""
+def _differences(pinned: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """`revision: v1 → v2` for each param that differs; compared as text, because 1 == True."""
     differences = []
-    for key in sorted(pinned.keys() | wanted.keys()):
-        before, now = _json(pinned.get(key)), _json(wanted.get(key))
+    for key in sorted(pinned.keys() | current.keys()):
+        before, now = _json(pinned.get(key)), _json(current.get(key))
         if before != now:
-            pair = f"{_shown(pinned.get(key))} → {_shown(wanted.get(key))}"
+            pair = f"{_shown(pinned.get(key))} → {_shown(current.get(key))}"
             differences.append(f"{key}: {pair}")
     return differences
 

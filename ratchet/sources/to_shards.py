@@ -1,4 +1,4 @@
-"""Parts of sources to shards: each part is read by a pure function, and their shards are joined under one schema."""
+"""Turn sources into shards: a pure function reads each part, and all shards share one schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ratchet.errors import CorruptData
 from ratchet.files import link, sha256, to_json, write_json
 from ratchet.params import Params
 from ratchet.shards import labels, memo, shards
-from ratchet.sources.base import Entry, Part, Places, whole
+from ratchet.sources.base import Entry, Part, Places, to_shard
 from ratchet.sources.types import parts, read
 
 PART = "part.json"
@@ -30,7 +30,12 @@ def run(
     """Fill the empty folder `raw` with shards and `dataset.json`.
 
     Args:
-        store: the folder of the parts that were read before.
+        params: all params.
+        entries: the entries of source.lock.
+        places: where the sources are.
+        store: the folder of memoised parts.
+        raw: the folder to fill.
+        pool: where the parts are read.
 
     Returns:
         The content of `dataset.json`.
@@ -69,7 +74,7 @@ def run(
 
 
 def _report_unused(facts: Sequence[dict[str, Any]]) -> None:
-    """One line for each source with a column that looks like a split and is not used as one."""
+    """Print a line for each source with a column that looks like a split but is not used as one."""
     unused = {fact["source"]: fact for fact in reversed(facts) if fact["unused_split"]}
     for fact in unused.values():
         column = fact["unused_split"]
@@ -80,18 +85,18 @@ def _report_unused(facts: Sequence[dict[str, Any]]) -> None:
 
 
 def read_part(part: Part, shard_rows: int, folder: Path) -> None:
-    """Write the rows of one part as shards of at most `shard_rows` rows, and what they are to `part.json`."""
+    """Write one part as shards of at most `shard_rows` rows, and the facts to `part.json`."""
     rows = read(part)
     classes = labels.names(rows.classes) if rows.classes else None
-    given: set[str] = set()
+    splits: set[str] = set()
 
     def tables() -> Iterator[pa.Table]:
         start = 0
         for batch in rows.batches:
-            table = whole(batch, part, classes, start)
+            table = to_shard(batch, part, classes, start)
             start += len(table)
             if "split" in table.column_names:
-                given.update(table["split"].unique().drop_null().to_pylist())
+                splits.update(table["split"].unique().drop_null().to_pylist())
             yield table
 
     listed: list[dict[str, Any]] = []
@@ -102,7 +107,7 @@ def read_part(part: Part, shard_rows: int, folder: Path) -> None:
         schema = pq.read_schema(path)
         listed.append({"file": path.name, "rows": count, "sha256": sha256(path)})
     for entry in listed:
-        entry["splits"] = sorted(given)
+        entry["splits"] = sorted(splits)
     columns = [] if schema is None else [(field.name, str(field.type)) for field in schema]
     fact = {"shards": listed, "columns": columns, "classes": classes, "licence": rows.licence}
     fact["unused_split"] = rows.unused_split
@@ -112,7 +117,7 @@ def read_part(part: Part, shard_rows: int, folder: Path) -> None:
 def _shards(tables: Iterator[pa.Table], rows: int) -> Iterator[Iterator[pa.Table]]:
     """Cut a stream of tables into streams of `rows` rows.
 
-    Each has to be used up before the next.
+    Consume each stream before the next one.
     """
     queue = list(itertools.islice(tables, 1))
 
@@ -136,9 +141,13 @@ def _columns(fact: dict[str, Any]) -> dict[str, str]:
 
 
 def _joined(facts: Sequence[dict[str, Any]], keep: Sequence[str]) -> dict[str, Any]:
-    """One schema for all; raises `CorruptData` that names the first difference."""
+    """Check that all parts have the same schema, and return it.
+
+    Raises:
+        CorruptData: there are no rows, or the columns or classes differ.
+    """
     if not facts:
-        raise CorruptData("the sources hold no rows; look at ingest.sources in params.yaml")
+        raise CorruptData("the sources hold no rows; check ingest.sources in params.yaml")
     first = facts[0]
     columns = _columns(first)
     for fact in facts[1:]:
@@ -153,20 +162,19 @@ def _joined(facts: Sequence[dict[str, Any]], keep: Sequence[str]) -> dict[str, A
                 f"sources {first['source']} and {fact['source']} have different columns:"
                 f" {difference}; make their features or images agree in ingest.sources"
             )
-    named = [fact["classes"] for fact in facts if fact["classes"]]
-    if any(classes != named[0] for classes in named):
-        differing = next(classes for classes in named if classes != named[0])
-        raise CorruptData(
-            f"the sources name different classes: {', '.join(named[0])}; {', '.join(differing)}; "
-            "combine sources with the same classes"
-        )
+    classes = [fact["classes"] for fact in facts if fact["classes"]]
+    for other_classes in classes:
+        if other_classes != classes[0]:
+            raise CorruptData(
+                f"the sources name different classes: {', '.join(classes[0])}; "
+                f"{', '.join(other_classes)}; combine sources with the same classes"
+            )
+    licences = sorted({fact["licence"] for fact in facts if fact["licence"]})
     return {
         "kind": "image" if "image" in columns else "features",
-        "classes": named[0] if named else None,
+        "classes": classes[0] if classes else None,
         "features": [own(name) for name in columns if name.startswith(FEATURE)],
         "kept": list(keep),
         "columns": list(columns.items()),
-        "licence": (
-            " and ".join(sorted({fact["licence"] for fact in facts if fact["licence"]})) or None
-        ),
+        "licence": " and ".join(licences) or None,
     }

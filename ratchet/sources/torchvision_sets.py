@@ -30,24 +30,23 @@ from ratchet.source_params import TorchvisionSource
 from ratchet.sources import fashion_mnist
 from ratchet.sources.base import Entry, Part, Places, Rows, array_id, encoded, image_table, pin
 
-ARCHIVES = (
-    ".gz",
-    ".tgz",
-    ".tar",
-    ".zip",
-)  # what torchvision leaves beside the files that it unpacked
-SPLITS = {
-    "train": ("train", "trainval"),
-    "val": ("val", "valid"),
-    "test": ("test",),
-}  # ours: torchvision's, first wins
-ROWS = 100  # in one batch
+# Archives, which torchvision leaves beside the files that it unpacks.
+ARCHIVES = (".gz", ".tgz", ".tar", ".zip")
+# Ratchet's splits, each with torchvision's names for it. The first name that exists is used.
+SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
+ROWS = 100  # rows in one batch
 CUT = (OSError, RuntimeError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
-LOCAL = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)  # this machine's faults, not the network's
+LOCAL = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS)  # faults of this machine, not the network
 Pinned = dict[str, Any]
 
 
 def resolve(source: TorchvisionSource, places: Places) -> Entry:
+    """Download the data set if it has no `root`, and pin its files.
+
+    Raises:
+        SourceMissing: the files are missing.
+        Unreachable: the download failed.
+    """
     if source.root is None:
         with _alone(places.downloads):
             _get(source, places.downloads)
@@ -62,7 +61,7 @@ def resolve(source: TorchvisionSource, places: Places) -> Entry:
 
 
 def parts(source: TorchvisionSource, entry: Entry, places: Places) -> list[Part]:
-    """One for each split; torchvision reads all files of the folder, so each part pins them all."""
+    """List one part per split; each pins all files, because torchvision reads the whole folder."""
     files = tuple(entry["files"])
     root, folder = _locate(source, places)
     if source.root is None:  # it may not have been downloaded yet
@@ -77,7 +76,7 @@ def parts(source: TorchvisionSource, entry: Entry, places: Places) -> list[Part]
 
 
 def _nothing_else(folder: Path, extra: set[str]) -> None:
-    """Raises `SourceChanged` if the folder holds `extra` files, since torchvision would read them."""
+    """Raise `SourceChanged` if the folder has `extra` files, which torchvision would read."""
     if extra:
         more = " and others" if len(extra) > 3 else ""
         raise SourceChanged(
@@ -88,10 +87,7 @@ def _nothing_else(folder: Path, extra: set[str]) -> None:
 
 
 def fetch(part: Part) -> None:
-    """Download the data set, unless its `root` is the user's.
-
-    The pinned files decide if it fits.
-    """
+    """Download the data set, unless the user set its `root`, and compare it with the pins."""
     source: TorchvisionSource = part.source
     if source.root is not None:
         return
@@ -99,12 +95,17 @@ def fetch(part: Part) -> None:
     downloads = part.root if kin else part.root.parent
     with _alone(downloads):
         try:
-            part.verify()  # another worker has fetched it meanwhile
+            part.verify()  # another worker may have fetched it in the meantime
         except DataError:
             _get(source, downloads, part.files)
 
 
 def read(part: Part) -> Rows:
+    """Read the rows of one split.
+
+    Raises:
+        CorruptData: torchvision cannot read the files.
+    """
     name = part.source.name
     try:
         data = _dataset(part.source, part.root, part.detail["split"])
@@ -116,21 +117,21 @@ def read(part: Part) -> Rows:
     if data is None:
         return Rows(iter(()))
     if callable(getattr(data, "loader", None)):
-        data.loader = _encoded  # keeps the bytes of image files as they came
+        data.loader = _encoded  # keeps the bytes of image files unchanged
     classes = getattr(data, "classes", None)
     return Rows(_batches(data, part), list(map(str, classes)) if classes else None)
 
 
 @contextmanager
 def _alone(downloads: Path) -> Iterator[None]:
-    """One process at a time changes the downloads; the others wait."""
+    """Lock the downloads, so that one process at a time changes them and the others wait."""
     downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads / ".lock"):
         yield
 
 
 def _get(source: TorchvisionSource, downloads: Path, pins: Sequence[Pinned] = ()) -> None:
-    """Bring the files into the downloads: without pins unless they are there, with pins as pinned."""
+    """Download the files: those that are missing or, with `pins`, all of them as pinned."""
     if source.name == "FashionMNIST":
         fashion_mnist.get(downloads)
     elif pins or not _here(source, downloads):
@@ -151,12 +152,12 @@ def _here(source: TorchvisionSource, downloads: Path) -> bool:
 
 
 def _folders(root: Path, name: str) -> tuple[Path, Path]:
-    """MNIST and its kin keep their files in `<name>/raw` of a root; the others have a root each."""
+    """MNIST and its relatives use `<name>/raw` of a shared root; the others have their own root."""
     return root / name / "raw", root / name
 
 
 def _locate(source: TorchvisionSource, places: Places) -> tuple[Path, Path]:
-    """The root that torchvision is told, and the folder in it that holds the files."""
+    """The root to pass to torchvision, and the folder in it that has the files."""
     root = places.downloads if source.root is None else places.find(source.root)
     kin, own = _folders(root, source.name)
     if kin.is_dir():
@@ -165,7 +166,7 @@ def _locate(source: TorchvisionSource, places: Places) -> tuple[Path, Path]:
 
 
 def _names(root: Path, folder: Path) -> list[str]:
-    """The files of a data set, without the archives that they were unpacked from."""
+    """The names of a data set's files, without the archives that they were unpacked from."""
     return sorted(
         file.relative_to(root).as_posix()
         for file in folder.rglob("*")
@@ -174,12 +175,12 @@ def _names(root: Path, folder: Path) -> list[str]:
 
 
 def _download(source: TorchvisionSource, downloads: Path, pins: Sequence[Pinned]) -> None:
-    """Let torchvision fetch into a temporary root, so that a cut download leaves nothing behind.
+    """Let torchvision download into a temporary root, so that a failure leaves nothing behind.
 
     Raises:
-        Unreachable: the download failed, or was cut.
-        SourceMissing: torchvision has no download of this data set.
-        SourceChanged: what came is not what is pinned; what was here before stays.
+        Unreachable: the download failed or was interrupted.
+        SourceMissing: torchvision cannot download this data set.
+        SourceChanged: the files are not those that are pinned. The old files stay.
     """
     from torchvision.datasets import MNIST
 
@@ -223,15 +224,14 @@ def _compare(file: Path, pinned: Pinned, name: str) -> None:
 def _class(name: str) -> Any:
     import torchvision.datasets
 
-    found = (
-        getattr(torchvision.datasets, name, None) if name in torchvision.datasets.__all__ else None
-    )
-    if not inspect.isclass(found):
+    listed = name in torchvision.datasets.__all__
+    dataset = getattr(torchvision.datasets, name, None) if listed else None
+    if not inspect.isclass(dataset):
         raise ParamsError(
             f"ingest.sources: torchvision has no data set {name!r}; see"
             " torchvision.datasets.__all__"
         )
-    return found
+    return dataset
 
 
 def _keywords(dataset: Any) -> set[str]:
@@ -239,7 +239,7 @@ def _keywords(dataset: Any) -> set[str]:
 
 
 def _dataset(source: TorchvisionSource, root: Path, split: str, download: bool = False) -> Any:
-    """The data set's object for a split of ours, or None where it has no such split."""
+    """Create torchvision's data set for one of our splits; None if it has no such split."""
     dataset = _class(source.name)
     names = _keywords(dataset)
     if unknown := sorted(source.arguments.keys() - names):
@@ -262,20 +262,22 @@ def _dataset(source: TorchvisionSource, root: Path, split: str, download: bool =
 
 
 def _batches(data: Any, part: Part) -> Iterator[pa.Table]:
-    given = part.detail["split"] if _splits(data) else None
+    split = part.detail["split"] if _has_splits(data) else None
     for start in range(0, len(data), ROWS):
         rows = [data[index] for index in range(start, min(start + ROWS, len(data)))]
         if not all(isinstance(label, int) for _, label in rows):
             raise CorruptData(
-                f"torchvision's {part.source.name} has labels that are no whole numbers: no"
-                " classification"
+                f"torchvision's {part.source.name} has labels that are not whole numbers, so it is"
+                " not a classification data set; choose another one"
             )
         images, ids = zip(*(_bytes(image) for image, _ in rows), strict=True)
-        columns = {"row_id": ids, **({"split": [given] * len(rows)} if given else {})}
+        columns = {"row_id": ids}
+        if split:
+            columns["split"] = (split,) * len(rows)
         yield image_table(images, pa.array([label for _, label in rows], pa.int64()), **columns)
 
 
-def _splits(data: Any) -> bool:
+def _has_splits(data: Any) -> bool:
     return hasattr(data, "train") or hasattr(data, "split") or hasattr(data, "_split")
 
 
@@ -284,7 +286,7 @@ def _encoded(path: Any) -> bytes:
 
 
 def _bytes(image: Any) -> tuple[bytes, str]:
-    """The encoded image and its row_id: a file's own bytes, or an array as a PNG that is named by its pixels."""
+    """The encoded image and its row_id, which is a hash of the file or of the array's pixels."""
     if isinstance(image, bytes):
         return image, hashlib.blake2b(image, digest_size=16).hexdigest()
     array = np.asarray(image)

@@ -1,6 +1,6 @@
-"""Sources by type: what they are upstream, and their rows.
+"""Pin and read sources of all types.
 
-A type's libraries are imported when it is used.
+The libraries of a type are only imported when it is used.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from ratchet.sources.base import Entry, Part, Places, Rows
 
 
 def resolve(source: Source, places: Places) -> Entry:
-    """What upstream is now, as source.lock pins it.
+    """Pin the current upstream data, for source.lock.
 
     Raises:
-        SourceMissing, Unreachable, CorruptData: it is unavailable, or not what it should be.
+        ParamsError: the params of the source are wrong.
+        SourceMissing: the data do not exist.
+        Unreachable: the host does not respond.
+        CorruptData: the data cannot be read.
     """
     path = getattr(source, "path", "")
     if urls.is_url(path) and source.type != "parquet":
@@ -30,15 +33,17 @@ def resolve(source: Source, places: Places) -> Entry:
 
 
 def parts(source: Source, entry: Entry, places: Places) -> list[Part]:
+    """List the parts of a source that can be read separately, in a fixed order."""
     return cast("list[Part]", _module(source).parts(source, entry, places))
 
 
 def read(part: Part) -> Rows:
-    """The rows of a part; fetches its pinned files first if they are missing or damaged here.
+    """Read the rows of a part. Pinned files that are missing or damaged are fetched first.
 
     Raises:
-        SourceMissing, SourceChanged: a file is gone, or is not what source.lock pins.
-        Unreachable: the host that has the file does not answer.
+        SourceMissing: a file is missing.
+        SourceChanged: a file is not what source.lock pins.
+        Unreachable: the host does not respond.
     """
     module = _module(part.source)
     fetch = getattr(module, "fetch", None)

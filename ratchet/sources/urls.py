@@ -1,6 +1,6 @@
 """Files behind a URL that fsspec reads, stored in `data/downloads/urls` by their content.
 
-`refresh` skips a download if the server's validator (its ETag, say) is that of an earlier download.
+`refresh` skips a download if the server's validator, such as an ETag, has not changed since.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ BLOCK = 1 << 20  # bytes
 SUFFIX = ".parquet"
 RESERVED = "%/:?#[]@!$&'()*+,;=~"  # characters that a URL may hold unquoted
 CHECKSUMS = ("ETag", "Content-MD5", "Digest", "md5Hash", "crc32c", "etag")  # as fsspec names them
-SETTLED_S = 60.0  # a file modified later than this before its download may change again unnoticed
-LIBRARIES = ("aiohttp", "botocore", "gcsfs", "adlfs", "google", "azure")  # their errors: no answer
-BUSY = (408, 425, 429)  # of the HTTP statuses 400 to 499 those that may pass
+SETTLED_S = 60.0  # a file modified more recently than this may change again with the same date
+LIBRARIES = ("aiohttp", "botocore", "gcsfs", "adlfs", "google", "azure")  # errors: unreachable
+BUSY = (408, 425, 429)  # HTTP statuses from 400 to 499 that are temporary
 
 
 def is_url(path: str) -> bool:
+    """Whether a path of the params is a URL."""
     return "://" in path
 
 
@@ -39,10 +40,12 @@ def shown(url: str) -> str:
 
 
 def folder(downloads: Path) -> Path:
+    """The folder of the downloaded files."""
     return downloads / "urls"
 
 
 def local(pinned: dict[str, Any]) -> str:
+    """The name of a downloaded file."""
     return f"{pinned['sha256']}.parquet"
 
 
@@ -50,11 +53,12 @@ def resolve(url: str, downloads: Path) -> tuple[list[dict[str, Any]], str]:
     """Pin every file that the URL means: a file, a folder or a pattern.
 
     Returns:
-        the pins, and a sentence about what was downloaded.
+        The pins, and a sentence about what was downloaded.
 
     Raises:
-        ParamsError: the URL holds credentials, or fsspec does not know its protocol.
-        SourceMissing: there is nothing; Unreachable: the host does not answer, or cut the download.
+        ParamsError: the URL contains credentials, or fsspec does not know its protocol.
+        SourceMissing: there are no files.
+        Unreachable: the host does not respond, or the download was interrupted.
     """
     with _place(url) as place:
         paths, others = place.paths()
@@ -77,14 +81,18 @@ def resolve(url: str, downloads: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def fetch(url: str, name: str, pinned: dict[str, Any], downloads: Path) -> None:
-    """Download the file of that name; raises `SourceChanged` if it is not the pinned one."""
+    """Download the file with this name.
+
+    Raises:
+        SourceChanged: the file is not the pinned one.
+    """
     with _place(url) as place:
-        seen = _download(place, place.path(name), downloads)
-    if seen["sha256"] != pinned["sha256"]:
+        downloaded = _download(place, place.path(name), downloads)
+    if downloaded["sha256"] != pinned["sha256"]:
         raise SourceChanged(
             f"{name} at {shown(url)} is not what source.lock pins: expected SHA-256 "
-            f"{pinned['sha256'][:12]}…, found {seen['sha256'][:12]}…; run `ratchet refresh` to "
-            "pin the new one"
+            f"{pinned['sha256'][:12]}…, found {downloaded['sha256'][:12]}…; run `ratchet refresh`"
+            " to pin the new one"
         )
 
 
@@ -95,7 +103,7 @@ class _Place:
     system: Any
     target: str  # a file, a folder or a pattern; without the protocol, except for HTTP
     http: bool
-    wildcard: int  # where the first one is, -1 if there is none
+    wildcard: int  # index of the first wildcard in `target`; -1: there is none
 
     @property
     def base(self) -> str:
@@ -105,7 +113,7 @@ class _Place:
         return self.target.rstrip("/")
 
     def paths(self) -> tuple[list[str], list[str]]:
-        """The files to read, and those beside them that are skipped."""
+        """The files to read, and the other files there, which are skipped."""
         if self.wildcard >= 0:
             return self._sorted(self._matches())
         plain = self._plain(self.target)
@@ -115,7 +123,7 @@ class _Place:
         return self._sorted(set(self.system.find(self.target)))
 
     def name(self, path: str) -> str:
-        """As the lock records it: never empty, percent-encoding undone."""
+        """A file's name in source.lock: never empty, and percent-decoded."""
         rest = path[len(self.base) :].lstrip("/")
         if path == self.target:
             rest = self._plain(path).rstrip("/").rpartition("/")[2]
@@ -128,18 +136,19 @@ class _Place:
         return f"{self.base}/{quote(name, safe=RESERVED) if self.http else name}"
 
     def _matches(self) -> set[str]:
-        """The files that match, or are in a folder that does."""
+        """The files that match the pattern, or are in a folder that matches."""
         paths: set[str] = set()
         for path, info in self.system.glob(self.target, detail=True).items():
             paths |= set(self.system.find(path)) if info["type"] == "directory" else {path}
         return paths
 
     def _sorted(self, paths: set[str]) -> tuple[list[str], list[str]]:
-        """Parquet files apart from others; what the engines hide (`_temporary/`) is not read."""
+        """Separate parquet files from others, such as those that Spark hides (`_temporary/`)."""
         inside = sorted(
             path
             for path in paths
-            if path.startswith(f"{self.base}/") and path == self._plain(path)  # no link that sorts
+            # A link with a query only sorts a listing.
+            if path.startswith(f"{self.base}/") and path == self._plain(path)
         )
         chosen = [path for path in inside if path.endswith(SUFFIX) and not _hidden(self.name(path))]
         return chosen, [path for path in inside if path not in set(chosen)]
@@ -149,7 +158,7 @@ class _Place:
 
 
 def _download(place: _Place, path: str, downloads: Path) -> dict[str, Any]:
-    """Stream a file to its place by content; a cut download leaves nothing."""
+    """Stream a file to its place by content; an interrupted download leaves nothing."""
     digest, size = hashlib.sha256(), 0
     info = place.system.info(path)
     started = time.time()
@@ -174,7 +183,7 @@ def _download(place: _Place, path: str, downloads: Path) -> dict[str, Any]:
 
 
 def _unchanged(place: _Place, path: str, downloads: Path) -> dict[str, Any] | None:
-    """The pin of an earlier download if the server says that the file is still the same."""
+    """The pin of an earlier download, if the server reports that the file has not changed."""
     try:
         record = json.loads(_record(place, path, downloads).read_text(encoding="utf-8"))
         pinned = {"size": int(record["size"]), "sha256": str(record["sha256"])}
@@ -193,7 +202,7 @@ def _record(place: _Place, path: str, downloads: Path) -> Path:
 
 
 def _validator(info: dict[str, Any], now: float) -> str | None:
-    """What changes whenever the bytes do: a strong ETag or checksum, or a settled date and size."""
+    """What changes whenever the bytes do: a strong ETag, a checksum, or an old date and a size."""
     size = info.get("size")
     for key in CHECKSUMS:
         value = info.get(key)
@@ -213,7 +222,7 @@ def _validator(info: dict[str, Any], now: float) -> str | None:
 
 @contextmanager
 def _place(url: str) -> Iterator[_Place]:
-    """Open the URL, and turn what fsspec and its libraries raise into our errors."""
+    """Open the URL, and turn the exceptions of fsspec and its libraries into Ratchet's."""
     try:
         yield _opened(url)
     except RatchetError:
@@ -222,7 +231,7 @@ def _place(url: str) -> Iterator[_Place]:
         raise ParamsError(
             f"ingest.sources: {shown(url)} cannot be read: {_masked(error, url)}"
         ) from None
-    except FileNotFoundError as error:  # fsspec reports every HTTP failure so, with its cause
+    except FileNotFoundError as error:  # fsspec raises this for every HTTP failure, with its cause
         raise _missing(url, error.__cause__ or error) from None
     except PermissionError as error:
         raise SourceMissing(
@@ -282,12 +291,12 @@ def _opened(url: str) -> _Place:
             " leave the query out"
         )
     if first >= 0 and "*" not in target and system.isfile(target):
-        first = -1  # a file whose name holds ? or [
+        first = -1  # a file whose name contains ? or [
     return _Place(system, target, http, first)
 
 
 def _hidden(name: str) -> bool:
-    """Whether Spark and its kin skip the file: a part starts with `.` or `_`, and is not a partition."""
+    """Whether Spark skips the file: a part begins with "." or "_" and is not a partition."""
     parts = name.split("/")
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
@@ -301,7 +310,7 @@ def _is_http(url: str) -> bool:
 
 
 def _loopback(host: str) -> bool:
-    """Whether a proxy could not reach the host, because it is this machine."""
+    """Whether the host is this machine, which a proxy cannot reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -135,7 +135,7 @@ def test_a_changed_row_is_a_new_revision_and_ingest_checks_it(
     ):
         with pytest.raises(
             SourceChanged,
-            match=r"yields 25 rows, \w+, source\.lock pins 25 rows, \w+; run `ratchet ref",
+            match=r"yields 25 rows, \w+, but source\.lock pins 25 rows, \w+; run `ratchet ref",
         ):
             ingest.fn(params(code), tree)
         refresh.fn(params(code), tree)
@@ -148,7 +148,7 @@ def test_random_items_are_refused(tree: Path, params: Callable[..., Params]) -> 
     random = params(TABULAR.replace("self.x[index],", "self.x[index] + torch.rand(2),"))
     with pytest.raises(
         SourceChanged,
-        match=r"items differ each time they are read: take random transforms and shuf",
+        match=r"items differ each time they are read: remove random transforms and shuf",
     ):
         ingested(random, tree)
 
@@ -186,7 +186,7 @@ def test_columns_to_keep_and_names_of_features(tree: Path, params: Callable[...,
          r"mine:Mine, row 0: ZeroDivisionError: division by zero \(mine\.py, line 15\)"),
         ("class Mine: pass", ParamsError, r"is not a source; give it __len__ and __getitem__"),
         ("class Mine:\n    def __getitem__(self, index):\n        return 1, 1", ParamsError, r"but not __len__; add it"),
-        ("class Mine:\n    def __init__(self, folder): pass", ParamsError, r"cannot be made with \{\}: .*folder"),
+        ("class Mine:\n    def __init__(self, folder): pass", ParamsError, r"cannot be created with \{\}: .*folder"),
         ("class Other: pass", ParamsError, r"no class custom\.sources\.mine:Mine"),
         ("class Mine:\n    def rows(self):\n        yield {'label': 'a', 'sex': 'm'}", CorruptData,
          r"the feature sex is .*not a number"),

@@ -191,7 +191,7 @@ def test_a_path_is_read_if_it_is_in_the_checkout(tmp_path: Path) -> None:
             (RGB.astype(np.float32), 0),
             r"image has values from \d to 2\d\d; expected 0 to 1 in floats, or 0 to 255 in u",
         ),
-        ((torch.randn(3, 8, 8), 0), r"take a normalisation out: Ratchet does it"),
+        ((torch.randn(3, 8, 8), 0), r"remove any normalisation, because Ratchet"),
         ((np.full((4, 4), np.nan), 0), r"image has values from nan to nan"),
         ((RGB.astype(np.int64), 0), r"image is an array of int64; expected"),
         ((GREY > 3, 0), r"image is an array of bool"),
