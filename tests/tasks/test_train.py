@@ -50,7 +50,7 @@ def test_it_writes_weights_a_card_and_curves(pictured: Path, trained: Trainer) -
         "val_accuracy",
         "learning_rate",
     ]
-    assert len(lines) == 3
+    assert [line.split("\t")[0] for line in lines[1:]] == ["1", "2"]
     assert not (pictured / ".checkpoints").exists() or not list(
         (pictured / ".checkpoints").iterdir()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -258,6 +259,14 @@ def test_a_plateau_lowers_the_rate(pictures: Path, tmp_path: Path) -> None:
         for row in run(pictures, tmp_path, train__schedule=plateau, train__epochs=3).curves
     ]
     assert rates == pytest.approx([0.006, 0.0006, 0.00006])
+
+
+def test_a_schedule_by_epoch_ends_with_the_last_epoch(pictures: Path, tmp_path: Path) -> None:
+    cosine = {"name": "CosineAnnealingLR", "arguments": {}, "every": "epoch"}
+    values = {"train__schedule": cosine, "train__epochs": 4, "train__lr": 0.1}
+    rates = [row["learning_rate"] for row in run(pictures, tmp_path, **values).curves]
+    expected = [0.05 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert rates == pytest.approx(expected, rel=1e-5)
 
 
 def test_it_says_how_it_goes(pictures: Path, tmp_path: Path) -> None:
