@@ -1,9 +1,10 @@
-"""Make a version's state that of the checked-out branch, by one commit: `ratchet adopt v1.1.0`.
+"""Bring the checked-out branch to the state of a version with one commit: `ratchet adopt v1.1.0`.
 
-The commit takes params, locks and reports from the version's own commit, and its code on request.
-Then the files, data and model in the checkout follow, until `dvc status` is clean. Everything that
-can be refused is refused first. From the moment the branch has moved, the same command completes
-what was cut off: each file here is the old commit's or the new one's, so nothing can be lost.
+The commit takes the params, locks and reports from the version's commit, and its code on request.
+Then the files, data and model in the checkout are updated, until `dvc status` is clean.
+
+All checks come first. If the command is interrupted later, running it again completes it: each file
+here is that of the old commit or of the new one, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -23,34 +24,32 @@ from ratchet.store import config, dirty, pipeline, remote, working_tree
 from ratchet.workspace import branch, edits, version_tree
 from ratchet.workspace.branch import Blob, Changes
 
-_COMMANDS = (
-    "cli",
-    "flows",
-    "service",
-)  # no stage reads them, but they call the code that stages are made of
+# No stage reads these packages, but they call the code of the stages.
+_COMMANDS = ("cli", "flows", "service")
 _LISTED = 5  # paths that a message names
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """The branch afterwards."""
+    """The state of the branch afterwards."""
 
     version: str
     branch: str
     commit: str
-    changed: bool  # False: there was nothing to do
+    changed: bool  # False if there was nothing to do
     rebuilt: list[str]  # outputs that their stages made again
 
 
 @dataclass(frozen=True)
 class _Change:
-    """What git has to change. Code comes last: until then this program stays usable."""
+    """What git has to change. Code changes last, so that this program stays usable until then."""
 
     state: Changes  # params, locks, reports; with code also dvc.yaml and the ignore files
     code: Changes
 
     @property
     def everything(self) -> Changes:
+        """All changes."""
         return {**self.state, **self.code}
 
 
@@ -58,14 +57,16 @@ def adopt(tree: Path, name: str, code: bool = False) -> Adopted:
     """Commit a version's state to the branch checked out in `tree`; check out its data and model.
 
     Args:
-        code: take the code too: the packages that the stages use, and dvc.yaml.
+        tree: the checkout.
+        name: the version.
+        code: take the code too, that is, the packages that the stages use, and dvc.yaml.
 
     Raises:
-        VersionError: no such version, or a withdrawn one; no branch is checked out; an edit would
-            be lost; without `code`, the code here is not the version's.
-        ParamsError: without `code`, the code here does not take the version's params.
+        VersionError: there is no such version, or it is withdrawn; no branch is checked out; an
+            edit would be lost; or, without `code`, the code here is not the version's.
+        ParamsError: without `code`, the code here does not accept the version's params.
         ObjectsMissing, CorruptData, Unreachable: its data or model is unavailable or damaged.
-        Busy: a run, a stage or another git command works in this checkout.
+        Busy: a run, a stage or another git command is running in this checkout.
     """
     version = _usable(Registry(tree).find(name))
     what = f"the checkout {tree.resolve()}"
@@ -85,8 +86,8 @@ def _usable(version: Version) -> Version:
     if version.withdrawn is not None:
         why = version.withdrawn.data.get("reason") or "no reason was given"
         raise VersionError(
-            f"{version.name} is withdrawn ({why}); `ratchet versions` lists the others, and "
-            f"`ratchet checkout {version.name} --into DIR` shows it in a folder of its own"
+            f"{version.name} is withdrawn ({why}); `ratchet versions` lists the others, and"
+            f" `ratchet checkout {version.name} --into DIR` checks it out into a folder of its own"
         )
     return version
 
@@ -101,8 +102,8 @@ def _message(version: Version, code: bool) -> str:
 
 
 def _checked(tree: Path, version: Version, old: str, code: bool) -> _Change:
-    """What has to change, once nothing is known that speaks against it; raises as `adopt`."""
-    commits = [old, *_cut_off(tree, version, old, code)]
+    """The changes, after all checks; raises what `adopt` raises."""
+    commits = [old, *_interrupted(tree, version, old, code)]
     change = _change(tree, version, commits, code)
     others = [other.commit for other in Registry(tree).versions() if other != version]
     likely = [*commits, version.commit, *others]
@@ -111,16 +112,16 @@ def _checked(tree: Path, version: Version, old: str, code: bool) -> _Change:
     _refuse(version, lost | edits.untracked(tree, packages, change.code))
     if not code:
         _check_code(tree, version, old)
-    wanted = pipeline.of_commit(tree, version.commit).outputs
-    _refuse(version, edits.outputs(tree, wanted, out_of_date.changes(tree)))
+    outputs = pipeline.of_commit(tree, version.commit).outputs
+    _refuse(version, edits.outputs(tree, outputs, out_of_date.changes(tree)))
     version_tree.fetch(tree, version.commit)
     return change
 
 
-def _cut_off(tree: Path, version: Version, old: str, code: bool) -> list[str]:
-    """The parent of `old` if `old` is the commit of an earlier call.
+def _interrupted(tree: Path, version: Version, old: str, code: bool) -> list[str]:
+    """The parent of `old`, if `old` is the commit of an earlier call for the same version.
 
-    That call may have been cut off; then files of the parent are still here.
+    If that call was interrupted, files of the parent may still be here.
     """
     parent = resolve(tree, f"{old}^")
     message = git("log", "-1", "--format=%B", old, cwd=tree)
@@ -128,7 +129,7 @@ def _cut_off(tree: Path, version: Version, old: str, code: bool) -> list[str]:
 
 
 def _change(tree: Path, version: Version, commits: Sequence[str], code: bool) -> _Change:
-    """What to do to files that are as in one of `commits`."""
+    """The changes to files that are as in one of `commits`."""
     roots = {*snapshot.ALWAYS, *snapshot.GATE}
     packages: set[str] = set()
     for commit in (*commits, version.commit):
@@ -139,7 +140,7 @@ def _change(tree: Path, version: Version, commits: Sequence[str], code: bool) ->
             roots |= {pipeline.PIPELINE, ".dvcignore"}
             roots |= {f"{folder}/.gitignore" for folder in folders}
             packages |= {*_COMMANDS, *(dep.partition("/")[0] for dep in deps)}
-    # a report of an earlier run that the version lacks would make its folder differ
+    # a report that the version lacks has to go, because it would make the folder differ
     state = dict.fromkeys(set(edits.present(tree, roots)) - set(snapshot.GATE))
     state |= _difference(tree, version, commits, roots)
     program = _difference(tree, version, commits, packages)
@@ -149,7 +150,7 @@ def _change(tree: Path, version: Version, commits: Sequence[str], code: bool) ->
 def _difference(
     tree: Path, version: Version, commits: Sequence[str], roots: Iterable[str]
 ) -> dict[str, Blob | None]:
-    """All files at or below `roots` in the commits or the version: what they are in the version."""
+    """The files at or below `roots` in the commits or the version, as they are in the version."""
     roots = list(roots)
     before = {path for commit in commits for path in branch.files(tree, commit, roots)}
     return {**dict.fromkeys(sorted(before)), **branch.files(tree, version.commit, roots)}
@@ -159,14 +160,14 @@ def _refuse(version: Version, lost: Iterable[str]) -> None:
     names = sorted(lost)
     if names:
         raise VersionError(
-            f"{_listed(names)}: not committed and in no version, so adopting {version.name} would "
-            "lose it; commit it, or set it aside (`git stash --include-untracked`; move outputs of "
-            "DVC elsewhere)"
+            f"{_listed(names)}: not committed and in no version, so adopting {version.name} would"
+            " lose it; commit it, or set it aside (run `git stash --include-untracked`; move"
+            " outputs of DVC elsewhere)"
         )
 
 
 def _check_code(tree: Path, version: Version, old: str) -> None:
-    """Refuse unless the code here is the version's: DVC would find its outputs out of date."""
+    """Raise unless the code here is the version's: DVC would find its outputs out of date."""
     with_code = f"`ratchet adopt {version.name} --code` takes the version's code too"
     names = dirty.differing(tree, old, pipeline.of_commit(tree, version.commit).code)
     graphs = {read(tree, commit, pipeline.PIPELINE) for commit in (old, version.commit)}
@@ -180,12 +181,12 @@ def _check_code(tree: Path, version: Version, old: str) -> None:
     edited = dirty.edited(tree, old, working_tree.code_hashes(tree))
     if edited:
         raise VersionError(
-            f"{_listed(edited)}: edited and not committed; commit it or run `git stash` first"
+            f"{_listed(edited)}: edited and not committed; commit it, or run `git stash` first"
         )
     try:
         params.parse(pipeline.params_of(tree, version.commit))
     except ParamsError as error:
-        message = f"the code here does not take the params of {version.name}; {with_code}"
+        message = f"the code here does not accept the params of {version.name}; {with_code}"
         raise ParamsError(f"{message}\n{error}") from None
 
 
@@ -195,11 +196,11 @@ def _check_code(tree: Path, version: Version, old: str) -> None:
 def _switch(
     tree: Path, version: Version, ref: str, old: str, change: _Change, message: str
 ) -> tuple[str, bool, list[str]]:
-    """Commit, then bring the checkout in line, code last.
+    """Commit, then update the checkout, code last.
 
     Returns:
-        the branch's commit, whether everything was there already, and the outputs that DVC's
-        cache lacks.
+        The branch's commit, whether there was nothing to do, and the outputs that DVC's cache
+        lacks.
     """
     new = branch.commit(tree, old, change.everything, message)
     is_done = new == old and not out_of_date.changes(tree)
@@ -216,7 +217,7 @@ def _switch(
 
 
 def _remove_temporary_files(tree: Path, version: Version) -> None:
-    """Remove what DVC, killed, left beside an output; inside a folder, its checkout does that."""
+    """Remove what a killed DVC left beside an output. Inside a folder, its own checkout does it."""
     outputs = pipeline.of_commit(tree, version.commit).outputs
     for folder in {(tree / output.path).parent for output in outputs}:
         for file in list(folder.glob(".*.tmp")):
@@ -225,14 +226,15 @@ def _remove_temporary_files(tree: Path, version: Version) -> None:
 
 
 def _rebuild(tree: Path, version: Version, lacking: Sequence[str]) -> None:
-    """Run the stages whose outputs the cache lacks: those outputs are never pushed."""
+    """Run the stages whose outputs the cache lacks, because they are never pushed."""
     stages: dict[str, None] = {}
     for output in pipeline.of_commit(tree, version.commit).outputs:
         if output.path in lacking:
             stages[output.stage] = None
             if output.pushed:
                 raise ObjectsMissing(
-                    f"{output.path} of {version.name} left DVC's cache meanwhile; run this again"
+                    f"{output.path} of {version.name} was deleted from DVC's cache meanwhile; run"
+                    " this command again"
                 )
     if stages:
         version_tree.repro(tree, "--single-item", *stages)
@@ -243,8 +245,8 @@ def _check_result(tree: Path, version: Version) -> None:
     left = sorted(stages & out_of_date.changes(tree).keys())
     if left:
         raise VersionError(
-            f"the branch has the state of {version.name}, but DVC finds {_listed(left)} out of "
-            "date here; for details, run `dvc status`"
+            f"the branch has the state of {version.name}, but DVC finds {_listed(left)} out of date"
+            " here; for details, run `dvc status`"
         )
 
 

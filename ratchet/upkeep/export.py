@@ -1,13 +1,17 @@
-"""A version's model in other formats, each loaded again in a fresh process, where it must give the same outputs.
+"""Write a version's model in another format.
 
-| format | what it is | how to read it |
-|---|---|---|
-| `state_dict` | the weights as they are | `load_model(card, weights)`, or `torch.load(file, weights_only=True)` |
-| `safetensors` | the same tensors, the card in its metadata | `safetensors.torch.load_file(file)` |
-| `torch_export` | a program for any batch size, without Ratchet | `torch.export.load(file).module()` |
-| `whole_model` | `torch.save(model)`: a pickle, with the code of a class in `custom/` | `load_model(file, trust=True)` |
+A fresh process loads the file again, and the model has to give the same outputs there.
 
-All but `whole_model` get the card beside them, as `<file>.json`.
+- `state_dict`: the weights. Read it with `load_model(card, weights)`, or with
+  `torch.load(file, weights_only=True)`.
+- `safetensors`: the same tensors, with the card in the metadata. Read it with
+  `safetensors.torch.load_file(file)`.
+- `torch_export`: a program for any batch size, which does not need Ratchet. Read it with
+  `torch.export.load(file).module()`.
+- `whole_model`: `torch.save(model)`, a pickle, with the code of a class in `custom/`. Read it with
+  `load_model(file, trust=True)`.
+
+For every format but `whole_model`, the card is written to `<file>.json`.
 """
 
 from __future__ import annotations
@@ -32,27 +36,31 @@ from ratchet.models import architectures
 from ratchet.models.card import Card, WholeModel, load_model
 
 ROWS = 3
-TOLERANCE = 1e-5  # between the outputs of the original and of a compiled program; the other formats are bit-equal
+TOLERANCE = 1e-5  # for the outputs of a compiled program; those of other formats are bit-equal
 
 
 def export(
     version_card: Path, weights: Path, format: str, target: Path, package: str = "custom"
 ) -> None:
-    """Write the model to `target`, or nothing at all if it does not come back the same.
+    """Write the model to `target`, or nothing if the file does not give the same outputs.
 
     Args:
+        version_card: the version's card.
+        weights: the version's weights.
+        format: a key of `FORMATS`.
+        target: the file to write.
         package: where a class of `custom/` comes from, as for `card.load_model`.
 
     Raises:
-        TrainingError: an unknown format, a package that is missing, or other outputs after loading.
+        TrainingError: the format is unknown, a package is missing, or the outputs differ after
+            loading.
         CorruptModel: the version's files are damaged.
     """
     if format not in FORMATS:
         raise TrainingError(f"there is no format {format!r}; expected one of {', '.join(FORMATS)}")
     if Card.read(version_card).is_custom and package == "custom":
-        package = custom_code.package(
-            custom_code.folder_of(package)
-        )  # a name that stays the same in any checkout
+        # a name that is the same in every checkout
+        package = custom_code.package(custom_code.folder_of(package))
     model, card = load_model(version_card, weights, package=package)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(ROWS, *card.spec["input_shape"], generator=generator)
@@ -68,19 +76,13 @@ def export(
 def _compare(
     format: str, file: Path, card: Path, inputs: Tensor, expected: Tensor, package: str
 ) -> None:
-    """Load the file in a fresh process.
-
-    Raises `TrainingError` if the model does not give the same outputs there.
-    """
+    """Raise `TrainingError` unless the file gives the expected outputs in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "sample.pt"
         torch.save({"inputs": inputs, "expected": expected}, sample)
-        paths = [
-            file,
-            card,
-            sample,
-            *([] if package == "custom" else [custom_code.folder_of(package)]),
-        ]
+        paths = [file, card, sample]
+        if package != "custom":
+            paths.append(custom_code.folder_of(package))
         command = [
             sys.executable,
             "-m",
@@ -94,12 +96,13 @@ def _compare(
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise TrainingError(
-            f"{format}: what was written does not come back the same ({last}); nothing was exported"
+            f"{format}: the file does not give the same outputs as the model ({last}); nothing was"
+            " exported"
         )
 
 
 class Model(NamedTuple):
-    """A model to write, or what a file is loaded with."""
+    """A model to write, with its card and the package of its class."""
 
     module: nn.Module
     card: Card
@@ -171,7 +174,7 @@ def _load_whole(file: Path, _card: Card, _package: str) -> nn.Module:
 
 
 class Format(NamedTuple):
-    """How a model is written, and how it is read again."""
+    """The functions that write and read a format."""
 
     save: Callable[[Model, Tensor, Path], None]
     load: Callable[[Path, Card, str], nn.Module]
@@ -186,7 +189,7 @@ FORMATS = {
 
 
 def _verify(format: str, file: Path, card: Path, sample: Path, custom: Path | None = None) -> None:
-    """What the fresh process does; `custom`: the version's own folder of that name."""
+    """Compare the outputs, in the fresh process; `custom` is the version's folder of that name."""
     tensors = torch.load(sample, weights_only=True)
     package = "custom" if custom is None or format == "whole_model" else custom_code.package(custom)
     model = FORMATS[format].load(file, Card.read(card), package)

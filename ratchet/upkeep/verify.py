@@ -1,7 +1,8 @@
-"""Check that versions are what they promise: tags, commits, objects in the cache and on the remote, and safe loading.
+"""Check that versions are intact: their tags, their commits, their objects, and that they load.
 
-It fetches new tags and changes nothing else: what the cache lacks is read on the remote. Every
-fault is one finding with the next command, and none stops the others from being found.
+This fetches new tags and changes nothing else: objects that the cache lacks are read on the remote.
+Every fault is one finding, which names the next command. A fault does not stop the other checks.
+Params: `register`.
 """
 
 from __future__ import annotations
@@ -37,32 +38,28 @@ _AGAIN = "; no tag is ever moved or deleted: `git fetch --tags --force` brings t
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of one version (or of an environment): `what` is the tag, file or object.
-
-    `message` says the rest.
-    """
+    """One fault of a version or an environment."""
 
     version: str
-    what: str
+    what: str  # the tag, file or object
     message: str
 
 
 def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> list[Finding]:
-    """All faults of a version, or of every version and environment; none: an empty list.
+    """All faults of a version, or of every version and environment.
 
     Args:
-        name: a version or an environment; None: everything. Of expired versions only the tag is
-        checked.
-        read_remote: read every object on the remote, not only ask for it.
+        tree: the checkout.
+        name: a version or an environment; None for everything. For expired versions, only the tag
+            is checked.
+        read_remote: read every object on the remote, instead of only listing it.
 
     Raises:
         VersionError: there is no such version.
-        Unreachable: the remote does not answer.
+        Unreachable: the remote does not respond.
     """
     push_to = params.load(tree).register.push_to
-    with suppress(
-        VersionError
-    ):  # a tag that differs there is a finding, and stops none of the others
+    with suppress(VersionError):  # a tag that differs there becomes a finding below
         exchange.fetch(tree, push_to)
     registry = Registry(tree)
     versions = [registry.find(name)] if name else registry.versions()
@@ -73,24 +70,24 @@ def verify(tree: Path, name: str | None = None, read_remote: bool = True) -> lis
         )
     with closing_repo(tree) if config.has_remote(tree) else nullcontext() as repo:
         for version in versions:
-            found = list(_tag(tree, version))
-            if not found and not version.expired:
-                found = list(_objects(tree, version, repo, read_remote))
-            if not found and not version.expired:
-                found = list(_loads(tree, version, repo))
-            findings += found
+            faults = list(_tag(tree, version))
+            if not faults and not version.expired:
+                faults = list(_objects(tree, version, repo, read_remote))
+            if not faults and not version.expired:
+                faults = list(_loads(tree, version, repo))
+            findings += faults
     return findings
 
 
 def rerun(tree: Path, name: str) -> list[Finding]:
-    """Make a version again from its sources, in a worktree of its own, and compare every output's hash.
+    """Make a version again from its sources, and compare the hash of every output.
 
-    It takes as long as the run did. On another kind of machine the weights may differ in their last
-    bits.
+    This runs in a worktree of its own and takes as long as the original run. On another kind of
+    machine, the weights can differ in their last bits.
 
     Raises:
         VersionError: there is no such version.
-        ObjectsMissing, CorruptData, Unreachable: its objects can't be had.
+        ObjectsMissing, CorruptData, Unreachable: its objects are unavailable or damaged.
     """
     version = Registry(tree).find(name)
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
@@ -108,33 +105,30 @@ def rerun(tree: Path, name: str) -> list[Finding]:
 def _environments(registry: Registry) -> Iterator[Finding]:
     commits = {version.name: version.commit for version in registry.versions()}
     for environment in sorted(registry.all_environments()):
-        for each in registry.history(environment):
-            if commits.get(each.version) != each.tag.commit:
+        for entry in registry.history(environment):
+            if commits.get(entry.version) != entry.tag.commit:
                 yield Finding(
-                    each.version,
-                    each.tag.name,
-                    f"puts {each.version} into {environment}, but that version's tag is not on the"
+                    entry.version,
+                    entry.tag.name,
+                    f"puts {entry.version} into {environment}, but that version's tag is not on the"
                     f" same commit{_AGAIN}",
                 )
 
 
 def _counters(tree: Path) -> Iterator[Finding]:
-    """Assignments and later withdrawals are counted from 1 on.
-
-    A number that is left out was deleted by hand.
-    """
+    """Find missing numbers: assignments and later withdrawals count from 1 without a gap."""
     parsed = map(tags.parse, tags.names(tree, *tags.EVERYTHING))
-    held = {name.counter for name in parsed if name and name.counter}
-    for lost in sorted(set(range(1, max(held, default=0))) - held):
+    counters = {name.counter for name in parsed if name and name.counter}
+    for missing in sorted(set(range(1, max(counters, default=0))) - counters):
         yield Finding(
             "",
-            f"{tags.ARTIFACT}#...#{lost}",
-            f"no tag has the number {lost}, though later ones have{_AGAIN}",
+            f"{tags.ARTIFACT}#...#{missing}",
+            f"no tag has the number {missing}, but later tags exist{_AGAIN}",
         )
 
 
 def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterator[Finding]:
-    """Are the tags on these commits (None: all) the same on the git remote?"""
+    """Compare the tags on these commits (None for all tags) with those on the git remote."""
     there = exchange.listed(tree, remote)
     waiting = {(tag.name, tag.oid) for tag in pending.read(tree)}
     for tag in tags.read(tree, *tags.EVERYTHING):
@@ -144,22 +138,18 @@ def _on_git_remote(tree: Path, remote: str, commits: Set[str] | None) -> Iterato
                 message = f"is not pushed to {remote} yet; `ratchet push` pushes it"
                 if tag.name in there:
                     message += ", under the next free number, since another machine used this one"
-                yield Finding(version, tag.name, message)
             elif tag.name in there:
-                yield Finding(
-                    version, tag.name, f"differs on {remote}: moved or made again by hand{_AGAIN}"
-                )
+                message = f"differs on {remote}: moved or made again by hand{_AGAIN}"
             else:
-                yield Finding(
-                    version, tag.name, f"{remote} lacks it; `ratchet push --all` sends it"
-                )
+                message = f"{remote} lacks it; `ratchet push --all` sends it"
+            yield Finding(version, tag.name, message)
 
 
 def _tag(tree: Path, version: Version) -> Iterator[Finding]:
-    """Is the tag the one that was made for this commit? The hashes in its message are those of the commit's dvc.lock."""
+    """Check that a version's tag was made for its name and its commit."""
     tag = version.tag
-    inside = git("cat-file", "tag", tag.oid, cwd=tree).split("\n\n", 1)[0]
-    if f"\ntag {tag.name}\n" not in inside:
+    header = git("cat-file", "tag", tag.oid, cwd=tree).split("\n\n", 1)[0]
+    if f"\ntag {tag.name}\n" not in header:
         yield Finding(version.name, tag.name, f"the tag object was made for another name{_AGAIN}")
     if "weights_sha256" not in tag.data:
         yield Finding(
@@ -173,11 +163,11 @@ def _tag(tree: Path, version: Version) -> Iterator[Finding]:
             version.name, tag.name, f"its commit is not the child of {tag.data.get('base')}{_AGAIN}"
         )
     try:
-        held = pipeline.of_commit(tree, version.commit)
+        contents = pipeline.of_commit(tree, version.commit)
     except RatchetError as error:
         yield Finding(version.name, pipeline.LOCK, str(error))
         return
-    if {output.path: output.md5 for output in held.outputs} != tag.data.get("hashes"):
+    if {output.path: output.md5 for output in contents.outputs} != tag.data.get("hashes"):
         yield Finding(
             version.name, tag.name, f"its message names other outputs than its commit holds{_AGAIN}"
         )
@@ -191,11 +181,11 @@ def _tag(tree: Path, version: Version) -> Iterator[Finding]:
             tag.name,
             f"its message names another gate decision than its commit holds{_AGAIN}",
         )
-    yield from _kept_by_git(tree, version, held)
+    yield from _in_git(tree, version, contents)
 
 
 def _same_gate(version: Version, committed: bytes | None) -> bool:
-    """Both were written from one decision; of an older Ratchet the commit has none."""
+    """Whether the tag and the commit have the same decision. An old commit has no decision."""
     if committed is None:
         return True
     decision = json.loads(committed)
@@ -203,18 +193,20 @@ def _same_gate(version: Version, committed: bytes | None) -> bool:
     return bool(decision == version.data.get("gate"))
 
 
-def _same_metrics(version: Version, held: dict[str, Any]) -> bool:
-    told = dict(version.metrics)
-    intervals = told.pop("intervals", {})
-    measured = held.get("intervals", {})
-    return told.items() <= held.items() and all(
-        measured.get(key) == each for key, each in intervals.items()
+def _same_metrics(version: Version, committed: dict[str, Any]) -> bool:
+    """Whether the metrics in the tag are those of the commit, which may have more."""
+    metrics = dict(version.metrics)
+    intervals = metrics.pop("intervals", {})
+    committed_intervals = committed.get("intervals", {})
+    return metrics.items() <= committed.items() and all(
+        committed_intervals.get(key) == bounds for key, bounds in intervals.items()
     )
 
 
-def _kept_by_git(tree: Path, version: Version, held: Pipeline) -> Iterator[Finding]:
-    kept = {output.path: output.md5 for output in held.outputs if not output.cached}
-    for path in dirty.differing(tree, version.commit, kept):
+def _in_git(tree: Path, version: Version, contents: Pipeline) -> Iterator[Finding]:
+    """Check the outputs that git keeps."""
+    hashes = {output.path: output.md5 for output in contents.outputs if not output.cached}
+    for path in dirty.differing(tree, version.commit, hashes):
         yield Finding(
             version.name,
             path,
@@ -225,9 +217,9 @@ def _kept_by_git(tree: Path, version: Version, held: Pipeline) -> Iterator[Findi
 def _objects(
     tree: Path, version: Version, repo: Repo | None, read_remote: bool
 ) -> Iterator[Finding]:
-    """With a remote every pushed object has to be there, whole; without, in the cache.
+    """Check that every pushed object is on the remote, or in the cache if there is no remote.
 
-    A wrong one is a fault anywhere.
+    A damaged object is a fault in either place.
     """
     cache = Cache(tree)
     for output in pipeline.of_commit(tree, version.commit).outputs:
@@ -246,9 +238,9 @@ def _objects(
 
 
 def _named_by(cache: Cache, output: Output, repo: Repo | None) -> dict[str, str]:
-    """All objects of an output, as `Cache.objects`.
+    """All objects of an output, as `Cache.objects` returns them.
 
-    A listing that is not in the cache is read on the remote.
+    A listing that the cache lacks is read on the remote.
     """
     if repo is None or not output.is_folder or cache.has(output.md5):
         return cache.objects(output)
@@ -287,7 +279,7 @@ def _on_remote(
 
 
 def _loads(tree: Path, version: Version, repo: Repo | None) -> Iterator[Finding]:
-    """Does the model load, after every hash was checked?"""
+    """Check that the model loads, once every hash is known to be right."""
     cache, pipeline_of_version = Cache(tree), pipeline.of_commit(tree, version.commit)
     outputs = [pipeline_of_version.output(name) for name in (loading.WEIGHTS, loading.CARD)]
     try:
@@ -299,7 +291,7 @@ def _loads(tree: Path, version: Version, repo: Repo | None) -> Iterator[Finding]
 
 
 def _file(cache: Cache, output: Output, repo: Repo | None, folder: Path) -> Path:
-    """An output that is one file: in the cache, or a copy of the remote's in `folder`."""
+    """An output that is one file: the one in the cache, or a copy in `folder` from the remote."""
     if repo is None or cache.has(output.md5):
         return cache.check(output.md5, output.path)
     copy = folder / output.md5

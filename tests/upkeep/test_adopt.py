@@ -312,7 +312,7 @@ def test_code_that_differs_refuses_it_without_the_flag(moved: Toy) -> None:
 
 def test_edited_code_refuses_it(two: Toy) -> None:
     two.write({"code/train.py": "# edited\n"})
-    refused(two, r"code/train\.py: edited and not committed; commit it or run `git stash` first")
+    refused(two, r"code/train\.py: edited and not committed; commit it, or run `git stash` first")
     refused(two, r"code/train\.py: not committed and in no version", "v1.1.0", True)
     git("checkout", "--quiet", "code/train.py", cwd=two.tree)
     two.write({"custom/own.py": "# own\n"})
@@ -328,7 +328,7 @@ def test_params_that_the_code_here_does_not_take_refuse_it(toy: Toy) -> None:
     register.fn(params.load(ROOT), toy.tree, toy.decide(sha256), head(toy.tree))
     refused(
         toy,
-        r"does not take the params of v1\.0\.0; `ratchet adopt v1\.0\.0 --code` .*\n.*\n  old_section",
+        r"does not accept the params of v1\.0\.0; `ratchet adopt v1\.0\.0 --code` .*\n.*\n  old_section",
         "v1.0.0",
         error=ParamsError,
     )

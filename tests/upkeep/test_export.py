@@ -81,7 +81,7 @@ def test_what_comes_back_changed_is_not_exported(
     )
     with pytest.raises(
         TrainingError,
-        match=r"does not come back the same \(outputs differ by .*nothing was exported",
+        match=r"does not give the same outputs as the model \(outputs differ by .*nothing was exported",
     ):
         export(*files, "state_dict", tmp_path / "x.pt")
     assert not (tmp_path / "x.pt").exists()
