@@ -35,20 +35,8 @@ from ratchet.prefect_task import Kind, Progress, as_task, run_loggers
 from ratchet.process import stopping
 from ratchet.repository import home, scratch
 
-__all__ = [
-    "Kind",
-    "Outcome",
-    "Stage",
-    "StageTask",
-    "Step",
-    "home",
-    "log",
-    "origin",
-    "scratch",
-    "stage",
-    "step",
-    "stopping",
-]
+__all__ = ["Outcome", "Stage", "StageTask", "Step", "log", "origin", "stage", "step"]
+__all__ += ["home", "scratch", "stopping"]  # for the stages, which import them from here
 
 P = ParamSpec("P")
 R = TypeVar("R")

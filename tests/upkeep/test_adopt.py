@@ -14,7 +14,7 @@ import pytest
 from ratchet import locks, params
 from ratchet.errors import Busy, CorruptData, ObjectsMissing, ParamsError, VersionError
 from ratchet.git import git, head
-from ratchet.store import pipeline, remote
+from ratchet.store import pipeline, remote, working_tree
 from ratchet.upkeep.adopt import adopt
 from ratchet.upkeep.withdraw import withdraw
 from ratchet.workspace import branch
@@ -436,7 +436,7 @@ def dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 POINTS = [
     *((branch, name, 0) for name in ("commit", "move", "write_index")),
     *((branch, "place", call) for call in (0, 1)),
-    (remote, "checkout", 0),
+    (working_tree, "check_out", 0),
     *((Path, "replace", call) for call in (0, 1, 3, 5)),  # the index, then file by file
     *((Path, "unlink", call) for call in (0, 2)),
 ]
