@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Mapping
 
-# The variables for how to reach a remote, where the user's settings are, and who commits. Every other
-# GIT_* variable could redirect what git reads or writes: git sets GIT_DIR and GIT_INDEX_FILE for its
-# hooks.
+# These variables say how to reach a remote, where the user's settings are, and who commits. Every
+# other GIT_* variable could redirect what git reads or writes: git sets GIT_DIR and GIT_INDEX_FILE
+# for its hooks.
 _GIT_VARIABLES = re.compile(
     r"GIT_(?:SSH|SSH_COMMAND|SSH_VARIANT|ASKPASS|PROXY_COMMAND|(?:HTTP|SSL|PROXY_SSL)_\w+"
     r"|ALLOW_PROTOCOL|PROTOCOL_FROM_USER|DISCOVERY_ACROSS_FILESYSTEM|EXEC_PATH"

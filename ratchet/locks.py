@@ -1,4 +1,4 @@
-"""Locks on files, which the kernel releases when their process ends, and the repair of DVC's own."""
+"""Locks on files, which the kernel releases when their process ends; repair of DVC's locks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _opened_and_locked(file: Path, what: str, wait_s: float, create: bool) -> It
 
 
 def _locks(handle: TextIO, wait_s: float) -> bool:
-    """Lock the file and return True, or return False if it is still locked after `wait_s` seconds."""
+    """Lock the file; return False if another process still holds it after `wait_s` seconds."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
