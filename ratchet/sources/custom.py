@@ -192,11 +192,11 @@ def _table(batch: Sequence[Row], keep: Sequence[str], name: str) -> pa.Table:
     }
     table |= {FEATURE + key: _column([row.features[key] for row in batch], key, name)
               for key in batch[0].features if key not in keep}  # fmt: skip
-    kept = [{**row.features, **row.others} for row in batch]
+    row_columns = [{**row.features, **row.others} for row in batch]
     table |= {
-        KEEP + key: _column([values[key] for values in kept], key, name)
+        KEEP + key: _column([values[key] for values in row_columns], key, name)
         for key in keep
-        if key in kept[0]
+        if key in row_columns[0]
     }
     if not batch[0].is_image and not any(key.startswith(FEATURE) for key in table):
         raise CorruptData(
