@@ -98,10 +98,9 @@ def decide(
 
     Args:
         params: the params of the gate.
-        answers: what champion and challenger answered to the same rows.
-        classes: names of the classes that `answers` index.
-        best: the same with the best version that served since the last major one in place of the
-            champion; None if that is the champion. Without it many small losses could add up.
+        answers: what champion and challenger answered; indices into `classes`.
+        classes: the names of the classes.
+        best: the same for the best version before, so that small losses cannot add up; or None.
         groups: slices beside the classes: name to which rows are in it, bool (rows,).
     """
     if not len(answers.targets):

@@ -149,8 +149,7 @@ def sync(tree: Path, remote: str, deadline: Deadline | None = None, in_turn: boo
         VersionError: someone moved a tag, here or on the remote; or there is no such remote.
         RemoteRefused: the remote denies access.
         Unreachable: the remote does not respond.
-        Busy: another command has been publishing for a minute, or other publications were faster,
-            again and again.
+        Busy: another command publishes for over a minute, or others are faster again and again.
     """
     deadline = deadline or Deadline(None)
     if not remote:

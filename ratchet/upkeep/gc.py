@@ -64,7 +64,7 @@ def _collected(tree: Path, apply: bool, on_remote: bool, grace_s: float) -> Garb
     garbage = [file for file in unneeded if _is_older(file, youngest)]
     gone = _delete_expired(tree, cache, needed, apply) if there else []
     size = sum(file.stat().st_size for file in garbage if file.exists())
-    kept = sum(1 for _ in _objects(cache)) - len(garbage)
+    remaining = sum(1 for _ in _objects(cache)) - len(garbage)
     if apply:
         # a run may have started to use old objects meanwhile
         needed = _needed(tree, cache, there=False)
@@ -76,7 +76,12 @@ def _collected(tree: Path, apply: bool, on_remote: bool, grace_s: float) -> Garb
         for file in sorted(garbage, key=lambda file: not file.name.endswith(".dir")):
             file.unlink(missing_ok=True)
     return Garbage(
-        [str(file) for file in garbage], size, gone, kept, len(unneeded) - len(garbage), grace_s
+        [str(file) for file in garbage],
+        size,
+        gone,
+        remaining,
+        len(unneeded) - len(garbage),
+        grace_s,
     )
 
 
