@@ -252,7 +252,10 @@ def test_killed_at_random_moments_it_ends_bit_equal(
     for _ in range(kills):
         process = started(["-m", "tasks.train"], killed)
         read_until(process, " parameters, on ")
-        time.sleep(draw.uniform(0.05, 0.5))
+        while not list((killed / ".checkpoints").glob("*/*.pt")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2))
         process.kill()
         ended(process, -signal.SIGKILL)
     assert "resuming from epoch" in ended(started(["-m", "tasks.train"], killed), 0)

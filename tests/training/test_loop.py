@@ -261,6 +261,13 @@ def test_a_plateau_lowers_the_rate(pictures: Path, tmp_path: Path) -> None:
     assert rates == pytest.approx([0.006, 0.0006, 0.00006])
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_rows(pictures: Path, tmp_path: Path) -> None:
+    """A model that does not learn has the same loss in each epoch."""
+    values = {**EXACT, "model__name": "mlp", "train__augment__crop": 0, "train__lr": 1e-12}
+    curves = run(pictures, tmp_path, **values, train__epochs=3).curves
+    assert len({round(row["train_loss"], 4) for row in curves}) == 1
+
+
 def test_a_schedule_by_epoch_ends_with_the_last_epoch(pictures: Path, tmp_path: Path) -> None:
     cosine = {"name": "CosineAnnealingLR", "arguments": {}, "every": "epoch"}
     values = {"train__schedule": cosine, "train__epochs": 4, "train__lr": 0.1}
