@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ratchet import params
 from ratchet.errors import Busy, ParamsError, RatchetError, VersionError
-from ratchet.git import Rejected, head
+from ratchet.git import head
+from ratchet.git_errors import Rejected
 from ratchet.registry import loading, pending, publication, rollback_target, tags
 from ratchet.registry.publication import Deadline, Draft
 from ratchet.registry.records import Assignment, Version

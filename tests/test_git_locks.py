@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ratchet.git import Rejected, git
+from ratchet.git import git
+from ratchet.git_errors import Rejected
 from ratchet.git_locks import remove_abandoned
 from tasks.promote import rollback
 from tests.helpers.toy import Toy

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import RemoteRefused, Unreachable, VersionError
-from ratchet.git import Rejected, _failure, git
+from ratchet.git import git
+from ratchet.git_errors import Rejected, failure
 from ratchet.registry import tags
 from tasks.promote import promote
 from tests.helpers.toy import Toy
@@ -70,17 +71,16 @@ def reply(verdict: str) -> str:
 def test_replies(
     tmp_path: Path, stdout: str, stderr: str, expected: type[Exception], message: str
 ) -> None:
-    error = _failure(PUSH, tmp_path, stdout, stderr)
+    error = failure(PUSH, tmp_path, stdout, stderr, list)
     assert type(error) is expected
     assert message in str(error)
     assert "secret" not in str(error)
 
 
-def test_a_remote_that_is_a_url_is_named_without_its_password(toy: Toy) -> None:
+def test_a_remote_that_is_a_url_is_named_without_its_password(tmp_path: Path) -> None:
     url = "https://u:secret@h/x"
-    error = _failure(
-        ("push", "--", url), toy.tree, "", f"fatal: '{url}' does not appear to be a git repository"
-    )
+    stderr = f"fatal: '{url}' does not appear to be a git repository"
+    error = failure(("push", "--", url), tmp_path, "", stderr, list)
     assert "there is no git remote 'https://***@h/x'" in str(error)
     assert "secret" not in str(error)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ratchet.errors import VersionError
-from ratchet.git import Rejected, git
+from ratchet.git import git
+from ratchet.git_errors import Rejected
 from ratchet.registry import tags
 from ratchet.registry.tags import REFS
 

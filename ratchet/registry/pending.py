@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ratchet.git import Rejected, git, resolve
+from ratchet.git import git, resolve
+from ratchet.git_errors import Rejected
 from ratchet.registry import tags
 from ratchet.registry.tags import REFS, Tag
 from ratchet.repository import locked

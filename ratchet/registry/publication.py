@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratchet.errors import Busy, RemoteRefused
-from ratchet.git import Rejected, git, resolve
+from ratchet.git import git, resolve
+from ratchet.git_errors import Rejected
 from ratchet.registry import exchange, pending, tags
 from ratchet.registry.pending import PENDING, THEIRS
 from ratchet.registry.settlement import settle

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ratchet.git import Rejected
+from ratchet.git_errors import Rejected
 from ratchet.registry import pending, tags
 from ratchet.registry.pending import PENDING, THEIRS, WRITTEN
 from ratchet.registry.tags import REFS, Tag

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from ratchet.errors import VersionError
 from ratchet.formats import Format
-from ratchet.git import Rejected, git, identity, resolve
+from ratchet.git import git, identity, resolve
+from ratchet.git_errors import Rejected
 
 ARTIFACT = "classifier"
 # 2: `by` is "terminal"; in 1 it was "hand"

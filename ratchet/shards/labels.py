@@ -82,7 +82,7 @@ def _mapped(array: pa.Array, label: Callable[[Any], str | None]) -> pa.Array:
 
 
 def _number(value: Any, classes: Sequence[str] | None) -> str | None:
-    if value != value:  # NaN
+    if value != value:  # noqa: PLR0124  # NaN, also of a Decimal
         return None
     if isinstance(value, bool) and classes is None:
         return str(value).lower()

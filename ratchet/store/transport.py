@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from ratchet.errors import RatchetError, Unreachable, VersionError
 from ratchet.files import FULL
-from ratchet.git import without_secrets
+from ratchet.git_errors import without_secrets
 
 _NETWORK = {
     errno.ECONNABORTED,

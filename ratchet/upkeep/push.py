@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ratchet.errors import Busy, RemoteRefused, VersionError
-from ratchet.git import Rejected
+from ratchet.git_errors import Rejected
 from ratchet.params import Params
 from ratchet.registry import exchange, pending, publication, tags
 from ratchet.registry.versions import Registry

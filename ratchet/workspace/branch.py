@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from ratchet.errors import Busy, VersionError
 from ratchet.files import beside
-from ratchet.git import Rejected, blobs, git, git_bytes, resolve
+from ratchet.git import blobs, git, git_bytes, resolve
+from ratchet.git_errors import Rejected
 from ratchet.registry.snapshot import author
 
 _LINK, _EXECUTABLE = "120000", "100755"

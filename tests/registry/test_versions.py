@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ratchet.errors import RemoteRefused, VersionError
-from ratchet.git import Rejected, git
+from ratchet.git import git
+from ratchet.git_errors import Rejected
 from ratchet.registry import exchange, tags
 from ratchet.registry.tags import Name, Number
 from ratchet.upkeep.withdraw import expire, reinstate, withdraw

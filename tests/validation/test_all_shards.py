@@ -15,6 +15,7 @@ import pytest
 from ratchet.errors import ValidationFailed
 from ratchet.params import Params, PrepareParams, Rules, ValidateParams, Warn
 from ratchet.validation import all_shards
+from ratchet.validation import warnings as all_warnings
 from tasks.ingest import ingest
 from tasks.refresh import refresh
 from tasks.validate import validate
@@ -46,7 +47,7 @@ def report(classes: dict[str, int], **facts: Any) -> dict[str, Any]:
 
 
 def warnings(classes: dict[str, int], prepare: PrepareParams = PREPARE, **facts: Any) -> list[str]:
-    return all_shards.warnings(PARAMS, prepare, report(classes, **facts))
+    return all_warnings.warnings(PARAMS, prepare, report(classes, **facts))
 
 
 EVEN = {"a": PLENTY, "b": PLENTY}
@@ -111,7 +112,7 @@ def test_names_that_look_alike(names: tuple[str, str], shown: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [*all_shards.ABSENT, "None ", "N/A", "NULL"])
+@pytest.mark.parametrize("name", [*all_warnings.ABSENT, "None ", "N/A", "NULL"])
 def test_names_of_missing_values(name: str) -> None:
     assert warnings({name: PLENTY, "z": PLENTY}) == [
         f"the class {name!r} is named like a missing value; if it means one, leave those labels empty in the source"
@@ -119,7 +120,7 @@ def test_names_of_missing_values(name: str) -> None:
 
 
 def test_the_usual_words_for_a_missing_value() -> None:
-    assert {*all_shards.ABSENT} == {
+    assert {*all_warnings.ABSENT} == {
         "na",
         "n/a",
         "nan",
@@ -161,7 +162,7 @@ def test_many_small_classes_are_named_in_part() -> None:
     }  # the source defines the splits
     assert not [
         message
-        for message in all_shards.warnings(PARAMS, PREPARE, content)
+        for message in all_warnings.warnings(PARAMS, PREPARE, content)
         if "too few for" in message
     ]
 
