@@ -164,6 +164,7 @@ def _kill(child: subprocess.Popen[bytes], family: bool) -> None:
             os.killpg(child.pid, signal.SIGKILL)
         else:
             child.kill()
+    child.wait()
 
 
 def _text(output: bytes) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,19 @@ def test_a_tag_that_another_process_fetched_meanwhile_is_ours(toy: Toy) -> None:
     other = tags.make(toy.tree, name, version.commit, "y\n", [])
     with pytest.raises(Rejected):
         tags.write(toy.tree, name, other.oid)
+
+
+def test_an_interrupt_ends_git_and_stays_what_it_is(toy: Toy) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            git("-c", "alias.wait=!sleep 20", "wait", cwd=toy.tree, limit_s=10)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 5
