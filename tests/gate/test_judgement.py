@@ -329,8 +329,8 @@ def test_a_few_rows_without_a_disagreement_show_nothing_in_a_mean_of_classes_eit
 
 def test_the_smallest_class_that_has_rows_bounds_a_mean_of_classes() -> None:
     """Of classes without rows nothing is known; a class of a single row counts."""
-    targets = np.array([0] * 100 + [1])
+    targets = np.array([0] * 100 + [2])
     answers = statistics.Answers(targets, targets, targets)
-    for classes in (np.array([0, 1]), np.array([0, 1, 2])):
+    for classes in (np.array([0, 2]), np.array([0, 1, 2, 3])):
         low = statistics.estimate(answers, "macro_recall", classes, 0.95).low
         assert low == pytest.approx(-tango.detectable(2.0, 0.95, 0.0))
