@@ -35,7 +35,9 @@ def curve(pictured: Path) -> list[list[float]]:
     ]
 
 
-@pytest.mark.parametrize("arguments", [{}, {"weight": [9.0, *[1.0] * 9]}])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param({}, marks=pytest.mark.long), {"weight": [9.0, *[1.0] * 9]}]
+)
 def test_two_processes_draw_the_curve_of_one(
     pictures: Path, tmp_path: Path, trained: Trainer, arguments: dict[str, object]
 ) -> None:
