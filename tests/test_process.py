@@ -122,10 +122,12 @@ def test_a_stage_saves_and_ends_when_its_flow_does(repo: Path, number: int) -> N
 
 
 @pytest.mark.fault(3)
-def test_a_stage_deaf_to_signals_is_killed(repo: Path) -> None:
+def test_a_stage_deaf_to_signals_is_killed_though_ctrl_c_comes_twice(repo: Path) -> None:
     (repo / "stage.py").write_text(DEAF)
     with flow_in(repo) as flow:
         stage = stage_in(repo)
+        flow.send_signal(signal.SIGINT)
+        time.sleep(0.5)
         flow.send_signal(signal.SIGINT)
         assert wait_for(lambda: not alive(stage)) < process.GRACE_S + 4
         flow.wait(15)
