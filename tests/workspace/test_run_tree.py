@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ratchet import process, repository
-from ratchet.errors import StageFailed, Unreachable
+from ratchet.errors import NotARepository, StageFailed, Unreachable, VersionError
 from ratchet.git import git
 from ratchet.workspace import run_tree, version_tree
 from tests.helpers.toy import ROOT, Toy
@@ -146,3 +146,11 @@ def test_a_lock_without_a_tree_is_removed_and_not_told(toy: Toy) -> None:
     with run_tree.workplace(toy.tree, None) as place:
         assert place.removed == ()
     assert left(toy) == []
+
+
+def test_a_repository_without_a_commit_is_told_how_to_make_one(tmp_path: Path) -> None:
+    git("init", "--quiet", cwd=tmp_path)
+    with pytest.raises(NotARepository, match=r"has no commit yet; `git add --all && git commit`"):
+        run_tree._commit(tmp_path, {}, "HEAD")
+    with pytest.raises(VersionError, match=r"has no commit 'v1'"):
+        run_tree._commit(tmp_path, {}, "v1")
