@@ -150,7 +150,9 @@ def test_a_lock_without_a_tree_is_removed_and_not_told(toy: Toy) -> None:
 
 def test_a_repository_without_a_commit_is_told_how_to_make_one(tmp_path: Path) -> None:
     git("init", "--quiet", cwd=tmp_path)
-    with pytest.raises(NotARepository, match=r"has no commit yet; run `git add --all && git commit`"):
+    with pytest.raises(
+        NotARepository, match=r"has no commit yet; run `git add --all && git commit`"
+    ):
         run_tree._commit(tmp_path, {}, "HEAD")
     with pytest.raises(VersionError, match=r"has no commit 'v1'"):
         run_tree._commit(tmp_path, {}, "v1")
