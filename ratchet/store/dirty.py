@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ratchet.errors import DirtyCode
@@ -42,11 +42,11 @@ def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
     """Raise `DirtyCode` if there are `paths`, which differ in `tree` from commit `base`."""
     if not paths:
         return
-    paths = [name for path in paths for name in _differing_files(tree, path, base)]
+    paths = [name for path in paths for name in _differing_files(tree, path, base) or [path]]
     names = ", ".join(paths[:NAMED])
     if len(paths) > NAMED:
         names += f" and {len(paths) - NAMED} more"
-    if all(_same_but_for_line_endings(tree, path, base) for path in paths):
+    if not any(_differing_files(tree, path, base, _unix) for path in paths):
         raise DirtyCode(
             f"{names}: same as in commit {base[:12]} except for the line endings, which git or an"
             " editor changed; commit or `git stash` other edits, then run"
@@ -62,28 +62,17 @@ def refuse_dirty(tree: Path, paths: Sequence[str], base: str) -> None:
     )
 
 
-def _differing_files(tree: Path, path: str, base: str) -> list[str]:
-    """Return the files at or below `path` that differ from commit `base`; `path` if none does."""
+def _differing_files(
+    tree: Path, path: str, base: str, normalised: Callable[[bytes], bytes] = bytes
+) -> list[str]:
+    """Return the files at or below `path` whose normalised content differs from commit `base`."""
     committed, present = files(tree, base, path), _present(tree, path)
     contents = dict(zip(committed, blobs(tree, list(committed.values())), strict=True))
-    names = [
-        name
-        for name in sorted(committed.keys() | present)
-        if name not in present or (tree / name).read_bytes() != contents.get(name)
-    ]
-    return names or [path]
-
-
-def _same_but_for_line_endings(tree: Path, path: str, base: str) -> bool:
-    """Do the files at or below `path` differ from commit `base` in line endings only?"""
-    committed = files(tree, base, path)
-    if _present(tree, path) != committed.keys():
-        return False
-    contents = blobs(tree, list(committed.values()))
-    return all(
-        _unix((tree / name).read_bytes()) == _unix(content)
-        for name, content in zip(committed, contents, strict=True)
-    )
+    changed = committed.keys() ^ present
+    for name in committed.keys() & present:
+        if normalised((tree / name).read_bytes()) != normalised(contents[name]):
+            changed.add(name)
+    return sorted(changed)
 
 
 def _present(tree: Path, path: str) -> set[str]:
